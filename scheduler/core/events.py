@@ -1,0 +1,142 @@
+"""What can happen to a run, and the Decision it leads to.
+
+Pure data. The list of things that can happen is the list of event classes below. Instants are
+Redis's, in milliseconds since 1970.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from .states import RunState
+
+
+class Opened(NamedTuple):
+    """The run was submitted, or taken up again by an owner that has just loaded it."""
+
+
+class Admitted(NamedTuple):
+    """There is room for these ready nodes in their queue class: send them."""
+
+    nodes: list[int]
+
+
+class Reported(NamedTuple):
+    """A worker told how an attempt ended.
+
+    Attributes:
+        end: succeeded, failed, lost or retried (see wire.Report).
+        output: inline, blob or none: where the output is.
+        chance: a random number for the jitter of a retry, 0 <= chance < 1.
+    """
+
+    node: int
+    epoch: int
+    attempt: int
+    end: str
+    output: str
+    worker: str
+    claimed_at_ms: int | None
+    at_ms: int
+    error: dict[str, Any] | None
+    retry_after_ms: int | None
+    chance: float
+
+
+class LeaseExpired(NamedTuple):
+    """Nothing was heard of an attempt for too long.
+
+    Attributes:
+        claimed_at_ms: None when it was sent and never claimed.
+        hard_end: its time limit had passed too, so this is a timeout and not a loss.
+        chance: a random number for the jitter of a retry, 0 <= chance < 1.
+    """
+
+    node: int
+    epoch: int
+    attempt: int
+    claimed_at_ms: int | None
+    worker: str
+    hard_end: bool
+    chance: float
+
+
+class RetryDue(NamedTuple):
+    """The wait before a node's next try is over."""
+
+    node: int
+    attempt: int
+
+
+class DeadlinePassed(NamedTuple):
+    """The run was to have ended by now."""
+
+
+class CancelRequested(NamedTuple):
+    """Somebody wants the run to stop.
+
+    Attributes:
+        running: nodes whose attempts a worker has claimed; they get a grace to end.
+    """
+
+    reason: str
+    running: frozenset[int]
+
+
+class GraceOver(NamedTuple):
+    """What was still running when the run was cancelled has had its time."""
+
+
+Event = Opened | Admitted | Reported | LeaseExpired | RetryDue | DeadlinePassed | CancelRequested | GraceOver
+
+
+class Move(NamedTuple):
+    """One state change of one node, with its reason.
+
+    Attributes:
+        node: number of the node.
+        kind: MoveKind.
+        cause: the upstream node that brought it about, or -1.
+        why: the reason in the words of the log: a rule with the counts seen, an error kind, ...
+        error: the error record of a failed or lost attempt.
+    """
+
+    node: int
+    kind: int
+    cause: int = -1
+    why: str = ""
+    error: dict[str, Any] | None = None
+
+
+class Timer(NamedTuple):
+    """An event with a due instant. `name` is unique in its run, as long as it is not due."""
+
+    name: str
+    due_at_ms: int
+
+
+@dataclass(slots=True)
+class Decision:
+    """What follows from an event: moves of nodes, timers, perhaps the end of the run.
+
+    Attributes:
+        moves: in the order in which they take effect.
+        attempt: the worker's facts for a move that ends an attempt: claimed at, ended at, worker, output kind.
+        timers: to be set.
+        cancelled: names of timers that are not needed any more.
+        run: the run's new state, with its reason in `why`.
+        stale: the event concerned a past attempt or an ended node, so it decided nothing.
+    """
+
+    moves: list[Move] = field(default_factory=list)
+    ending: tuple[int | None, int, str, str] | None = None
+    timers: list[Timer] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    run: RunState | None = None
+    why: str = ""
+    stale: bool = False
+
+
+STALE = Decision(stale=True)
+"""The answer to an event that comes twice, late, or for something that has ended."""

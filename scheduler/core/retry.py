@@ -1,0 +1,50 @@
+"""The retry ladder: does a failed attempt get another try, and when?
+
+Pure. The random number is an argument, so a decision can be replayed. Backoff is exponential with
+full jitter (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+"""
+
+from __future__ import annotations
+
+FINAL_KINDS = frozenset({"invalid_input", "contract", "permanent", "safety", "budget", "cancelled"})
+"""Kinds of error that another try cannot mend."""
+
+_LONGEST_MS = 366 * 24 * 3600 * 1000
+
+
+def backoff_ms(failures: int, base_ms: int, factor: float, cap_ms: int, chance: float) -> int:
+    """The wait before the next try, in milliseconds.
+
+    Args:
+        failures: attempts that have failed so far, >= 1.
+        base_ms: upper bound of the first wait.
+        factor: growth of that bound per failure, >= 1.
+        cap_ms: it grows no further than this.
+        chance: a random number, 0 <= chance < 1.
+
+    >>> [backoff_ms(n, 1000, 2.0, 5000, 0.5) for n in (1, 2, 3, 4)]
+    [500, 1000, 2000, 2500]
+    """
+    growth = min(float(factor) ** min(failures - 1, 64), float(_LONGEST_MS))
+    return int(chance * min(cap_ms, base_ms * growth))
+
+
+def wait_ms(
+    kind: str,
+    failures: int,
+    *,
+    max_attempts: int,
+    base_ms: int,
+    factor: float,
+    cap_ms: int,
+    chance: float,
+    retry_after_ms: int | None = None,
+) -> int | None:
+    """How long a node waits for its next try, or None when there is none.
+
+    An executor that names a wait itself (rate limited, or Celery's retry countdown) gets at least that.
+    """
+    if kind in FINAL_KINDS or failures >= max_attempts:
+        return None
+    jittered = backoff_ms(failures, base_ms, factor, cap_ms, chance)
+    return jittered if retry_after_ms is None else max(0, min(retry_after_ms, _LONGEST_MS))

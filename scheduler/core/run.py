@@ -1,0 +1,324 @@
+"""A run in memory: compact arrays of nodes and edges, and what is known of each node.
+
+Pure. Nodes are numbers, 0 <= node < n, in topological order. Some 100 to 400 bytes a node without
+payload. Built from the pages of the compiled graph (scheduler/compile.py) and the records that the store
+keeps of nodes that have moved; a node without a record is pending.
+
+A record is one short line, so that a hundred of them fit a compact hash in Redis:
+
+    S|1|1|0|0|120,3,4,17,succeeded,celery@host|i
+    |  | | | | |                               output: i inline, b blob, n none; or the node that caused a skip
+    |  | | | | timeline, one entry per attempt joined by ";": ready (ms after the run's start), then the waits to
+    |  | | | |   dispatched, claimed and ended (ms after the one before), how it ended, which worker
+    |  | | | losses: attempts that infrastructure took
+    |  | | failures: attempts that failed
+    |  | attempt, counted from 1
+    |  epoch
+    state, one letter (states.LETTERS)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
+
+from .rules import Rule, parse_rule
+from .states import FIRST_ENDED, IN_FLIGHT, LETTERS, NodeState, RunState
+
+DEFAULT_TIMEOUT_MS = 3_600_000
+_TRYING = IN_FLIGHT | {NodeState.READY}
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What many nodes have in common: executor, class, rule, retry and time limits. Durations in ms."""
+
+    executor: str
+    queue_class: str | None
+    rule: Rule
+    max_attempts: int = 3
+    base_ms: int = 1000
+    factor: float = 2.0
+    cap_ms: int = 60_000
+    max_losses: int = 5
+    timeout_ms: int | None = None
+    soft_timeout_ms: int | None = None
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Profile:
+        """Read a profile of a compiled graph; fields of later versions are ignored."""
+        known = {it.name: record[it.name] for it in fields(cls) if it.name in record and it.name != "rule"}
+        return cls(rule=parse_rule(record.get("rule", "all_success")), **known)
+
+
+class Try(NamedTuple):
+    """One attempt on a node's timeline. Instants in ms since 1970, 0 when it did not come to that."""
+
+    attempt: int
+    ready_at_ms: int
+    dispatched_at_ms: int
+    claimed_at_ms: int
+    ended_at_ms: int
+    end: str
+    worker: str
+
+
+_PLAIN = re.compile(r"[^|;\ud800-\udfff]*").fullmatch
+_UNSAFE = re.compile(r"[|;\ud800-\udfff]")
+"""What would break a record, should a worker's name hold it: its separators, and what UTF-8 cannot carry."""
+
+Template = str | list[Any]
+"""Inputs as they will stand in the message: text, or text and references in turn."""
+
+
+@dataclass(slots=True)
+class Run:
+    """One execution of a graph.
+
+    Attributes:
+        keys: node -> the user's name for it.
+        up, down: edges, as concatenated neighbour lists; up_at and down_at say where each node's begin.
+        inputs: node -> Template.
+        state: node -> NodeState.  attempt, failures, losses: node -> counts.
+        tally: four counts a node: upstream nodes succeeded, failed, upstream_failed or cancelled, skipped.
+        ready_at, dispatched_at: node -> ms after created_at_ms, of the current attempt.
+        past: node -> its ended attempts, as the record's timeline has them.
+        ended: node -> the timeline entry of the attempt that ended it.
+        cause: node -> the upstream node for whose sake it was skipped or upstream_failed.
+        outputs: node -> raw JSON, as far as some node may still ask for it; a cache.
+        by_state: NodeState -> number of nodes.
+        open: nodes that have not ended.  bad: sinks that ended otherwise than succeeded or skipped.
+    """
+
+    id: str
+    name: str
+    created_at_ms: int
+    profiles: list[Profile]
+    keys: list[str] = field(default_factory=list)
+    profile: array[int] = field(default_factory=lambda: array("I"))
+    up_at: array[int] = field(default_factory=lambda: array("I", [0]))
+    up: array[int] = field(default_factory=lambda: array("I"))
+    down_at: array[int] = field(default_factory=lambda: array("I"))
+    down: array[int] = field(default_factory=lambda: array("I"))
+    inputs: list[Template] = field(default_factory=list)
+    labels: dict[int, dict[str, str]] = field(default_factory=dict)
+    state: bytearray = field(default_factory=bytearray)
+    attempt: array[int] = field(default_factory=lambda: array("I"))
+    failures: array[int] = field(default_factory=lambda: array("H"))
+    losses: array[int] = field(default_factory=lambda: array("H"))
+    tally: array[int] = field(default_factory=lambda: array("I"))
+    ready_at: array[int] = field(default_factory=lambda: array("Q"))
+    dispatched_at: array[int] = field(default_factory=lambda: array("Q"))
+    past: dict[int, str] = field(default_factory=dict)
+    ended: dict[int, str] = field(default_factory=dict)
+    cause: dict[int, int] = field(default_factory=dict)
+    output_kind: bytearray = field(default_factory=bytearray)
+    outputs: dict[int, bytes] = field(default_factory=dict)
+    readers: array[int] = field(default_factory=lambda: array("I"))
+    run_state: RunState = RunState.RUNNING
+    reason: str = ""
+    deadline_at_ms: int | None = None
+    by_state: list[int] = field(default_factory=list)
+    open: int = 0
+    bad: int = 0
+    returns: int | None = None
+    correlation_id: str | None = None
+
+    @property
+    def n(self) -> int:
+        """How many nodes."""
+        return len(self.keys)
+
+    def upstream(self, node: int) -> array[int]:
+        """The nodes that `node` waits for."""
+        return self.up[self.up_at[node] : self.up_at[node + 1]]
+
+    def downstream(self, node: int) -> array[int]:
+        """The nodes that wait for `node`."""
+        return self.down[self.down_at[node] : self.down_at[node + 1]]
+
+    def is_sink(self, node: int) -> bool:
+        """Whether nothing waits for `node`: such nodes decide how the run ends."""
+        return self.down_at[node] == self.down_at[node + 1]
+
+    def counts(self, node: int) -> tuple[int, int, int, int, int]:
+        """What a trigger rule sees: n upstream, succeeded, failed, upstream_failed or cancelled, skipped."""
+        at = 4 * node
+        s, f, u, k = self.tally[at : at + 4]
+        return self.up_at[node + 1] - self.up_at[node], s, f, u, k
+
+    def tally_by_state(self) -> dict[str, int]:
+        """State word -> number of nodes; states without nodes are left out."""
+        return {state.word: found for state, found in zip(NodeState, self.by_state, strict=True) if found}
+
+    @classmethod
+    def load(
+        cls,
+        run: str,
+        header: Mapping[str, Any],
+        pages: Iterable[bytes],
+        records: Iterable[tuple[int, bytes]] = (),
+        *,
+        created_at_ms: int,
+    ) -> Run:
+        """A run from what the store keeps of it. O(n + m).
+
+        Args:
+            run: its id.
+            header: of the compiled graph.
+            pages: of the compiled graph, zlib of JSON, in order.
+            records: (node, record) for every node that has moved.
+            created_at_ms: instant to which the records' timelines relate.
+        """
+        it = cls(run, header["name"], created_at_ms, [Profile.from_record(p) for p in header["profiles"]])
+        it.returns = header.get("returns")
+        for page in pages:
+            it._take_page(json.loads(zlib.decompress(page)))
+        it._finish_edges()
+        n = it.n
+        it.state, it.output_kind = bytearray(n), bytearray(n)
+        it.attempt = array("I", bytes(4 * n))
+        it.failures, it.losses = array("H", bytes(2 * n)), array("H", bytes(2 * n))
+        it.tally = array("I", bytes(16 * n))
+        it.ready_at, it.dispatched_at = array("Q", bytes(8 * n)), array("Q", bytes(8 * n))
+        it.open = n
+        for node, record in records:
+            it._take_record(node, record)
+        it.by_state = [it.state.count(state) for state in range(len(NodeState))]
+        return it
+
+    def _take_page(self, page: Mapping[str, Any]) -> None:
+        self.keys += page["keys"]
+        self.profile.extend(page["profile"])
+        end = len(self.up)
+        for parents in page["up"]:
+            self.up.extend(parents)
+            end += len(parents)
+            self.up_at.append(end)
+        seen: dict[str, str] = {}
+        for template in page["inputs"]:
+            self.inputs.append(seen.setdefault(template, template) if type(template) is str else template)
+        for node, labels in page.get("labels", {}).items():
+            self.labels[int(node)] = labels
+
+    def _finish_edges(self) -> None:
+        """Downstream lists and the number of readers of each output, from the upstream lists."""
+        n = len(self.keys)
+        width = [0] * (n + 1)
+        for parent in self.up:
+            width[parent + 1] += 1
+        for node in range(n):
+            width[node + 1] += width[node]
+        self.down_at = array("I", width)
+        down = array("I", bytes(4 * len(self.up)))
+        up, up_at = self.up, self.up_at
+        for node in range(n):
+            for at in range(up_at[node], up_at[node + 1]):
+                parent = up[at]
+                down[width[parent]] = node
+                width[parent] += 1
+        self.down = down
+        self.readers = array("I", bytes(4 * n))
+        for template in self.inputs:
+            for node in references(template):
+                self.readers[node] += 1
+
+    def _take_record(self, node: int, raw: bytes) -> None:
+        letter, _epoch, attempt, failures, losses, timeline, last = raw.decode().split("|", 6)
+        state = LETTERS.index(letter)
+        self.state[node] = state
+        self.attempt[node], self.failures[node], self.losses[node] = int(attempt), int(failures), int(losses)
+        tries = timeline.split(";") if timeline else []
+        if state >= FIRST_ENDED:
+            self.open -= 1
+            if last[:1] in ("i", "b", "n"):
+                self.output_kind[node] = ord(last[0])
+            elif last:
+                self.cause[node] = int(last)
+            if tries:
+                self.ended[node] = tries.pop()
+            spread(self, node, state)
+        elif state in _TRYING:
+            ready, waited = tries.pop().split(",")[:2]
+            self.ready_at[node] = int(ready)
+            self.dispatched_at[node] = int(ready) + int(waited or 0)
+        if tries:
+            self.past[node] = ";".join(tries)
+
+    def record(self, node: int) -> str:
+        """What the store keeps of a node, as _take_record reads it."""
+        state = self.state[node]
+        past = self.past.get(node)
+        if state >= FIRST_ENDED:
+            now = self.ended.get(node, "")
+            kind = self.output_kind[node]
+            last = chr(kind) if kind else str(self.cause.get(node, ""))
+        else:
+            last = ""
+            if state in IN_FLIGHT:
+                ready = self.ready_at[node]
+                now = f"{ready},{self.dispatched_at[node] - ready}"
+            elif state == NodeState.READY:
+                now = f"{self.ready_at[node]},"
+            else:
+                now = ""
+        timeline = f"{past};{now}" if past and now else past or now
+        counts = f"{self.attempt[node]}|{self.failures[node]}|{self.losses[node]}"
+        return f"{LETTERS[state]}|1|{counts}|{timeline}|{last}"
+
+    def close_try(self, node: int, claimed_at_ms: int | None, ended_at_ms: int, end: str, worker: str) -> str:
+        """The current attempt as an entry of the timeline: see the record in the module's docstring."""
+        ready, dispatched = self.ready_at[node], self.dispatched_at[node]
+        ended = max(ended_at_ms - self.created_at_ms, dispatched)
+        if not _PLAIN(worker):
+            worker = _UNSAFE.sub("?", worker)
+        if claimed_at_ms is None:
+            return f"{ready},{dispatched - ready},,{ended - dispatched},{end},{worker}"
+        claimed = min(max(claimed_at_ms - self.created_at_ms, dispatched), ended)
+        return f"{ready},{dispatched - ready},{claimed - dispatched},{ended - claimed},{end},{worker}"
+
+    def tries(self, node: int) -> Iterator[Try]:
+        """The node's attempts so far, the current one last."""
+        timeline = self.record(node).split("|")[5]
+        for number, entry in enumerate(timeline.split(";") if timeline else (), 1):
+            yield _read_try(number, entry, self.created_at_ms)
+
+
+def _read_try(number: int, entry: str, created_at_ms: int) -> Try:
+    parts = entry.split(",", 5) + [""] * 6
+    at, instants = created_at_ms, []
+    for part in parts[:4]:
+        at += int(part or 0)
+        instants.append(at if part else 0)
+    ready, dispatched, claimed, ended = instants
+    return Try(number, ready, dispatched, claimed, ended, parts[4], parts[5])
+
+
+def references(template: Template) -> Iterator[int]:
+    """The nodes that inputs refer to, once per reference."""
+    if type(template) is list:
+        for ref in template[1::2]:
+            yield ref[0]
+
+
+def spread(run: Run, node: int, state: int) -> None:
+    """Count an ended node in the tallies of those that wait for it. O(out-edges)."""
+    at = run.down_at[node]
+    end = run.down_at[node + 1]
+    place = COUNTED_AS[state]
+    if at == end:
+        run.bad += state not in GOOD_ENDS
+    else:
+        tally = run.tally
+        for child in run.down[at:end]:
+            tally[4 * child + place] += 1
+
+
+COUNTED_AS: tuple[int, ...] = (0, 0, 0, 0, 0, 0, 1, 3, 2, 2)
+"""State -> which of a node's four counts it raises; cancelled counts as upstream_failed."""
+GOOD_ENDS = (NodeState.SUCCEEDED, NodeState.SKIPPED)

@@ -1,0 +1,131 @@
+"""States of nodes and runs, and the one table of moves between them.
+
+Pure. Every state change is a move of this table; one that is not in it raises IllegalMove and
+changes nothing. Names are Airflow's and Temporal's where they have one.
+
+    pending -> ready -> dispatched -> running -> succeeded | failed
+                 ^          |            |
+                 |          +-- lose ----+          infrastructure took the attempt
+                 +-- wake -- waiting <-- retry      a failed attempt waits for its next try
+
+`running` is entered by the worker's claim, which the store records at once; decide learns of it from
+the next event of that attempt. A report therefore implies its claim: moves that end an attempt
+start from dispatched as well as from running.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from ..errors import IllegalMove
+
+
+class NodeState(enum.IntEnum):
+    """Where a node stands."""
+
+    PENDING = 0
+    READY = 1
+    DISPATCHED = 2
+    RUNNING = 3
+    WAITING = 4
+    SUCCEEDED = 5
+    FAILED = 6
+    SKIPPED = 7
+    UPSTREAM_FAILED = 8
+    CANCELLED = 9
+
+    @property
+    def word(self) -> str:
+        """The state as people read it."""
+        return self.name.lower()
+
+
+class RunState(enum.StrEnum):
+    """Where a run stands."""
+
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+OPEN = frozenset({NodeState.PENDING, NodeState.READY, NodeState.DISPATCHED, NodeState.RUNNING, NodeState.WAITING})
+IN_FLIGHT = frozenset({NodeState.DISPATCHED, NodeState.RUNNING})
+ENDED_RUNS = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})
+FIRST_ENDED = NodeState.SUCCEEDED
+"""States from here on are final: `state >= FIRST_ENDED`."""
+
+LETTERS = "PRDNWSFKUC"
+"""One letter a node state, by its number, as records in the store write it."""
+
+
+class MoveKind(enum.IntEnum):
+    """A named state change of a node."""
+
+    READY = 0
+    DISPATCH = 1
+    CLAIM = 2
+    SUCCEED = 3
+    FAIL = 4
+    RETRY = 5
+    WAKE = 6
+    LOSE = 7
+    SKIP = 8
+    UPSTREAM_FAIL = 9
+    CANCEL = 10
+
+    @property
+    def word(self) -> str:
+        """The move as people and the run's log read it."""
+        return self.name.lower()
+
+
+_S = NodeState
+MOVES: dict[MoveKind, tuple[frozenset[NodeState], NodeState]] = {
+    MoveKind.READY: (frozenset({_S.PENDING}), _S.READY),
+    MoveKind.DISPATCH: (frozenset({_S.READY}), _S.DISPATCHED),
+    MoveKind.CLAIM: (frozenset({_S.DISPATCHED}), _S.RUNNING),
+    MoveKind.SUCCEED: (IN_FLIGHT, _S.SUCCEEDED),
+    MoveKind.FAIL: (IN_FLIGHT, _S.FAILED),
+    MoveKind.RETRY: (IN_FLIGHT, _S.WAITING),
+    MoveKind.WAKE: (frozenset({_S.WAITING}), _S.READY),
+    MoveKind.LOSE: (IN_FLIGHT, _S.READY),
+    MoveKind.SKIP: (frozenset({_S.PENDING}), _S.SKIPPED),
+    MoveKind.UPSTREAM_FAIL: (frozenset({_S.PENDING}), _S.UPSTREAM_FAILED),
+    MoveKind.CANCEL: (OPEN, _S.CANCELLED),
+}
+
+RUN_MOVES: dict[RunState, frozenset[RunState]] = {
+    RunState.RUNNING: frozenset({RunState.CANCELLING, RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED}),
+    RunState.CANCELLING: frozenset({RunState.CANCELLED, RunState.FAILED}),
+    RunState.SUCCEEDED: frozenset(),
+    RunState.FAILED: frozenset(),
+    RunState.CANCELLED: frozenset(),
+}
+
+TARGET: tuple[int, ...] = tuple(int(MOVES[kind][1]) for kind in MoveKind)
+"""Move -> state it leads to, by number: the table again, for the hot path."""
+LEGAL: tuple[frozenset[int], ...] = tuple(frozenset(map(int, MOVES[kind][0])) for kind in MoveKind)
+"""Move -> states it may start from, by number."""
+
+
+def check_move(node: int, kind: int, state: int) -> None:
+    """Refuse a move that the table does not have.
+
+    Raises:
+        IllegalMove: names the node, its state, the move, and the moves that exist from there.
+    """
+    if state not in LEGAL[kind]:
+        allowed = [it.word for it in MoveKind if state in LEGAL[it]]
+        raise IllegalMove(f"node {node}", NodeState(state).word, MoveKind(kind).word, allowed)
+
+
+def check_run_move(before: RunState, after: RunState) -> None:
+    """Refuse a change of a run's state that the table does not have.
+
+    Raises:
+        IllegalMove: names both states and those it may go to.
+    """
+    if after not in RUN_MOVES[before]:
+        raise IllegalMove("the run", str(before), f"to {after}", sorted(RUN_MOVES[before]))

@@ -1,0 +1,176 @@
+"""Graph documents: from JSON, YAML or a dict to declared nodes.
+
+Pure. Checks every node by itself, duplicates included; how nodes hang together is checked by compile.py.
+Whatever is handed over, the only error that comes out is a `GraphError`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple, NoReturn
+
+from .errors import DuplicateNode, InvalidValue, TooLarge, UnreadableDocument, escaped, quoted, shown
+from .inputs import NO_INPUTS
+from .limits import MAX_NODES, MIN_SECONDS, kind_of, name_of
+from .policy import DEFAULT_RETRY, DEFAULT_RULE, Policy, Retry, check_limits, only_fields, plain_seconds, rule_of
+from .spec import FORMAT, Spec, after_of, labels_of
+from .values import Walk, kwargs_of
+
+GRAPH_FIELDS = ("celeriac", "name", "nodes", "returns")
+NODE_FIELDS = (
+    "key",
+    "executor",
+    "args",
+    "inputs",
+    "after",
+    "trigger_rule",
+    "retry",
+    "timeout_seconds",
+    "soft_timeout_seconds",
+    "queue_class",
+    "labels",
+)
+
+
+class Parsed(NamedTuple):
+    """A document, read."""
+
+    name: str
+    specs: dict[str, Spec]
+    returns: str | None
+
+
+def from_json(text: str | bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        UnreadableDocument: not UTF-8, not JSON, NaN or Infinity in it, a key twice in one object, too deep.
+    """
+    if isinstance(text, bytes | bytearray):
+        try:
+            text = bytes(text).decode("utf-8-sig")
+        except UnicodeDecodeError as broken:
+            raise UnreadableDocument(f"byte {broken.start} is not UTF-8", remedy="Save it as UTF-8.") from None
+    if not isinstance(text, str):
+        raise UnreadableDocument(f"{shown(text)} is not text but {kind_of(text)}", remedy="Hand over JSON text.")
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+    except json.JSONDecodeError as broken:
+        raise UnreadableDocument(
+            f"it is not JSON: {broken.msg}", line=broken.lineno, column=broken.colno, remedy="Correct it there."
+        ) from None
+    except UnreadableDocument:
+        raise
+    except RecursionError:
+        raise UnreadableDocument("it is nested too deeply", remedy="Flatten it.") from None
+    except ValueError as broken:  # an integer of more digits than Python reads
+        raise UnreadableDocument(escaped(str(broken), 200), remedy="Pass such a number as text.") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [k for k, _ in pairs]
+        twice = next(k for k in found if keys.count(k) > 1)
+        raise UnreadableDocument(f"an object has the key {shown(twice)} twice", remedy="Keep one of the two.")
+    return found
+
+
+def _constant(word: str) -> NoReturn:
+    raise UnreadableDocument(f"{word} is not JSON", remedy="Write null or text.")
+
+
+def parse(document: object) -> Parsed:
+    """A document as Python values, read and checked node by node. O(size).
+
+    Raises:
+        GraphError: anything in it is not as the published schema (schema.py) and the limits say.
+    """
+    if not isinstance(document, Mapping):
+        raise InvalidValue(
+            "the graph document",
+            document,
+            f"is not an object but {kind_of(document)}",
+            'Write {"celeriac": 1, "name": ..., "nodes": [...]}.',
+        )
+    fields = only_fields(document, GRAPH_FIELDS, "")
+    _required(fields, ("celeriac", "name", "nodes"), "")
+    version = fields["celeriac"]
+    if isinstance(version, bool) or not isinstance(version, int | float) or version != FORMAT:
+        raise InvalidValue("celeriac", version, "is not a version of this format", f"Write {FORMAT}.")
+    name = name_of(fields["name"], "name")
+    nodes = fields["nodes"]
+    if not isinstance(nodes, list | tuple):
+        raise InvalidValue("nodes", nodes, f"is not a list but {kind_of(nodes)}", 'Write [{"key": ...}, ...].')
+    if not nodes:
+        raise InvalidValue("nodes", list(nodes), "holds no node", "Add at least one node.")
+    check_count(len(nodes))
+    specs: dict[str, Spec] = {}
+    policies: dict[Policy, Policy] = {}
+    for i, node in enumerate(nodes):
+        spec = _node(node, i, policies)
+        if spec.key in specs:
+            raise DuplicateNode(spec.key, at=f"nodes[{i}].key")
+        specs[spec.key] = spec
+    returns = fields.get("returns")
+    return Parsed(name, specs, None if returns is None else name_of(returns, "returns"))
+
+
+def check_count(nodes: int) -> None:
+    """Whether a graph may have so many nodes.
+
+    Raises:
+        TooLarge: it may not.
+    """
+    if nodes > MAX_NODES:
+        raise TooLarge(
+            "nodes", size=nodes, limit=MAX_NODES, unit="nodes", remedy="Submit several runs, or let one node do more."
+        )
+
+
+def _required(fields: Mapping[str, Any], names: tuple[str, ...], at: str) -> None:
+    for name in names:
+        if name not in fields:
+            raise InvalidValue(f"{at}{'.' if at else ''}{name}", None, "is missing", f"Add the field {name!r}.")
+
+
+def _node(node: object, index: int, policies: dict[Policy, Policy]) -> Spec:
+    at = f"nodes[{index}]"
+    if not isinstance(node, Mapping):
+        raise InvalidValue(at, node, f"is not an object but {kind_of(node)}", 'Write {"key": ..., "executor": ...}.')
+    fields = only_fields(node, NODE_FIELDS, at)
+    _required(fields, ("key", "executor"), at)
+    key = name_of(fields["key"], f"{at}.key")
+    at = f"nodes[{quoted(key)}]"
+    policy = _policy(fields, at)
+    policy = policies.setdefault(policy, policy)
+    args = fields.get("args", ())
+    if not isinstance(args, list | tuple):
+        raise InvalidValue(f"{at}.args", args, f"is not a list but {kind_of(args)}", "Write [value, ...].")
+    kwargs = kwargs_of(fields.get("inputs", {}), f"{at}.inputs")
+    inputs = Walk(key, None).inputs(args, kwargs) if args or kwargs else NO_INPUTS
+    after = fields.get("after", ())
+    if not isinstance(after, list | tuple):
+        raise InvalidValue(f"{at}.after", after, f"is not a list but {kind_of(after)}", 'Write ["key", ...].')
+    keys = [name_of(k, f"{at}.after[{i}]") for i, k in enumerate(after)]
+    labels = labels_of(fields["labels"], f"{at}.labels") if "labels" in fields else None
+    return Spec(key, policy, inputs, after_of(keys), labels)
+
+
+def _policy(fields: Mapping[str, Any], at: str) -> Policy:
+    retry = Retry.from_document(fields["retry"], f"{at}.retry") if "retry" in fields else DEFAULT_RETRY
+    hard = fields.get("timeout_seconds")
+    hard = None if hard is None else plain_seconds(hard, f"{at}.timeout_seconds", MIN_SECONDS)
+    soft = fields.get("soft_timeout_seconds")
+    soft = None if soft is None else plain_seconds(soft, f"{at}.soft_timeout_seconds", MIN_SECONDS)
+    check_limits(hard, soft, f"{at}.soft_timeout_seconds")
+    queue_class = fields.get("queue_class")
+    return Policy(
+        executor=name_of(fields["executor"], f"{at}.executor"),
+        rule=rule_of(fields.get("trigger_rule", DEFAULT_RULE), f"{at}.trigger_rule"),
+        retry=retry,
+        queue_class=None if queue_class is None else name_of(queue_class, f"{at}.queue_class"),
+        timeout_seconds=hard,
+        soft_timeout_seconds=soft,
+    )

@@ -1,0 +1,702 @@
+"""Every error that celeriac raises on purpose, and how each one reads.
+
+::
+
+    CeleriacError
+    ├── GraphError              a graph that cannot be run as written (also a ValueError); `.at` says where
+    │   ├── InvalidValue        a value of the wrong type, range or spelling
+    │   │   ├── NotJson         not a JSON value: NaN, infinity, lone surrogate, set, bytes, object
+    │   │   └── TooLarge        over a limit; `.size`, `.limit`, `.unit`
+    │   ├── UnreadableDocument  the text is not JSON or YAML, or says one key twice
+    │   ├── HandleMisused       a handle stands where a value was meant: `if node.out.x:` (also a TypeError)
+    │   ├── CycleFound          a -> b -> a
+    │   ├── SelfLoop            a -> a
+    │   ├── DuplicateNode       two nodes with one key
+    │   ├── UnknownNode         a reference, `after` or `returns` to a key the graph does not have
+    │   ├── NotAnAncestor       an "ancestor" reference to a node that need not end before this one starts
+    │   ├── PathNotInOutput     a path that the producer's published output cannot have
+    │   ├── UnknownExecutor     no worker has published an executor of that name
+    │   ├── UnknownClass        no queue class of that name is declared
+    │   └── InputMismatch       a literal input that the executor's published input schema refuses
+    ├── RunError                a run, seen from the client; `.run`
+    │   ├── RunFailed           ended failed; `.causes`
+    │   ├── RunCancelled        ended cancelled; `.reason`
+    │   ├── NodeFailed          a node ended failed; the remote kind, type, message, traceback, attempt
+    │   ├── NodeWithoutOutput   a node ended skipped, upstream_failed or cancelled, so it has no output
+    │   ├── RunNotFound         no such run (also a LookupError)
+    │   ├── NodeNotFound        the run has no such node (also a LookupError)
+    │   ├── WaitTimeout         not ended in time; the run goes on (also a TimeoutError)
+    │   └── KeyReused           the idempotency key belongs to a run of another graph
+    ├── StoreError              Redis
+    │   ├── StoreUnreachable    no answer (also a ConnectionError)
+    │   ├── StoreUnsafe         it answers, but may lose what it acknowledged
+    │   └── Fenced              this process no longer owns the shard; drop what is in memory
+    ├── IllegalMove             a state change that the table of moves does not have
+    ├── WireError               a record from another process that cannot be read
+    ├── SettingsError           a setting, file or environment variable that cannot be used
+    └── ExecutorError           raised inside an executor to say how an attempt ended; `.kind`
+        ├── Transient           try again by the retry policy (what any other exception means)
+        ├── RateLimited         try again, not before `.retry_after_seconds`
+        ├── InvalidInput        these inputs can never work; no retry
+        ├── ContractBroken      the output is not what was declared; never passed on
+        └── Permanent           no retry will help
+
+Standard library only; imported by every room. Facts are attributes, so that nobody parses a message; every
+error pickles, whatever its constructor asks for. Messages say what was found, where, and what to do, and show
+text from outside escaped and cut, because they end on terminals and pages.
+A new error is one class here, one line in this tree and one row in tests/unit/test_errors.py.
+"""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+SHOWN_CHARACTERS = 120
+MESSAGE_CHARACTERS = 2_000
+
+
+class _Shortened(reprlib.Repr):
+    """repr() that stays short on deep, wide or very long values and never raises."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxdict, self.maxlist, self.maxtuple = 3, 4, 4, 4
+        self.maxset = self.maxfrozenset = self.maxdeque = self.maxarray = 4
+        self.maxstring = self.maxother = self.maxlong = SHOWN_CHARACTERS
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Integers too long for str() are named by their length in bits."""
+        try:
+            return str(super().repr_int(x, level))
+        except ValueError:
+            return f"<int of {x.bit_length()} bits>"
+
+
+_shortened = _Shortened()
+
+
+def shown(value: object, limit: int = SHOWN_CHARACTERS) -> str:
+    r"""A value from outside as it may stand in a message: quoted, escaped, at most about `limit` characters.
+
+    >>> shown("tab\there")
+    "'tab\\there'"
+    >>> shown("x" * 500, limit=10)
+    "'xxxxxxxxxx'... (500 characters)"
+    """
+    if isinstance(value, str):
+        text = str(value)
+        return repr(text) if len(text) <= limit else f"{text[:limit]!r}... ({len(text)} characters)"
+    try:
+        text = _shortened.repr(value)
+    except Exception:  # noqa: BLE001 - a foreign __repr__ may raise anything; a message must not fail because of it
+        text = f"<{type(value).__name__}>"
+    return escaped(text, limit)
+
+
+def escaped(text: str, limit: int = MESSAGE_CHARACTERS, *, keep: str = "") -> str:
+    r"""Text from outside without quotes: unprintable characters as escapes, cut after `limit` characters.
+
+    `keep` names characters that pass as they are, such as line ends in a traceback.
+
+    >>> escaped("red \x1b[31m alert")
+    'red \\x1b[31m alert'
+    """
+    cut = text[:limit]
+    if not cut.isprintable():
+        cut = "".join(c if c in keep or c.isprintable() else repr(c)[1:-1] for c in cut)
+    return cut if len(text) <= limit else f"{cut}... ({len(text)} characters)"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence that offers the closest known names, or the empty string when there are none.
+
+    >>> did_you_mean("laod", ["load", "train"])
+    " Did you mean 'load'?"
+    """
+    # bounded on purpose: difflib is quadratic, and graphs may have a hundred thousand keys
+    candidates = [k for k, _ in zip(known, range(2_000), strict=False)]
+    close = difflib.get_close_matches(name[:100], candidates, n=3) if candidates else []
+    return f" Did you mean {' or '.join(shown(c) for c in close)}?" if close else ""
+
+
+def _sentence(text: str) -> str:
+    """Ends with a full stop, whether or not whoever wrote it thought of one."""
+    return text if not text or text.endswith((".", "?", "!")) else text + "."
+
+
+def _rebuild(cls: type[CeleriacError], args: tuple[Any, ...], facts: dict[str, Any]) -> CeleriacError:
+    """What unpickling calls: the error again, without running its constructor."""
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
+
+
+class CeleriacError(Exception):
+    """What every error of celeriac is; catch this to catch them all."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, dict(self.__dict__))
+
+
+# --- graphs -------------------------------------------------------------------------------------------------
+
+
+class GraphError(CeleriacError, ValueError):
+    """A graph that cannot be run as written. Nothing was stored.
+
+    Attributes:
+        at: where, as a path into the document, such as ``nodes["load"].inputs["rows"][3]``; "" for the whole graph.
+    """
+
+    def __init__(self, message: str, *, at: str = "") -> None:
+        super().__init__(message)
+        self.at = at
+
+
+class InvalidValue(GraphError):
+    """A field holds a value of the wrong type, range or spelling.
+
+    Attributes:
+        at: the field.  found: the value as shown.  problem: what is wrong with it.  remedy: what to write instead.
+    """
+
+    def __init__(self, at: str, value: object, problem: str, remedy: str) -> None:
+        self.found = shown(value)
+        super().__init__(f"{at}: {self.found} {problem}. {remedy}", at=at)
+        self.problem = problem
+        self.remedy = remedy
+
+
+class NotJson(InvalidValue):
+    """A value that JSON cannot carry: NaN, infinity, a lone surrogate, a set, bytes, any other object."""
+
+
+class TooLarge(InvalidValue):
+    """Something is over a limit.
+
+    Attributes:
+        size: what was found.  limit: what is allowed.  unit: of both, such as "bytes".
+    """
+
+    def __init__(self, at: str, *, size: int, limit: int, unit: str, remedy: str, what: str = "") -> None:
+        problem = f"is over the limit of {limit:,} {unit}"
+        GraphError.__init__(self, f"{at}: {what + ' of ' if what else ''}{size:,} {unit} {problem}. {remedy}", at=at)
+        self.found = f"{size:,} {unit}"
+        self.problem = problem
+        self.remedy = remedy
+        self.size = size
+        self.limit = limit
+        self.unit = unit
+
+
+class UnreadableDocument(GraphError):
+    """The text of a graph is not JSON or YAML, or an object in it says one key twice.
+
+    Attributes:
+        line, column: where in the text, counted from 1; None when unknown.
+    """
+
+    def __init__(
+        self, problem: str, *, line: int | None = None, column: int | None = None, remedy: str = "", at: str = ""
+    ) -> None:
+        place = "the graph document" if line is None else f"the graph document, line {line}, column {column}"
+        super().__init__(f"{place}: {problem}.{' ' + remedy if remedy else ''}", at=at)
+        self.problem = problem
+        self.line = line
+        self.column = column
+
+
+class HandleMisused(GraphError, TypeError):
+    """A handle of a node stands where Python needs a value that exists only when the run has come that far."""
+
+
+class CycleFound(GraphError):
+    """The graph has a cycle.
+
+    Attributes:
+        nodes: the keys along the cycle, the first one not repeated at the end.
+    """
+
+    def __init__(self, nodes: Sequence[str]) -> None:
+        self.nodes = tuple(nodes)
+        names = [escaped(n, SHOWN_CHARACTERS) for n in (*self.nodes, self.nodes[0])]
+        if len(names) > 21:
+            names[10:-10] = [f"... ({len(names) - 20} more) ..."]
+        super().__init__(
+            f"the graph has a cycle: {' -> '.join(names)}. Remove one of these edges, or split "
+            f"{shown(self.nodes[0])} into two nodes.",
+            at=f"nodes[{quoted(self.nodes[0])}]",
+        )
+
+
+class SelfLoop(GraphError):
+    """A node depends on itself.
+
+    Attributes:
+        node: its key.
+    """
+
+    def __init__(self, node: str, at: str) -> None:
+        self.node = node
+        super().__init__(
+            f"{at}: node {shown(node)} depends on itself. Remove this reference; to repeat work, "
+            "add a second node or a retry policy.",
+            at=at,
+        )
+
+
+class DuplicateNode(GraphError):
+    """Two nodes have one key.
+
+    Attributes:
+        node: the key.
+    """
+
+    def __init__(self, node: str, at: str) -> None:
+        self.node = node
+        super().__init__(f"{at}: the graph already has a node {shown(node)}. Give one of the two another key.", at=at)
+
+
+class UnknownNode(GraphError):
+    """Something refers to a key that the graph does not have.
+
+    Attributes:
+        node: the key that is missing.
+    """
+
+    def __init__(self, node: str, at: str, known: Iterable[str] = ()) -> None:
+        self.node = node
+        super().__init__(
+            f"{at}: the graph has no node {shown(node)}.{did_you_mean(node, known)} "
+            "Add that node, or correct the reference.",
+            at=at,
+        )
+
+
+class NotAnAncestor(GraphError):
+    """A reference that makes no edge points to a node that need not have ended when this one starts.
+
+    Attributes:
+        node: the node that refers.  ancestor: the node it refers to.
+    """
+
+    def __init__(self, node: str, ancestor: str, at: str) -> None:
+        self.node = node
+        self.ancestor = ancestor
+        super().__init__(
+            f"{at}: node {shown(ancestor)} is not an ancestor of {shown(node)}, so its output may not exist yet. "
+            'Drop "ancestor" from the reference (of_ancestor() in Python) to make it an edge, or add an edge '
+            "on the way.",
+            at=at,
+        )
+
+
+class PathNotInOutput(GraphError):
+    """A path that the producer's published output can never have.
+
+    Attributes:
+        node: the producer.  executor: its executor.  path: the whole path.  step: the position that fails.
+    """
+
+    def __init__(
+        self, at: str, *, node: str, executor: str, path: Sequence[str | int], step: int, problem: str, remedy: str = ""
+    ) -> None:
+        self.node = node
+        self.executor = executor
+        self.path = tuple(path)
+        self.step = step
+        drawn = "output" + "".join(f"[{p}]" if isinstance(p, int) else f"[{quoted(p)}]" for p in self.path)
+        super().__init__(
+            f"{at}: the output of {shown(node)} ({escaped(executor, SHOWN_CHARACTERS)}) has no "
+            f"{escaped(drawn, 300)}: {problem}. "
+            f"{remedy or 'Correct the path, or the executor that publishes this output.'}",
+            at=at,
+        )
+
+
+class UnknownExecutor(GraphError):
+    """No worker has published an executor of that name.
+
+    Attributes:
+        executor: the name.
+    """
+
+    def __init__(self, executor: str, at: str, known: Iterable[str] = ()) -> None:
+        self.executor = executor
+        super().__init__(
+            f"{at}: no worker has published an executor {shown(executor)}.{did_you_mean(executor, known)} "
+            "Correct the name, or start a worker that has it.",
+            at=at,
+        )
+
+
+class UnknownClass(GraphError):
+    """No queue class of that name is declared.
+
+    Attributes:
+        queue_class: the name.
+    """
+
+    def __init__(self, queue_class: str, at: str, known: Iterable[str] = ()) -> None:
+        self.queue_class = queue_class
+        names = sorted(known)
+        listed = f" Declared are: {', '.join(escaped(n, 60) for n in names[:20])}." if names else ""
+        super().__init__(
+            f"{at}: no queue class {shown(queue_class)} is declared.{listed} "
+            "Correct the name, or declare the class in queues.toml.",
+            at=at,
+        )
+
+
+class InputMismatch(GraphError):
+    """An input that the executor's published input schema refuses.
+
+    Attributes:
+        executor: its name.  problem: what the schema wants.
+    """
+
+    def __init__(self, at: str, *, executor: str, problem: str, remedy: str) -> None:
+        self.executor = executor
+        self.problem = problem
+        self.remedy = remedy
+        super().__init__(f"{at}: {problem} (executor {shown(executor)}). {remedy}", at=at)
+
+
+# --- runs ---------------------------------------------------------------------------------------------------
+
+
+class RunError(CeleriacError):
+    """Something about a run, seen from the client.
+
+    Attributes:
+        run: the run's id.
+    """
+
+    def __init__(self, message: str, *, run: str = "") -> None:
+        super().__init__(message)
+        self.run = run
+
+
+class NodeFailed(RunError):
+    """A node ended failed; carries what its last attempt reported.
+
+    Attributes:
+        node, run, attempt: which try of which node.
+        kind: transient, rate_limited, timeout, lost, invalid_input, contract, permanent, safety, budget, cancelled.
+        type: name of the remote exception class.  remote_message: its text.  traceback: its text, or "".
+        origin: executor, contract, infrastructure, policy or external.  error: the whole record as it came.
+    """
+
+    def __init__(self, *, run: str, node: str, attempt: int, error: Mapping[str, Any]) -> None:
+        self.node = node
+        self.attempt = attempt
+        self.error = dict(error)
+        self.kind = str(error.get("kind") or "transient")
+        self.type = str(error.get("type") or "Exception")
+        self.remote_message = str(error.get("message") or "")
+        self.traceback = str(error.get("traceback") or "")
+        self.origin = str(error.get("origin") or "executor")
+        remote = f"\n\nRemote traceback:\n{escaped(self.traceback, 20_000, keep=chr(10))}" if self.traceback else ""
+        super().__init__(
+            f"node {shown(node)} of run {escaped(run, 64)} failed in attempt {attempt} ({escaped(self.kind, 60)}): "
+            f"{escaped(self.type, 200)}: {escaped(self.remote_message)}{remote}",
+            run=run,
+        )
+
+
+class RunFailed(RunError):
+    """The run ended failed.
+
+    Attributes:
+        causes: (node, error record) of the nodes that failed themselves, as many as were handed over.
+    """
+
+    def __init__(self, run: str, causes: Iterable[tuple[str, Mapping[str, Any]]] = ()) -> None:
+        self.causes = tuple((node, dict(error)) for node, error in causes)
+        listed = "; ".join(
+            f"{shown(node)}: {escaped(str(error.get('type') or error.get('kind') or 'failed'), 100)}: "
+            f"{escaped(str(error.get('message') or ''), 300)}"
+            for node, error in self.causes[:5]
+        )
+        more = f"; and {len(self.causes) - 5} more" if len(self.causes) > 5 else ""
+        super().__init__(
+            f"run {escaped(run, 64)} failed{': ' + listed + more if listed else ''}. "
+            f"See `celeriac runs show {escaped(run, 64)}`.",
+            run=run,
+        )
+
+
+class RunCancelled(RunError):
+    """The run ended cancelled.
+
+    Attributes:
+        reason: what whoever cancelled it said, or "".
+    """
+
+    def __init__(self, run: str, reason: str = "") -> None:
+        self.reason = reason
+        super().__init__(
+            f"run {escaped(run, 64)} was cancelled{': ' + escaped(reason, 300) if reason else ''}. "
+            "Submit it again under another idempotency key if its result is still wanted.",
+            run=run,
+        )
+
+
+class NodeWithoutOutput(RunError):
+    """The node ended, but not succeeded or failed, so there is no output to give.
+
+    Attributes:
+        node: its key.  state: skipped, upstream_failed or cancelled.  cause: why, or "".
+    """
+
+    def __init__(self, *, run: str, node: str, state: str, cause: str = "") -> None:
+        self.node = node
+        self.state = state
+        self.cause = cause
+        super().__init__(
+            f"node {shown(node)} of run {escaped(run, 64)} ended {escaped(state, 60)}"
+            f"{' (' + escaped(cause, 300) + ')' if cause else ''} and has no output. "
+            f"See `celeriac runs show {escaped(run, 64)}`.",
+            run=run,
+        )
+
+
+class RunNotFound(RunError, LookupError):
+    """There is no such run here."""
+
+    def __init__(self, run: str) -> None:
+        super().__init__(
+            f"there is no run {shown(run)} in this store: the id is wrong, another Redis or namespace is meant, or "
+            "the run ended long ago and was removed. `celeriac runs ls` lists what is here.",
+            run=run,
+        )
+
+
+class NodeNotFound(RunError, LookupError):
+    """The run exists, but its graph has no such node.
+
+    Attributes:
+        node: the key that was asked for.
+    """
+
+    def __init__(self, run: str, node: str, known: Iterable[str] = ()) -> None:
+        self.node = node
+        super().__init__(
+            f"run {escaped(run, 64)} has no node {shown(node)}.{did_you_mean(node, known)} "
+            f"`celeriac runs show {escaped(run, 64)}` lists its nodes.",
+            run=run,
+        )
+
+
+class WaitTimeout(RunError, TimeoutError):
+    """Nothing ended within the time that the caller was willing to wait. The run goes on.
+
+    Attributes:
+        seconds: how long it waited.  state: the run's state then.  node: the node waited for, or None.
+    """
+
+    def __init__(self, *, run: str, seconds: float, state: str = "", node: str | None = None) -> None:
+        self.seconds = seconds
+        self.state = state
+        self.node = node
+        what = f"node {shown(node)} of run {escaped(run, 64)}" if node is not None else f"run {escaped(run, 64)}"
+        super().__init__(
+            f"{what} has not ended after {seconds:g} seconds{' (state: ' + escaped(state, 60) + ')' if state else ''}. "
+            f"It goes on; wait again, or see why with `celeriac runs show {escaped(run, 64)}`.",
+            run=run,
+        )
+
+
+class KeyReused(RunError):
+    """The idempotency key was used before, with another graph.
+
+    Attributes:
+        key: the key.  run: the run it belongs to.  graph_hash: of that run.  other_hash: of the graph submitted now.
+    """
+
+    def __init__(self, key: str, *, run: str, graph_hash: str, other_hash: str) -> None:
+        self.key = key
+        self.graph_hash = graph_hash
+        self.other_hash = other_hash
+        super().__init__(
+            f"the idempotency key {shown(key)} belongs to run {escaped(run, 64)} of another graph "
+            f"({escaped(graph_hash, 64)}, not {escaped(other_hash, 64)}). Submit the same graph, or use a key that "
+            "differs whenever the graph does.",
+            run=run,
+        )
+
+
+# --- store, core, wire, settings ----------------------------------------------------------------------------
+
+
+class StoreError(CeleriacError):
+    """Redis does not do what is needed."""
+
+
+class StoreUnreachable(StoreError, ConnectionError):
+    """Redis does not answer.
+
+    Attributes:
+        url: where it was looked for, without its password (the caller hides it).  reason: what the connection said.
+    """
+
+    def __init__(self, url: str, reason: str) -> None:
+        self.url = url
+        self.reason = reason
+        super().__init__(
+            f"Redis at {escaped(url, 200)} does not answer: {escaped(reason, 300)}. Start it, or correct "
+            "CELERIAC_REDIS_URL; `celeriac doctor` tells more."
+        )
+
+
+class StoreUnsafe(StoreError):
+    """Redis answers, but is set up so that it may lose what it acknowledged, or lacks what scripts need.
+
+    Attributes:
+        problem: what was found.  remedy: what to change.
+    """
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        self.problem = problem
+        self.remedy = remedy
+        super().__init__(f"{problem}. {_sentence(remedy)}")
+
+
+class Fenced(StoreError):
+    """A commit came from a process that no longer owns the shard; it was refused whole.
+
+    Attributes:
+        shard: its number.  epoch: the epoch of the refused commit.  current: the epoch now, or None if unknown.
+    """
+
+    def __init__(self, shard: int, epoch: int, current: int | None = None) -> None:
+        self.shard = shard
+        self.epoch = epoch
+        self.current = current
+        now = f", the current one is {current}" if current is not None else ""
+        super().__init__(
+            f"shard {shard}: epoch {epoch} was taken over{now}; nothing was written. Drop what is in memory of this "
+            "shard and take its lease anew."
+        )
+
+
+class IllegalMove(CeleriacError):
+    """A state change that the table of moves does not have; nothing was changed.
+
+    Attributes:
+        subject: what was to move, such as "node 3".  state: where it is.  move: what was asked.
+        allowed: the moves that exist from that state.
+    """
+
+    def __init__(self, subject: str, state: str, move: str, allowed: Iterable[str] = ()) -> None:
+        self.subject = subject
+        self.state = state
+        self.move = move
+        self.allowed = tuple(allowed)
+        listed = ", ".join(self.allowed) if self.allowed else "none"
+        super().__init__(
+            f"{escaped(subject, 300)} is {escaped(state, 60)} and cannot move by {escaped(move, 60)}; moves from "
+            f"there: {listed}. The event was not applied."
+        )
+
+
+class WireError(CeleriacError):
+    """A record from another process cannot be read; it was not applied.
+
+    Attributes:
+        record: which kind, such as "report".  problem: what is wrong.  found: the offending part as shown.
+    """
+
+    def __init__(self, record: str, problem: str, found: object = None) -> None:
+        self.record = record
+        self.problem = problem
+        self.found = "" if found is None else shown(found)
+        super().__init__(
+            f"{escaped(record, 60)} record: {problem}{': ' + self.found if self.found else ''}. It was set aside; "
+            "check that all processes run compatible versions of celeriac."
+        )
+
+
+class SettingsError(CeleriacError):
+    """A setting cannot be used.
+
+    Attributes:
+        where: file and field, or environment variable.  problem: what is wrong.  remedy: what to write instead.
+    """
+
+    def __init__(self, where: str, problem: str, remedy: str) -> None:
+        self.where = where
+        self.problem = problem
+        self.remedy = remedy
+        super().__init__(f"{escaped(where, 300)}: {problem}. {_sentence(remedy)}")
+
+
+# --- executors ----------------------------------------------------------------------------------------------
+
+
+class ExecutorError(CeleriacError):
+    """Raise one of its kinds inside an executor to say how this attempt ended.
+
+    Any other exception counts as `Transient`. The message is the executor's own and travels in the report.
+    """
+
+    kind: ClassVar[str] = "transient"
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+
+
+class Transient(ExecutorError):
+    """It may work next time: the node is tried again by its retry policy."""
+
+
+class RateLimited(ExecutorError):
+    """The other side asked for a pause: tried again by the retry policy, but not before the pause is over.
+
+    Attributes:
+        retry_after_seconds: length of the pause, or None when the other side did not say.
+    """
+
+    kind: ClassVar[str] = "rate_limited"
+
+    def __init__(self, message: str = "", retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class InvalidInput(ExecutorError):
+    """These inputs can never work: the node fails without another attempt."""
+
+    kind: ClassVar[str] = "invalid_input"
+
+
+class ContractBroken(ExecutorError):
+    """The output is not what the executor declared: the node fails and the output is never passed on."""
+
+    kind: ClassVar[str] = "contract"
+
+
+class Permanent(ExecutorError):
+    """No retry will help: the node fails without another attempt."""
+
+    kind: ClassVar[str] = "permanent"
+
+
+def quoted(text: str) -> str:
+    """A key as it stands inside the brackets of a field path: double quotes, escaped, cut.
+
+    >>> quoted("load")
+    '"load"'
+    """
+    return '"' + escaped(text, 80).replace('"', '\\"') + '"'

@@ -1,0 +1,415 @@
+"""The builder: nodes added one by one, handles that make edges, and the graph as a document.
+
+Pure. ``Graph.add`` returns a handle; handing it, or a part of it (``node.out.pages[0]``), to another node makes
+the data edge. The same graph written in Python, JSON or YAML has one canonical form and one hash (spec.py).
+Types: `add` infers what a node returns from its executor, so a client's `get(node)` is typed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar, overload
+
+from . import document as documents
+from .compile import CompiledGraph, compile_graph
+from .errors import DuplicateNode, HandleMisused, InvalidValue, UnknownNode, quoted, shown
+from .handles import Node, Path
+from .inputs import NO_INPUTS
+from .limits import kind_of, name_of, seconds_of
+from .policy import DEFAULT_RETRY, DEFAULT_RULE, Duration, Policy, Retry, check_limits, rule_of
+from .signatures import is_signature, read_signature
+from .spec import Spec, after_of, graph_text, hash_of, labels_of
+from .values import Walk, kwargs_of
+
+__all__ = ["CompiledGraph", "Graph", "Node", "Path", "Retry"]
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Executor(Protocol[T_co]):
+    """Whatever has a name and, called, gives T: a Celery task, or what ``@executor`` made."""
+
+    @property
+    def name(self) -> str:
+        """The name under which workers know it."""
+        ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> T_co:
+        """What it returns is the node's output."""
+        ...
+
+
+After = Node[Any] | Path | str | Iterable["Node[Any] | Path | str"]
+
+
+class Graph:
+    """A graph that is being written. Not thread-safe; build it where it is submitted.
+
+    Args:
+        name: what runs of it are called, 1 to 256 characters.
+        retry, timeout, soft_timeout, queue_class, labels: for every node added later that does not say its own.
+
+    >>> g = Graph("digest")
+    >>> page = g.add("web.fetch", url="https://example.org", key="front")
+    >>> text = g.add("llm.summarise", page=page, words=120)
+    >>> mail = g.add("mail.send", body=text.out.text, timeout="20s")
+    >>> g.returns(text)
+    >>> [node["key"] for node in g.document()["nodes"]]
+    ['front', 'llm.summarise', 'mail.send']
+    >>> Graph.from_yaml(g.to_yaml()).hash == g.hash
+    True
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        retry: Retry | int | None = None,
+        timeout: Duration | None = None,
+        soft_timeout: Duration | None = None,
+        queue_class: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name_of(name, "name")
+        self._retry = DEFAULT_RETRY if retry is None else _retry(retry, "retry")
+        self._timeout = None if timeout is None else seconds_of(timeout, "timeout")
+        self._soft_timeout = None if soft_timeout is None else seconds_of(soft_timeout, "soft_timeout")
+        check_limits(self._timeout, self._soft_timeout, "soft_timeout")
+        self._queue_class = None if queue_class is None else name_of(queue_class, "queue_class")
+        self._labels = None if labels is None else labels_of(labels, "labels")
+        self._specs: dict[str, Spec] = {}
+        self._returns: str | None = None
+        self._plain: dict[str, Policy] = {}  # executor -> policy of nodes that say nothing else
+        self._policies: dict[Policy, Policy] = {}
+        self._counters: dict[str, int] = {}
+        self._hash: str | None = None
+
+    @overload
+    def add(
+        self,
+        executor: Executor[Coroutine[Any, Any, T_co]],
+        /,
+        *,
+        key: str | None = None,
+        after: After = (),
+        trigger_rule: str = DEFAULT_RULE,
+        retry: Retry | int | None = None,
+        timeout: Duration | None = None,
+        soft_timeout: Duration | None = None,
+        queue_class: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        args: Sequence[Any] = (),
+        inputs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Node[T_co]: ...
+    @overload
+    def add(
+        self,
+        executor: Executor[T_co],
+        /,
+        *,
+        key: str | None = None,
+        after: After = (),
+        trigger_rule: str = DEFAULT_RULE,
+        retry: Retry | int | None = None,
+        timeout: Duration | None = None,
+        soft_timeout: Duration | None = None,
+        queue_class: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        args: Sequence[Any] = (),
+        inputs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Node[T_co]: ...
+    @overload
+    def add(
+        self,
+        executor: str | dict[str, Any],
+        /,
+        *,
+        key: str | None = None,
+        after: After = (),
+        trigger_rule: str = DEFAULT_RULE,
+        retry: Retry | int | None = None,
+        timeout: Duration | None = None,
+        soft_timeout: Duration | None = None,
+        queue_class: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        args: Sequence[Any] = (),
+        inputs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Node[Any]: ...
+    def add(  # noqa: PLR0913 - a node has that many properties, all of them optional and by keyword
+        self,
+        executor: Any,
+        /,
+        *,
+        key: str | None = None,
+        after: After = (),
+        trigger_rule: str = DEFAULT_RULE,
+        retry: Retry | int | None = None,
+        timeout: Duration | None = None,
+        soft_timeout: Duration | None = None,
+        queue_class: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        args: Sequence[Any] = (),
+        inputs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Node[Any]:
+        """Adds a node and returns its handle. A handle or path anywhere inside the inputs makes an edge.
+
+        Args:
+            executor: a name, a Celery task, what ``@executor`` made, or a Celery signature (signatures.py says
+                what becomes of its options).
+            key: the node's name in this graph; default: the executor's, from the second on with "-2", "-3", ...
+            after: nodes that must end first without handing anything over: handles, keys, or several of them.
+            trigger_rule: which ends of the upstream nodes let this one start.
+            retry: a `Retry`, or how many attempts.
+            timeout, soft_timeout: per attempt: seconds, "20s", "10m" or a timedelta; default: the executor's.
+            queue_class: overrides the executor's class.
+            labels: names and texts to find the node by.
+            args: positional inputs.
+            inputs: more inputs by name, for names that this method uses itself.
+            kwargs: inputs by name.
+
+        Raises:
+            GraphError: a value that is not JSON, out of range, too large, or a handle of another graph.
+        """
+        if type(executor) is not str:
+            if is_signature(executor):
+                signature = read_signature(executor)
+                executor, args = signature.executor, (*signature.args, *args)
+                kwargs = _merged(signature.kwargs, kwargs, executor)
+                timeout = signature.timeout if timeout is None else timeout
+                soft_timeout = signature.soft_timeout if soft_timeout is None else soft_timeout
+            elif not isinstance(executor, str):
+                executor = _name_of_executor(executor)
+        if inputs is not None:
+            kwargs = _merged(kwargs, kwargs_of(inputs, "inputs"), executor)
+        key = self._next_key(executor) if key is None else self._new_key(key)
+        if trigger_rule == DEFAULT_RULE and retry is timeout is soft_timeout is queue_class is None:
+            policy = self._plain.get(executor) or self._plain_policy(executor, key)
+        else:
+            policy = self._policy(executor, key, trigger_rule, retry, timeout, soft_timeout, queue_class)
+        if not isinstance(args, list | tuple):
+            raise InvalidValue(
+                f"nodes[{quoted(key)}].args", args, f"is not a list but {kind_of(args)}", "Write args=[value, ...]."
+            )
+        made = Walk(key, self).inputs(args, kwargs) if args or kwargs else NO_INPUTS
+        keys = after_of(self._after(after, key)) if after != () else ()
+        merged = (
+            self._labels
+            if labels is None
+            else {**(self._labels or {}), **(labels_of(labels, f"nodes[{quoted(key)}].labels") or {})}
+        )
+        self._specs[key] = Spec(key, policy, made, keys, merged or None)
+        self._hash = None
+        return Node(self, key)
+
+    def returns(self, node: Node[Any] | str) -> None:
+        """Says which node's output is the result of the run."""
+        key = node if isinstance(node, str) else self._own(node, "returns")
+        if key not in self._specs:
+            raise UnknownNode(name_of(key, "returns"), "returns", self._specs)
+        self._returns = key
+        self._hash = None
+
+    def node(self, key: str) -> Node[Any]:
+        """The handle of a node that is in the graph already, for graphs read from documents.
+
+        Raises:
+            UnknownNode: there is none of that key.
+        """
+        if key not in self._specs:
+            raise UnknownNode(name_of(key, "node"), "node", self._specs)
+        return Node(self, key)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys of all nodes, in the order they were added."""
+        return tuple(self._specs)
+
+    def __len__(self) -> int:
+        return len(self._specs)
+
+    def __iter__(self) -> Iterator[Node[Any]]:
+        return (Node(self, key) for key in self._specs)
+
+    def __bool__(self) -> bool:
+        return True  # a graph without nodes is still a graph
+
+    def __repr__(self) -> str:
+        return f"Graph({shown(self.name)}, {len(self._specs)} nodes)"
+
+    @property
+    def hash(self) -> str:
+        """Hash of the canonical form: 32 hexadecimal digits, the same for Python, JSON and YAML."""
+        if self._hash is None:
+            specs = self._specs
+            self._hash = hash_of(graph_text(self.name, [specs[k] for k in sorted(specs)], self._returns))
+        return self._hash
+
+    def document(self) -> dict[str, Any]:
+        """The graph as a document, defaults left out, nodes in the order they were added."""
+        found: dict[str, Any] = json.loads(self.to_json())
+        return found
+
+    def to_json(self) -> str:
+        """The document as JSON on one line."""
+        return graph_text(self.name, self._specs.values(), self._returns)
+
+    def to_yaml(self) -> str:
+        """The document as YAML."""
+        from .yamltext import to_yaml
+
+        return to_yaml(self.document())
+
+    @classmethod
+    def from_document(cls, document: object) -> Graph:
+        """A graph from a document as Python values.
+
+        Raises:
+            GraphError: and no other, whatever is handed over.
+        """
+        parsed = documents.parse(document)
+        graph = cls(parsed.name)
+        graph._specs = parsed.specs
+        graph._returns = parsed.returns
+        return graph
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Graph:
+        """A graph from JSON text. A key that stands twice in one object is refused.
+
+        Raises:
+            GraphError: see `UnreadableDocument` for the text, the others for what it says.
+        """
+        return cls.from_document(documents.from_json(text))
+
+    @classmethod
+    def from_yaml(cls, text: str | bytes) -> Graph:
+        """A graph from YAML text (see yamltext.py for the YAML that is read).
+
+        Raises:
+            GraphError: see `UnreadableDocument` for the text, the others for what it says.
+        """
+        from .yamltext import from_yaml
+
+        return cls.from_document(from_yaml(text))
+
+    def compile(
+        self,
+        *,
+        contracts: Mapping[str, Mapping[str, Any]] | None = None,
+        classes: Collection[str] | None = None,
+    ) -> CompiledGraph:
+        """Checks how the nodes hang together, and makes the form that is stored.
+
+        Args:
+            contracts: executor name -> published contract. When given and not empty, unknown executors, literal
+                inputs that break the input schema and paths that the output schema cannot have are refused.
+            classes: names of the queue classes. When given, others are refused.
+
+        Raises:
+            GraphError: see errors.py. O(nodes + edges).
+        """
+        return compile_graph(self.name, self._specs, self._returns, self.hash, contracts, classes)
+
+    def check(
+        self,
+        *,
+        contracts: Mapping[str, Mapping[str, Any]] | None = None,
+        classes: Collection[str] | None = None,
+    ) -> None:
+        """The checks of `compile`, for whoever wants nothing else."""
+        self.compile(contracts=contracts, classes=classes)
+
+    # --- how add does it ---------------------------------------------------------------------------------
+
+    def _next_key(self, executor: str) -> str:
+        count = self._counters.get(executor, 0)
+        while True:
+            count += 1
+            key = executor if count == 1 else f"{executor}-{count}"
+            if key not in self._specs:
+                self._counters[executor] = count
+                return key if count == 1 else name_of(key, "key")
+
+    def _new_key(self, key: object) -> str:
+        name = name_of(key, "key")
+        if name in self._specs:
+            raise DuplicateNode(name, at=f"nodes[{quoted(name)}].key")
+        return name
+
+    def _plain_policy(self, executor: str, key: str) -> Policy:
+        policy = self._policy(executor, key, DEFAULT_RULE, None, None, None, None)
+        self._plain[executor] = policy
+        return policy
+
+    def _policy(
+        self,
+        executor: str,
+        key: str,
+        rule: object,
+        retry: Retry | int | None,
+        timeout: Duration | None,
+        soft_timeout: Duration | None,
+        queue_class: str | None,
+    ) -> Policy:
+        at = f"nodes[{quoted(key)}]"
+        hard = self._timeout if timeout is None else seconds_of(timeout, f"{at}.timeout")
+        soft = self._soft_timeout if soft_timeout is None else seconds_of(soft_timeout, f"{at}.soft_timeout")
+        check_limits(hard, soft, f"{at}.soft_timeout")
+        policy = Policy(
+            executor=name_of(executor, "executor"),
+            rule=rule_of(rule, f"{at}.trigger_rule"),
+            retry=self._retry if retry is None else _retry(retry, f"{at}.retry"),
+            timeout_seconds=hard,
+            soft_timeout_seconds=soft,
+            queue_class=self._queue_class if queue_class is None else name_of(queue_class, f"{at}.queue_class"),
+        )
+        return self._policies.setdefault(policy, policy)
+
+    def _after(self, after: object, key: str) -> list[str]:
+        at = f"nodes[{quoted(key)}].after"
+        if isinstance(after, str | Node | Path):
+            after = (after,)
+        if not isinstance(after, Iterable) or isinstance(after, Mapping):
+            raise InvalidValue(at, after, "is neither a node nor a key", "Hand over handles or keys of nodes.")
+        return [
+            name_of(a, f"{at}[{i}]") if isinstance(a, str) else self._own(a, f"{at}[{i}]") for i, a in enumerate(after)
+        ]
+
+    def _own(self, handle: object, at: str) -> str:
+        """The key of a handle of this graph."""
+        node = handle._celeriac_node if isinstance(handle, Path) else handle
+        if not isinstance(node, Node):
+            raise InvalidValue(at, handle, "is neither a node nor a key", "Hand over a handle or the key of a node.")
+        if node._graph is not self:
+            raise HandleMisused(f"{at}: node {shown(node.key)} belongs to another graph. Add it to this one.", at=at)
+        return node.key
+
+
+def _retry(value: object, at: str) -> Retry:
+    return value if isinstance(value, Retry) else Retry(value, at=at)  # type: ignore[arg-type]  # checks it itself
+
+
+def _merged(first: Mapping[str, Any], second: Mapping[str, Any], executor: object) -> dict[str, Any]:
+    for name in second:
+        if name in first:
+            raise InvalidValue(
+                f"inputs of {shown(executor)}", name, "is given twice", "Give each input once, as kwargs or in inputs=."
+            )
+    return {**first, **second}
+
+
+def _name_of_executor(executor: object) -> str:
+    name = getattr(executor, "name", None)
+    if not isinstance(name, str):
+        raise InvalidValue(
+            "executor",
+            executor,
+            f"is {kind_of(executor)}, not an executor",
+            "Hand over a name, a Celery task, an @executor function, or a signature.",
+        )
+    return name

@@ -1,0 +1,174 @@
+"""Handles: what stands for a node, or for a part of its output, while a graph is being written.
+
+Pure. A handle holds no value: the value exists when the run has come that far. So everything that would ask
+for one now (`if`, comparison, arithmetic, iteration, formatting) raises `HandleMisused` with advice instead of
+going wrong silently. Handing a handle to another node makes the edge; see graph.py.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final, Generic, NoReturn, TypeVar
+
+from .errors import HandleMisused, InvalidValue, quoted, shown
+from .limits import MAX_INDEX, MAX_PATH, MAX_STEP
+
+T_co = TypeVar("T_co", covariant=True)
+
+_ADVICE: Final = (
+    "Its value exists only when the run has come that far. Hand it to another node as an input and decide there, "
+    "or choose by trigger_rule whether a node runs."
+)
+
+
+class Reference:
+    """One reference as documents hold it: a node's output or error, a path into it, and whether it makes an edge."""
+
+    __slots__ = ("_text", "ancestor", "key", "path", "what")
+
+    def __init__(
+        self, key: str, path: tuple[str | int, ...] = (), what: str = "output", ancestor: bool = False
+    ) -> None:
+        self.key = key
+        self.path = path
+        self.what = what
+        self.ancestor = ancestor
+        self._text: str | None = None
+
+    @property
+    def text(self) -> str:
+        """Its canonical JSON.
+
+        >>> Reference("front", ("text", 0)).text
+        '{"$ref":"front","path":["text",0]}'
+        """
+        if self._text is None:
+            found: dict[str, Any] = {"$ref": self.key}
+            if self.ancestor:
+                found["ancestor"] = True
+            if self.what != "output":
+                found["of"] = self.what
+            if self.path:
+                found["path"] = list(self.path)
+            self._text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+        return self._text
+
+
+class Path:
+    """A part of a node's output (or error record), picked by attribute or index: ``node.out.items[0]["name"]``.
+
+    A field that is named like something here (`of_ancestor`), or begins with an underscore, is reached by
+    ``["name"]``. A path is not hashable and cannot be compared, see `HandleMisused`.
+    """
+
+    __slots__ = ("_celeriac_node", "_celeriac_reference")
+
+    def __init__(self, node: Node[Any], reference: Reference) -> None:
+        self._celeriac_node = node
+        self._celeriac_reference = reference
+
+    def of_ancestor(self) -> Path:
+        """The same, but without making an edge: the node must be an ancestor already, checked at compile time."""
+        r = self._celeriac_reference
+        return Path(self._celeriac_node, Reference(r.key, r.path, r.what, ancestor=True))
+
+    def __getattr__(self, name: str) -> Path:
+        if name.startswith("_"):  # copy, pickle, numpy and others ask for such names and must hear no
+            raise AttributeError(f"a path takes {shown(name)} only as an index: [{quoted(name)}]")
+        return self[name]
+
+    def __getitem__(self, step: str | int) -> Path:
+        r = self._celeriac_reference
+        return Path(self._celeriac_node, Reference(r.key, (*r.path, step_of(step, r)), r.what, r.ancestor))
+
+    def __repr__(self) -> str:
+        return drawn(self._celeriac_reference)
+
+    def __copy__(self) -> Path:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Path:
+        return self  # a handle is a name: Celery copies signatures deeply, and the copy must mean the same node
+
+    def _celeriac_refuse(self, *_: object) -> NoReturn:
+        raise HandleMisused(f"{drawn(self._celeriac_reference)} stands where Python needs its value. {_ADVICE}")
+
+    __bool__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _celeriac_refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _celeriac_refuse
+    __mod__ = __rmod__ = __floordiv__ = __rfloordiv__ = __neg__ = __pos__ = __abs__ = _celeriac_refuse
+    __len__ = __iter__ = __contains__ = __int__ = __float__ = __index__ = __call__ = _celeriac_refuse
+    __str__ = __format__ = _celeriac_refuse
+    __hash__ = None  # type: ignore[assignment]  # what cannot be compared cannot be looked up
+
+
+class Node(Generic[T_co]):
+    """A node of a graph that is being written; `Graph.add` makes it. `T_co` is what its executor returns.
+
+    Attributes:
+        key: the node's name in the graph.
+    """
+
+    __slots__ = ("_graph", "_reference", "key")
+
+    def __init__(self, graph: object, key: str) -> None:
+        self.key = key
+        self._graph = graph
+        self._reference = Reference(key)
+
+    @property
+    def out(self) -> Path:
+        """Its output, to pick a part from: ``node.out.pages[0].url``. The node itself stands for the whole."""
+        return Path(self, self._reference)
+
+    @property
+    def error(self) -> Path:
+        """Its error record (kind, type, message, ...); null when it succeeded. For nodes that mend failures."""
+        return Path(self, Reference(self.key, what="error"))
+
+    def __repr__(self) -> str:
+        return f"Node({shown(self.key)})"
+
+    def __copy__(self) -> Node[T_co]:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Node[T_co]:
+        return self
+
+
+def drawn(reference: Reference) -> str:
+    """A reference as Python would write it, for messages.
+
+    >>> drawn(Reference("front", ("text", 0, "a b")))
+    'nodes["front"].out.text[0]["a b"]'
+    """
+    steps = (
+        f".{p}" if isinstance(p, str) and p.isidentifier() else f"[{p if isinstance(p, int) else quoted(p)}]"
+        for p in reference.path
+    )
+    mark = ".of_ancestor()" if reference.ancestor else ""
+    return f"nodes[{quoted(reference.key)}].{'error' if reference.what == 'error' else 'out'}{''.join(steps)}{mark}"
+
+
+def step_of(step: object, reference: Reference) -> str | int:
+    """One step of a path, checked: a field's name, or an index from 0.
+
+    Raises:
+        InvalidValue: anything else, negative indexes and slices included, or too many steps.
+    """
+    at = drawn(reference)
+    remedy = f"Write a field's name (up to {MAX_STEP} characters) or an index from 0."
+    if isinstance(step, bool) or not isinstance(step, str | int):
+        raise InvalidValue(at, step, "is no step of a path", remedy)
+    if len(reference.path) >= MAX_PATH:
+        raise InvalidValue(
+            at, step, f"is one step more than the {MAX_PATH} that a path may have", "Pick in the executor."
+        )
+    if isinstance(step, int):
+        if not 0 <= step <= MAX_INDEX:
+            raise InvalidValue(at, step, "is not an index from 0", remedy)
+        return int(step)
+    if len(step) > MAX_STEP:
+        raise InvalidValue(at, step, "is too long for a field's name", remedy)
+    if not step.isascii() and any("\ud800" <= c <= "\udfff" for c in step):
+        raise InvalidValue(at, step, "holds half of a surrogate pair", remedy)
+    return str.__str__(step)

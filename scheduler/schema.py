@@ -1,0 +1,177 @@
+"""The published JSON Schema (draft 2020-12) of graph documents, for editors and other languages.
+
+Pure. It says of one document what document.py accepts, with numbers and names from the same places; a test
+keeps the two equal. What no schema can say (unique keys, references to nodes that exist, cycles, sizes in bytes,
+depth, a soft limit below the hard one) is left to `Graph.from_document` and `Graph.compile`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import limits
+from .core.rules import RULE_NAMES
+from .policy import DEFAULT_RETRY, DEFAULT_RULE
+from .spec import FORMAT
+
+SCHEMA_ID = "urn:celeriac:graph:1"
+
+
+def graph_schema() -> dict[str, Any]:
+    """The schema as a new dict, to be changed or dumped at will.
+
+    >>> graph_schema()["required"]
+    ['celeriac', 'name', 'nodes']
+    """
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": SCHEMA_ID,
+        "title": "celeriac graph",
+        "description": "A dependency graph of nodes; each node is run by a Celery worker that has its executor.",
+        **_object(
+            {
+                "celeriac": {"const": FORMAT, "description": "Version of this format."},
+                "name": {**_ref("name"), "description": "What runs of this graph are called."},
+                "nodes": {
+                    "type": "array",
+                    "minItems": 1,
+                    "maxItems": limits.MAX_NODES,
+                    "items": _ref("node"),
+                    "description": "In any order; keys must be unique.",
+                },
+                "returns": {**_or_null(_ref("name")), "description": "Key of the node whose output is the result."},
+            },
+            required=["celeriac", "name", "nodes"],
+        ),
+        "$defs": {
+            "name": {
+                "type": "string",
+                "minLength": 1,
+                "maxLength": limits.MAX_NAME,
+                "not": {"pattern": f"[{limits.CONTROL}]"},
+                "description": "Any Unicode without control characters; given back exactly.",
+            },
+            "node": _node(),
+            "retry": _retry(),
+            "rule": {
+                "default": DEFAULT_RULE,
+                "anyOf": [
+                    {"enum": list(RULE_NAMES)},
+                    {"type": "string", "pattern": r"^quorum\([1-9][0-9]{0,6}\)$", "not": {"pattern": r"\n"}},
+                ],
+            },
+            "seconds": _number(limits.MIN_SECONDS, limits.MAX_SECONDS),
+            "values": {"type": "object", "additionalProperties": _ref("value")},
+            "value": _value(),
+            "reference": _reference(),
+        },
+    }
+
+
+def _node() -> dict[str, Any]:
+    return _object(
+        {
+            "key": {**_ref("name"), "description": "The node's name in this graph."},
+            "executor": {**_ref("name"), "description": "Name of a Celery task."},
+            "args": {"type": "array", "items": _ref("value"), "default": []},
+            "inputs": {**_ref("values"), "description": "Arguments by name.", "default": {}},
+            "after": {
+                "type": "array",
+                "items": _ref("name"),
+                "description": "Keys of nodes that end first without handing anything over.",
+                "default": [],
+            },
+            "trigger_rule": _ref("rule"),
+            "retry": _ref("retry"),
+            "timeout_seconds": {**_or_null(_ref("seconds")), "description": "Hard limit per attempt."},
+            "soft_timeout_seconds": {**_or_null(_ref("seconds")), "description": "Warning before the hard limit."},
+            "queue_class": {**_or_null(_ref("name")), "description": "Overrides the executor's class."},
+            "labels": {
+                "type": "object",
+                "maxProperties": limits.MAX_LABELS,
+                "propertyNames": _ref("name"),
+                "additionalProperties": _ref("name"),
+                "default": {},
+            },
+        },
+        required=["key", "executor"],
+    )
+
+
+def _retry() -> dict[str, Any]:
+    d = DEFAULT_RETRY
+    return _object(
+        {
+            "max_attempts": {**_whole(1, limits.MAX_ATTEMPTS), "default": d.max_attempts},
+            "base_seconds": {**_number(0, limits.MAX_SECONDS), "default": d.base_seconds},
+            "factor": {**_number(1, limits.MAX_FACTOR), "default": d.factor},
+            "cap_seconds": {
+                **_number(0, limits.MAX_SECONDS),
+                "default": d.cap_seconds,
+                "description": "Not less than base_seconds.",
+            },
+            "max_losses": {**_whole(0, limits.MAX_LOSSES), "default": d.max_losses},
+        }
+    )
+
+
+def _value() -> dict[str, Any]:
+    """A literal, or a reference, at any depth."""
+    return {
+        "description": 'Any JSON value. {"$ref": key} stands for a node\'s output; {"$literal": {...}} for an object '
+        'that has the key "$ref" or "$literal" itself.',
+        "if": {"type": "object", "required": ["$ref"]},
+        "then": _ref("reference"),
+        "else": {
+            "if": {"type": "object", "required": ["$literal"]},
+            "then": _object({"$literal": {"type": "object"}}),
+            "else": {"additionalProperties": _ref("value"), "items": _ref("value")},
+        },
+    }
+
+
+def _reference() -> dict[str, Any]:
+    return _object(
+        {
+            "$ref": {**_ref("name"), "description": "Key of the node whose output is wanted; makes an edge."},
+            "path": {
+                "type": "array",
+                "maxItems": limits.MAX_PATH,
+                "items": {
+                    "anyOf": [
+                        {"type": "string", "maxLength": limits.MAX_STEP},
+                        _whole(0, limits.MAX_INDEX),
+                    ]
+                },
+                "default": [],
+            },
+            "of": {"enum": ["output", "error"], "default": "output"},
+            "ancestor": {
+                "type": "boolean",
+                "default": False,
+                "description": "Makes no edge: the node must be an ancestor already.",
+            },
+        },
+        required=["$ref"],
+    )
+
+
+def _object(properties: dict[str, Any], required: list[str] | None = None) -> dict[str, Any]:
+    closed: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
+    return {**closed, "required": required} if required else closed
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/$defs/{name}"}
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _number(low: float, high: float) -> dict[str, Any]:
+    return {"type": "number", "minimum": low, "maximum": high}
+
+
+def _whole(low: int, high: int) -> dict[str, Any]:
+    return {"type": "integer", "minimum": low, "maximum": high}

@@ -1,0 +1,1 @@
+"""The scheduler process: inbox -> decide -> commit -> publish, for the shards that it owns."""

@@ -1,0 +1,115 @@
+"""Who is sent next? Ready nodes wait here, per queue class, until their class has room.
+
+A class has room for its window of attempts in flight, shared out among schedulers by the shards
+that they own. Runs take turns, so a wide run does not hold up a narrow one, and a full class does
+not hold up another. A node whose executor or class nobody knows yet waits apart, with its reason.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..core.run import Profile, Run
+from ..core.states import NodeState
+from ..settings import QueueClass
+
+_READY = int(NodeState.READY)
+TURN = 16
+"""Nodes of one run that are sent before the next run has its turn."""
+
+
+class Admission:
+    """Ready nodes by class.
+
+    Args:
+        classes: the declared queue classes.
+        default: the class of executors that declare none.
+    """
+
+    def __init__(self, classes: Mapping[str, QueueClass], default: str) -> None:
+        self.classes = classes
+        self.default = default
+        self.contracts: Mapping[str, Mapping[str, Any]] = {}
+        self.flying: dict[str, int] = dict.fromkeys(classes, 0)
+        self._ready: dict[str, OrderedDict[str, tuple[Run, deque[int]]]] = {name: OrderedDict() for name in classes}
+        self._waiting: dict[str, dict[str, tuple[Run, list[int]]]] = {}
+        self._placed: dict[tuple[str, str | None], tuple[str | None, str]] = {}
+
+    def learn(self, contracts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Executors as published now; nodes that waited for one of them become ready to send."""
+        self.contracts = contracts
+        self._placed.clear()
+        waiting, self._waiting = self._waiting, {}
+        for runs in waiting.values():
+            for run, nodes in runs.values():
+                for node in nodes:
+                    self.add(run, node)
+
+    def place(self, profile: Profile) -> tuple[str | None, str]:
+        """(queue class, "") for a node of this profile, or (None, why it must wait)."""
+        wanted = (profile.executor, profile.queue_class)
+        found = self._placed.get(wanted)
+        if found is None:
+            found = self._placed[wanted] = self._place(*wanted)
+        return found
+
+    def _place(self, executor: str, queue_class: str | None) -> tuple[str | None, str]:
+        contract = self.contracts.get(executor)
+        if contract is None:
+            return None, f"no worker has published the executor {executor!r}"
+        name = queue_class or contract.get("queue_class") or self.default
+        if name not in self.classes:
+            return None, f"no queue class {name!r} is declared here"
+        return name, ""
+
+    def add(self, run: Run, node: int) -> str:
+        """A node became ready. Returns why it must wait apart, or "" when it only waits for room."""
+        name, why = self.place(run.profiles[run.profile[node]])
+        if name is None:
+            self._waiting.setdefault(why, {}).setdefault(run.id, (run, []))[1].append(node)
+            return why
+        queue = self._ready[name].get(run.id)
+        if queue is None:
+            self._ready[name][run.id] = (run, deque((node,)))
+        else:
+            queue[1].append(node)
+        return ""
+
+    def forget(self, runs: Iterable[str]) -> None:
+        """These runs have ended, or belong to another scheduler now."""
+        for run in runs:
+            for queue in self._ready.values():
+                queue.pop(run, None)
+            for waiting in self._waiting.values():
+                waiting.pop(run, None)
+
+    def take(self, share: float, limit: int) -> list[tuple[str, Run, list[int]]]:
+        """Nodes to send now: (class, run, nodes), at most `limit` in all.
+
+        Args:
+            share: our part of every window, 0 to 1.
+            limit: most nodes for one commit.
+        """
+        taken = []
+        for name, queue in self._ready.items():
+            if not queue:
+                continue
+            window = max(1, int(self.classes[name].window * share))
+            room = min(window - self.flying[name], limit)
+            while room > 0 and queue:
+                id_, (run, nodes) = queue.popitem(last=False)
+                turn = [nodes.popleft() for _ in range(min(TURN if queue else room, len(nodes), room))]
+                if nodes:
+                    queue[id_] = (run, nodes)
+                turn = [node for node in turn if run.state[node] == _READY]
+                room -= len(turn)
+                limit -= len(turn)
+                if turn:
+                    taken.append((name, run, turn))
+        return taken
+
+    def waits(self) -> dict[str, int]:
+        """Why nodes wait apart: reason -> how many. For people."""
+        return {why: sum(len(nodes) for _, nodes in runs.values()) for why, runs in self._waiting.items()}

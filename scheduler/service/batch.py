@@ -1,0 +1,164 @@
+"""What one batch of decisions means for the store: gathered per shard, turned into one commit.
+
+The loop calls `take` after each decision that was applied. A node is written once per batch, however
+often it moved; a node that became ready is not written at all, for that follows from what is.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..core.events import Decision
+from ..core.run import Run
+from ..core.states import ENDED_RUNS, FIRST_ENDED, TARGET, MoveKind
+from ..store.commits import NODES_PER_CALL, Commit
+from ..store.keys import ShardKeys
+from ..wire import RunId
+
+LOG_PAGE = 1000
+_READY, _DISPATCH, _SUCCEED = int(MoveKind.READY), int(MoveKind.DISPATCH), int(MoveKind.SUCCEED)
+_WORDS = tuple(kind.word for kind in MoveKind)
+_WITH_ERROR = frozenset({int(MoveKind.FAIL), int(MoveKind.RETRY), int(MoveKind.LOSE), int(MoveKind.CANCEL)})
+
+
+class Pages:
+    """What a batch changes in one run."""
+
+    __slots__ = ("dirty", "log", "run", "values")
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.dirty: dict[int, None] = {}
+        self.values: dict[int, bytes] = {}
+        self.log: list[list[Any]] = []
+
+
+class Batch:
+    """The changes of one batch in one shard.
+
+    Attributes:
+        ready: (run, node) that became ready and are to be admitted.
+        over: attempts that ended.
+        ended: runs that ended.
+        sent: attempts that go out with this batch.
+    """
+
+    def __init__(self, keys: ShardKeys, epoch: int, now: int) -> None:
+        self.keys = keys
+        self.epoch = epoch
+        self.now = now
+        self.pages: dict[str, Pages] = {}
+        self.ready: list[tuple[Run, int]] = []
+        self.over: list[str] = []
+        self.ended: list[Run] = []
+        self.sent: list[str] = []
+        self.states: dict[str, str] = {}
+        self.deadlines: dict[str, int] = {}
+        self.timers: dict[str, int] = {}
+        self.timers_done: list[str] = []
+        self.blobs: list[str] = []
+        self.consumed: list[bytes] = []
+
+    def page(self, run: Run) -> Pages:
+        """The changes in one run."""
+        found = self.pages.get(run.id)
+        if found is None:
+            found = self.pages[run.id] = Pages(run)
+        return found
+
+    def take(self, run: Run, decision: Decision, attempt: str = "", output: bytes | None = None) -> None:
+        """Note a decision that has been applied to the run.
+
+        Args:
+            attempt: the attempt that the event was about, "" for none.
+            output: raw JSON that came with a report.
+        """
+        page = self.page(run)
+        log, dirty = page.log, page.dirty
+        for move in decision.moves:
+            node, kind, cause, why, error = move
+            number = run.attempt[node]
+            if kind == _SUCCEED:
+                dirty[node] = None
+                log.append([node, "succeed", number, -1, ""])
+                if output is not None:
+                    page.values[node] = output
+            elif kind == _READY:
+                log.append([node, "ready", number, cause, why])
+                self.ready.append((run, node))
+            else:
+                dirty[node] = None
+                log.append([node, _WORDS[kind], number - (kind == MoveKind.LOSE), cause, why])
+                if kind in _WITH_ERROR and error is not None:
+                    page.values[node] = _error_bytes(error)
+                if TARGET[kind] == 1:
+                    self.ready.append((run, node))
+        if attempt and not decision.stale:
+            self.over.append(attempt)
+        for timer in decision.timers:
+            self.timers[f"{run.id} {timer.name}"] = timer.due_at_ms
+        for name in decision.cancelled:
+            self.timers_done.append(f"{run.id} {name}")
+        if decision.run is not None:
+            log.append([-1, decision.run.value, 0, -1, decision.why])
+            if decision.run in ENDED_RUNS:
+                self.ended.append(run)
+
+    def send(self, run: Run, node: int, attempt: str, state: str, claim_by_ms: int) -> None:
+        """An attempt goes out: its state for the claim, and until when a worker must have claimed it."""
+        page = self.page(run)
+        page.dirty[node] = None
+        page.log.append([node, "dispatch", run.attempt[node], -1, ""])
+        self.sent.append(attempt)
+        self.states[attempt] = state
+        self.deadlines[attempt] = claim_by_ms
+
+    def note(self, run: Run, node: int, word: str, why: str) -> None:
+        """A line for the run's log that is no move: a wait with its reason, a late report."""
+        self.page(run).log.append([node, word, run.attempt[node], -1, why])
+
+    @property
+    def outbox_batches(self) -> int:
+        """How many entries the commit adds to the outbox."""
+        return -(-len(self.sent) // NODES_PER_CALL)
+
+    def commit(self, published: int) -> Commit:
+        """All of it as one commit; `published` batches of the outbox have been sent before."""
+        commit = Commit(self.keys, self.epoch)
+        for id_, page in self.pages.items():
+            run, page_id = page.run, RunId(id_)
+            if page.dirty:
+                record = run.record
+                commit.records(page_id, {node: record(node) for node in page.dirty})
+                for node in page.dirty:
+                    if run.state[node] >= FIRST_ENDED:
+                        run.ended.pop(node, None)
+                commit.run(page_id, self._facts(run))
+            if page.values:
+                commit.values(page_id, page.values)
+            for at in range(0, len(page.log), LOG_PAGE):
+                moves = json.dumps(page.log[at : at + LOG_PAGE], ensure_ascii=False, separators=(",", ":"))
+                commit.log(page_id, moves.encode("utf-8", "replace"))
+        commit.over(self.over)
+        commit.out(self.states, self.deadlines)
+        commit.timers(self.timers, self.timers_done)
+        for attempt in self.blobs:
+            commit.keep_blob(attempt)
+        for run in self.ended:
+            commit.ended(RunId(run.id), self.now)
+        commit.outbox(self.sent, published)
+        commit.consumed(self.consumed)
+        return commit
+
+    def _facts(self, run: Run) -> dict[str, str | int]:
+        facts: dict[str, str | int] = {"progress": json.dumps(run.tally_by_state(), separators=(",", ":"))}
+        if run.run_state.value != "running":
+            facts |= {"state": run.run_state.value, "reason": run.reason}
+        if run.run_state in ENDED_RUNS:
+            facts["ended_at_ms"] = self.now
+        return facts
+
+
+def _error_bytes(error: dict[str, Any]) -> bytes:
+    return json.dumps(error, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")

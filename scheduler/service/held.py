@@ -1,0 +1,39 @@
+"""What an owner keeps in memory of one shard. A cache: forgotten at once when the shard is lost, and after any
+commit that may have been applied in part; loaded again from Redis, where all of it stands.
+"""
+
+from __future__ import annotations
+
+from ..core.run import Run
+from ..store.keys import ShardKeys
+
+CHECK_MS = 2_000
+"""How often leases of attempts in flight are looked at: workers write them, so only Redis knows them."""
+
+
+class Held:
+    """One owned shard.
+
+    Attributes:
+        runs: live runs, by id.
+        flying: attempt id -> queue class, of attempts in flight.
+        batches_out: how many batches the store's outbox holds.
+        published: how many of them, the oldest, have been sent and go with the next commit.
+        read_after: the newest inbox entry that was read.
+        due_at_ms: when to look for leases and timers that have run out; None when there is nothing to wait for.
+    """
+
+    def __init__(self, keys: ShardKeys, epoch: int) -> None:
+        self.keys = keys
+        self.epoch = epoch
+        self.runs: dict[str, Run] = {}
+        self.flying: dict[str, str] = {}
+        self.batches_out = 0
+        self.published = 0
+        self.read_after: bytes = b"0"
+        self.due_at_ms: int | None = None
+
+    def look_by(self, at_ms: int) -> None:
+        """Look for what has run out no later than at this instant."""
+        if self.due_at_ms is None or at_ms < self.due_at_ms:
+            self.due_at_ms = at_ms

@@ -1,0 +1,392 @@
+"""Settings: what an operator may choose, where it comes from, and what is refused.
+
+Sources, first found wins: arguments of `Settings.load`, environment (`CELERIAC_REDIS_URL=...`), a TOML file
+(`CELERIAC_CONFIG`, else `celeriac.toml` in the working directory), the defaults below. Relative paths in the
+file are relative to the file. Queue classes and Celery's settings have files of their own, shipped with the
+package (`default_file`). Every error is a `SettingsError` that names the place; passwords are never shown.
+A new setting is one field here; it is then a TOML key and an environment variable too.
+
+Imports pydantic (0.2 s): import this module inside commands, not at the top of a module that `--help` needs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from .errors import SettingsError, did_you_mean, shown
+
+PREFIX = "CELERIAC_"
+FILE_NAME = "celeriac.toml"
+THIRTY_DAYS_SECONDS = 30 * 86_400
+
+_REDIS_SCHEMES = ("redis", "rediss", "unix")
+_file: ContextVar[Path | None] = ContextVar("file of the settings being loaded", default=None)
+
+
+def _no_boolean(value: object) -> object:
+    """`true` is no number, although Python says 1."""
+    if isinstance(value, bool):
+        raise ValueError("is a boolean, not a number")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_no_boolean), Field(ge=1, le=100_000)]
+Seconds = Annotated[float, BeforeValidator(_no_boolean), Field(gt=0, le=THIRTY_DAYS_SECONDS, allow_inf_nan=False)]
+ClassName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
+Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$", max_length=128)]
+
+
+class QueueClass(BaseModel):
+    """One table of queues.toml: workers alike in latency, cost and limits. config/queues.toml explains each field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: ClassName
+    latency: Literal["interactive", "standard", "batch"]
+    cost: Word
+    queue: Word
+    pool: Literal["prefork", "threads", "solo", "gevent"]
+    concurrency: Count
+    prefetch: Count = 1
+    lease_seconds: Annotated[Seconds, Field(ge=1)] = 20.0
+    timeout_seconds: Seconds = 3600.0
+    target_wait_seconds: Seconds = 15.0
+    window: Count = 500
+    store_results: bool = False
+    shutdown_seconds: Seconds = 20.0
+    default: bool = False
+
+    @property
+    def lease_ms(self) -> int:
+        """The lease as scripts want it."""
+        return round(self.lease_seconds * 1000)
+
+    @property
+    def timeout_ms(self) -> int:
+        """The hard time limit as the compiled graph wants it."""
+        return round(self.timeout_seconds * 1000)
+
+
+class Settings(BaseSettings):
+    """All settings of one process. Make it with `Settings.load()`; it does not change afterwards.
+
+    Attributes:
+        redis_url: where all state lives; None means the embedded Redis in `data_dir`.
+        broker_url: Celery's broker; when not given, the same Redis in Celery's spelling, so None if that is embedded.
+        namespace: first part of every Redis key.
+        shards: how many; counts only when a store is first used, later it must be the same.
+        shard_lease_seconds: how long a scheduler may be silent before others take its shards.
+        data_dir: home of the embedded Redis.
+        queues_file, celery_file: None means the package's own queues.toml and celery.toml.
+        app: import path of the Celery app that `celeriac worker` and `celeriac flower` load.
+        heartbeat_file: touched by scheduler and worker while they are well; None means none.
+        flower_address, flower_port: read by config/flower.py too.
+        log_level: for the commands.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=PREFIX, env_ignore_empty=True, validate_default=False
+    )
+
+    redis_url: str | None = None
+    broker_url: str | None = Field(default_factory=lambda given: _same_redis(given.get("redis_url")))
+    namespace: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,32}$")] = "cel"
+    shards: Annotated[int, BeforeValidator(_no_boolean), Field(ge=1, le=1024)] = 16
+    shard_lease_seconds: Annotated[Seconds, Field(ge=1, le=600)] = 10.0
+    data_dir: Path = Path(".celeriac")
+    queues_file: Path | None = None
+    celery_file: Path | None = None
+    app: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*)?$")] = "tasks.app:app"
+    heartbeat_file: Path | None = None
+    flower_address: str = "127.0.0.1"
+    flower_port: Annotated[int, BeforeValidator(_no_boolean), Field(ge=1, le=65_535)] = 5555
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @classmethod
+    def load(cls, config: Path | None = None, **overrides: Any) -> Self:
+        """Reads every source once, the queue classes included.
+
+        Args:
+            config: a TOML file; None means `CELERIAC_CONFIG`, else ./celeriac.toml if there is one.
+            overrides: fields that win over every source; None counts as not given.
+
+        Raises:
+            SettingsError: a file is missing or unreadable, a key is unknown, a value is not allowed.
+        """
+        given = {name: value for name, value in overrides.items() if value is not None}
+        path = _config_path(config)
+        token = _file.set(path)
+        try:
+            settings = cls(**given)
+        except ValidationError as refused:
+            raise _refused_setting(refused, given, path) from None
+        finally:
+            _file.reset(token)
+        settings.classes  # noqa: B018  read now, so that a wrong file is told at the start
+        return settings
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  pydantic-settings hands it over, we want none
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the same
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments over environment over the file that `load` chose."""
+        path = _file.get()
+        from_file = {} if path is None else _absolute(_read_toml(path), path.parent)
+        return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=from_file)
+
+    @field_validator("redis_url")
+    @classmethod
+    def _a_redis(cls, url: str | None) -> str | None:
+        if url is not None and urlsplit(url).scheme not in _REDIS_SCHEMES:
+            raise ValueError("is no Redis URL; write redis://host:6379/0, rediss://... or unix:///path/redis.sock")
+        return url
+
+    @field_validator("broker_url")
+    @classmethod
+    def _a_url(cls, url: str | None) -> str | None:
+        if url is not None and "://" not in url:
+            raise ValueError("is no URL; write it as Celery does, such as redis://host:6379/0 or amqp://host//")
+        return url
+
+    @cached_property
+    def classes(self) -> dict[str, QueueClass]:
+        """Queue classes by name, in the order of the file."""
+        return read_queues(self.queues_file or default_file("queues.toml"))
+
+    @property
+    def default_class(self) -> QueueClass:
+        """The class of an executor that names none."""
+        return next(c for c in self.classes.values() if c.default)
+
+    def celery_settings(self, queue_class: QueueClass | None = None) -> dict[str, Any]:
+        """What to hand to `app.conf.update`: celery.toml, the broker, and what the class says, if one is given.
+
+        Raises:
+            SettingsError: celery.toml is missing, unreadable, or has a table it should not have.
+        """
+        path = self.celery_file or default_file("celery.toml")
+        document = _read_toml(path)
+        unknown = sorted(set(document) - {"settings", "broker_transport_options"})
+        if unknown:
+            raise SettingsError(
+                f"{path}: {unknown[0]}", "unknown table", "Celery's settings stand under [settings], by Celery's names"
+            )
+        conf: dict[str, Any] = dict(_table(document, "settings", path))
+        conf["broker_connection_max_retries"] = None
+        if self.broker_url is not None:
+            conf["broker_url"] = self.broker_url
+            conf["broker_transport_options"] = broker_transport_options(self.broker_url, path)
+        if queue_class is not None:
+            conf["worker_pool"] = queue_class.pool
+            conf["worker_concurrency"] = queue_class.concurrency
+            conf["worker_prefetch_multiplier"] = queue_class.prefetch
+            conf["worker_soft_shutdown_timeout"] = queue_class.shutdown_seconds
+            conf["task_default_queue"] = queue_class.queue
+        return conf
+
+    def redacted(self) -> dict[str, Any]:
+        """Every setting as JSON values with passwords hidden, for `doctor` and logs."""
+        shown_values = self.model_dump(mode="json")
+        for field in ("redis_url", "broker_url"):
+            if shown_values[field] is not None:
+                shown_values[field] = redacted(shown_values[field])
+        return shown_values
+
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        return list(self.redacted().items())
+
+
+def default_file(name: str) -> Path:
+    """A file of config/: inside the installed package, or in the repository this module was loaded from.
+
+    >>> default_file("queues.toml").name
+    'queues.toml'
+    """
+    package = Path(__file__).resolve().parent
+    for path in (package / "defaults" / name, package.parent / "config" / name):
+        if path.is_file():
+            return path
+    raise SettingsError(
+        f"default file {name}",
+        "is neither in the package nor in config/",
+        "Install celeriac again; its wheel is not whole",
+    )
+
+
+def redacted(url: str) -> str:
+    """A URL without its password, also when the password holds characters that it should have escaped.
+
+    >>> redacted("redis://:s3cret@host:6379/0")
+    'redis://:***@host:6379/0'
+    >>> redacted("sentinel://a:x@h1:26379;sentinel://a:y@h2:26379")
+    'sentinel://a:***@h1:26379;sentinel://a:***@h2:26379'
+    """
+    parts = re.split(r";(?=[a-z+]+://)", url)
+    return ";".join(_redacted_one(part) for part in parts)
+
+
+def _redacted_one(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url if "@" not in url else "***@" + url.rpartition("@")[2]
+    credentials, at, place = rest.rpartition("@")  # the last one: an unescaped @ or / belongs to the password
+    if at:
+        user, colon, _ = credentials.partition(":")
+        rest = f"{user}{':***' if colon else ''}@{place}"
+    return f"{scheme}://" + re.sub(r"(?i)([?&](?:[a-z_]*(?:password|passwd|secret|token))=)[^&]*", r"\1***", rest)
+
+
+def broker_url_of(redis_url: str) -> str:
+    """The same Redis as Celery spells it; only unix sockets differ.
+
+    >>> broker_url_of("unix:///run/redis.sock?db=2")
+    'redis+socket:///run/redis.sock?virtual_host=2'
+    """
+    parts = urlsplit(redis_url)
+    if parts.scheme != "unix":
+        return redis_url
+    query = dict(parse_qsl(parts.query))
+    if "db" in query:
+        query["virtual_host"] = query.pop("db")
+    credentials = parts.netloc.rpartition("@")[0]
+    address = f"{credentials}@" if credentials else ""
+    tail = f"?{urlencode(query)}" if query else ""
+    return f"redis+socket://{address}{quote(unquote(parts.path))}{tail}"
+
+
+def _same_redis(redis_url: str | None) -> str | None:
+    return None if redis_url is None else broker_url_of(redis_url)
+
+
+def broker_transport_options(broker_url: str, celery_file: Path | None = None) -> dict[str, Any]:
+    """Options for kombu's Redis transport, from celery.toml; empty for any other broker, which would not know them."""
+    if urlsplit(broker_url).scheme not in ("redis", "rediss", "redis+socket", "sentinel"):
+        return {}
+    path = celery_file or default_file("celery.toml")
+    return dict(_table(_read_toml(path), "broker_transport_options", path))
+
+
+def read_queues(path: Path) -> dict[str, QueueClass]:
+    """Queue classes of a TOML file, in its order.
+
+    Raises:
+        SettingsError: unreadable, unknown keys, values not allowed, one queue for two classes, no or two defaults.
+    """
+    document = _read_toml(path)
+    unknown = sorted(set(document) - {"classes"})
+    if unknown:
+        raise SettingsError(f"{path}: {unknown[0]}", "unknown table", "Write [classes.NAME] for every queue class")
+    tables = _table(document, "classes", path)
+    if not tables:
+        raise SettingsError(f"{path}: [classes]", "declares no queue class", "Add at least one [classes.NAME]")
+    classes: dict[str, QueueClass] = {}
+    queues: dict[str, str] = {}
+    for name, table in tables.items():
+        where = f"{path}: [classes.{name}]"
+        if not isinstance(table, dict):
+            raise SettingsError(where, f"is {shown(table)}, not a table", "Write [classes.NAME] and its keys below it")
+        if "name" in table:
+            raise SettingsError(f"{where} name", "unknown key", "The name stands in the table's heading")
+        try:
+            one = QueueClass.model_validate({"name": name, **table})
+        except ValidationError as refused:
+            raise _refusal(refused, partial("{} {}".format, where), QueueClass) from None
+        if one.queue in queues:
+            raise SettingsError(
+                f"{where} queue",
+                f"{shown(one.queue)} is the queue of {queues[one.queue]} already",
+                "Give each class a queue of its own, since a worker serves one class",
+            )
+        queues[one.queue] = name
+        classes[name] = one
+    _one_default(classes, path)
+    return classes
+
+
+def _one_default(classes: Mapping[str, QueueClass], path: Path) -> None:
+    defaults = [c.name for c in classes.values() if c.default]
+    if len(defaults) != 1:
+        found = f"{' and '.join(defaults)} say" if defaults else "no class says"
+        raise SettingsError(f"{path}: [classes]", f"{found} default = true", "Say it in exactly one class")
+
+
+def _config_path(config: Path | None) -> Path | None:
+    if config is not None:
+        return config
+    named = os.environ.get(PREFIX + "CONFIG")
+    if named:
+        return Path(named)
+    here = Path(FILE_NAME)
+    return here if here.is_file() else None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as missing:
+        raise SettingsError(
+            str(path), f"cannot be read: {missing.strerror}", "Correct the path or its permissions"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as broken:
+        raise SettingsError(str(path), f"is not TOML: {broken}", "Correct that line") from None
+
+
+def _table(document: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
+    table = document.get(name, {})
+    if not isinstance(table, dict):
+        raise SettingsError(
+            f"{path}: {name}", f"is {shown(table)}, not a table", f"Write [{name}] and its keys below it"
+        )
+    return table
+
+
+def _absolute(document: dict[str, Any], base: Path) -> dict[str, Any]:
+    """Paths in a file are relative to that file."""
+    for field in ("data_dir", "queues_file", "celery_file", "heartbeat_file"):
+        if isinstance(document.get(field), str):
+            document[field] = base / Path(document[field]).expanduser()
+    return document
+
+
+def _refused_setting(refused: ValidationError, given: Mapping[str, Any], path: Path | None) -> SettingsError:
+    """The first problem of refused settings, by the name under which its value came in."""
+
+    def where(field: str) -> str:
+        variable = PREFIX + field.upper()
+        if field in given:
+            return field
+        return variable if os.environ.get(variable) else f"{path}: {field}"
+
+    return _refusal(refused, where, Settings)
+
+
+def _refusal(refused: ValidationError, where: Callable[[str], str], model: type[BaseModel]) -> SettingsError:
+    """One of pydantic's errors as ours: place, value (of a URL without its password), remedy."""
+    error = refused.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = sorted(set(model.model_fields) - {"name"})
+        return SettingsError(where(field), "unknown key", f"Known are {', '.join(known)}.{did_you_mean(field, known)}")
+    if error["type"] == "missing":
+        return SettingsError(where(field), "is missing", "Every class says it; the shipped queues.toml shows how")
+    found = redacted(str(error["input"])) if field.endswith("_url") else error["input"]
+    problem = (
+        error["msg"].removeprefix("Value error, ").replace("Input should", "should").replace("String should", "should")
+    )
+    return SettingsError(where(field), f"{shown(found)} {problem}", "Correct the value")

@@ -1,0 +1,86 @@
+"""The canonical form: one text, and so one hash, for a graph however it was written.
+
+Pure. Nodes are sorted by key, keys of objects too, `after` is sorted and free of repeats, defaults are left
+out, numbers of seconds are floats. The order in which nodes were declared is kept beside it, for it decides
+which of two equal nodes comes first in the compiled form, but it is no part of the hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .errors import InvalidValue, quoted
+from .inputs import Inputs
+from .limits import MAX_LABELS, kind_of, name_of
+from .policy import Policy
+
+FORMAT = 1
+"""The value of "celeriac" in a document: the version of the format."""
+
+
+class Spec:
+    """One node as it was declared, checked by itself but not yet against the others."""
+
+    __slots__ = ("after", "inputs", "key", "labels", "policy")
+
+    def __init__(
+        self, key: str, policy: Policy, inputs: Inputs, after: tuple[str, ...], labels: Mapping[str, str] | None
+    ) -> None:
+        self.key = key
+        self.policy = policy
+        self.inputs = inputs
+        self.after = after
+        self.labels = labels
+
+    def text(self) -> str:
+        """Its canonical JSON."""
+        args, kwargs = self.inputs.document_texts()
+        after = f'"after":{_json(self.after)},' if self.after else ""
+        args = f'"args":{args},' if args != "[]" else ""
+        kwargs = f',"inputs":{kwargs}' if kwargs != "{}" else ""
+        labels = f',"labels":{_json(self.labels)}' if self.labels else ""
+        policy = self.policy
+        return f'{{{after}{args}{policy.executor_json}{kwargs},"key":{_json(self.key)}{labels}{policy.tail_json}}}'
+
+
+_json = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
+
+
+def graph_text(name: str, specs: Iterable[Spec], returns: str | None) -> str:
+    """Canonical JSON of the whole graph, its nodes in the order given."""
+    tail = "" if returns is None else f',"returns":{_json(returns)}'
+    return f'{{"celeriac":{FORMAT},"name":{_json(name)},"nodes":[{",".join([s.text() for s in specs])}]{tail}}}'
+
+
+def hash_of(text: str) -> str:
+    """The hash of a canonical text: 32 hexadecimal digits of BLAKE2b.
+
+    >>> hash_of("{}")
+    '2afb9b83f9314e5d029766197f539792'
+    """
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def after_of(keys: Iterable[str]) -> tuple[str, ...]:
+    """Keys of `after`, sorted, each once."""
+    return tuple(sorted(set(keys)))
+
+
+def labels_of(value: object, at: str) -> dict[str, str] | None:
+    """Labels, checked: up to 64 names and texts.
+
+    Raises:
+        InvalidValue: not an object of texts, or too many.
+    """
+    if not isinstance(value, Mapping):
+        raise InvalidValue(at, value, f"is not an object but {kind_of(value)}", 'Write {"name": "text"}.')
+    if len(value) > MAX_LABELS:
+        raise InvalidValue(at, f"{len(value)} labels", f"are more than {MAX_LABELS}", "Keep what is searched for.")
+    found: dict[str, Any] = {}
+    for name, text in value.items():
+        checked = name_of(name, at)
+        found[checked] = name_of(text, f"{at}[{quoted(checked)}]")
+    return found or None

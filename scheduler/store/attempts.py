@@ -1,0 +1,153 @@
+"""Attempts in flight, as a worker sees them: claim, renew, report, and outputs too large for a report.
+
+All that a worker may touch in the store. Knows nothing of graphs and imports nothing of core/. Every
+call takes a list, so that one message may carry many small attempts.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis import Redis
+
+from ..errors import WireError
+from ..wire import AttemptId, Report
+from .keys import Keys
+from .scripts import CLAIM, RENEW
+
+BLOB_SECONDS = 7 * 24 * 3600
+"""How long a blob lives that no commit has accepted; the commit makes it last as long as its run."""
+
+
+class Verdict(enum.StrEnum):
+    """The answer to a claim."""
+
+    GRANTED = "granted"
+    HELD = "held"
+    STALE = "stale"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a worker was told: may it run the attempt, until when, and when it must have ended.
+
+    Instants are Redis's, in milliseconds; they are 0 unless the verdict is GRANTED.
+    """
+
+    verdict: Verdict
+    lease_end_ms: int = 0
+    hard_end_ms: int = 0
+    now_ms: int = 0
+
+
+class Attempts:
+    """The worker's side of the store.
+
+    Args:
+        client: a connection of this process; it may be shared between threads, not between processes.
+        namespace: which installation.
+    """
+
+    def __init__(self, client: Redis, namespace: str = "cel") -> None:
+        self.client: Any = client  # redis-py types a reply as str or bytes; without decode_responses it is bytes
+        self.keys = Keys(namespace)
+
+    def claim(self, ids: Sequence[str], worker: str, token: str) -> list[Claim]:
+        """Ask to begin attempts; one answer each, in order. One script call per shard.
+
+        Args:
+            ids: attempts.
+            worker: who asks; the name under which it renews.
+            token: of this one claim, letters and digits. Repeating it after a lost answer is harmless.
+
+        Raises:
+            WireError: an id is not an attempt id.
+            redis.exceptions.RedisError: no answer; ask again with the same token.
+        """
+        answers: dict[str, Claim] = {}
+        for shard, mine in _by_shard(ids).items():
+            keys = self.keys.shard(shard)
+            replies = CLAIM(self.client, [keys.attempts, keys.leases], [worker, token, *mine])
+            for id_, answer in zip(mine, replies, strict=True):
+                answers[id_] = Claim(Verdict(answer[0].decode()), *map(int, answer[1:]))
+        return [answers[id_] for id_ in ids]
+
+    def renew(self, ids: Sequence[str], worker: str) -> dict[str, bool]:
+        """Heartbeat: attempt id -> still ours. False means ended, cancelled or given to another worker."""
+        answers: dict[str, bool] = {}
+        for shard, mine in _by_shard(ids).items():
+            keys = self.keys.shard(shard)
+            words = RENEW(self.client, [keys.attempts, keys.leases], [worker, *mine])
+            answers.update((id_, word == b"renewed") for id_, word in zip(mine, words, strict=True))
+        return answers
+
+    def report(self, reports: Iterable[tuple[Report, bytes | None]]) -> None:
+        """Tell how attempts ended: one entry in the inbox of each shard, one round trip.
+
+        Args:
+            reports: each with its output as raw JSON bytes, or None.
+        """
+        entries: dict[int, list[str | bytes]] = defaultdict(list)
+        for report, output in reports:
+            attempt = AttemptId.parse(report.id)
+            if attempt is None:
+                raise WireError("report", "id is not shard.run.node.epoch.attempt", report.id)
+            entry = entries[attempt.shard]
+            entry += ("report", report.to_json())
+            if output is not None:
+                entry += ("output", output)
+        if len(entries) == 1:
+            [(shard, entry)] = entries.items()
+            self.client.execute_command("XADD", self.keys.shard(shard).inbox, "*", *entry)
+        elif entries:
+            with self.client.pipeline(transaction=False) as pipe:
+                for shard, entry in entries.items():
+                    pipe.execute_command("XADD", self.keys.shard(shard).inbox, "*", *entry)
+                pipe.execute()
+
+    def put_blob(self, attempt: str, data: bytes) -> str:
+        """Put a large output aside; returns the key that stands for it."""
+        parsed = AttemptId.parse(attempt)
+        if parsed is None:
+            raise WireError("blob", "attempt is not shard.run.node.epoch.attempt", attempt)
+        key = self.keys.shard(parsed.shard).blob(attempt)
+        self.client.set(key, data, ex=BLOB_SECONDS)
+        return key
+
+    def get_blob(self, key: str) -> bytes | None:
+        """The large output behind a key, or None when it is gone."""
+        data: bytes | None = self.client.get(key)
+        return data
+
+    def publish_contracts(self, contracts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Make executors known: name -> contract. Schedulers notice by the version that goes up with it."""
+        if contracts:
+            with self.client.pipeline(transaction=True) as pipe:
+                pipe.hset(self.keys.executors, mapping={name: json.dumps(it) for name, it in contracts.items()})
+                pipe.incr(self.keys.executors_version)
+                pipe.execute()
+
+    def announce_worker(self, name: str, description: Mapping[str, Any]) -> None:
+        """Say that a worker lives; `seen_at_ms` is set to Redis's time."""
+        seconds, micros = self.client.time()
+        seen = {**description, "name": name, "seen_at_ms": seconds * 1000 + micros // 1000}
+        self.client.hset(self.keys.workers, name, json.dumps(seen))
+
+    def forget_worker(self, name: str) -> None:
+        """Say that a worker has gone, at its shutdown."""
+        self.client.hdel(self.keys.workers, name)
+
+
+def _by_shard(ids: Sequence[str]) -> dict[int, list[str]]:
+    grouped: dict[int, list[str]] = defaultdict(list)
+    for id_ in ids:
+        attempt = AttemptId.parse(id_)
+        if attempt is None:
+            raise WireError("claim", "id is not shard.run.node.epoch.attempt", id_)
+        grouped[attempt.shard].append(id_)
+    return grouped

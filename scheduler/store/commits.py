@@ -1,0 +1,164 @@
+"""Commits: the writes of one batch for one shard, gathered in memory and applied by one fenced script.
+
+A commit of many nodes is cut into calls of a bounded size, and a crash may come between two of them. So the order
+counts: first what is harmless alone (outputs, attempts with their leases, timers), then the records that
+make it true, then the log, and last what is over and the entries that were consumed. Whatever was cut off is
+decided again from the entries that are still there; nothing that a record promises can be missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import NoScriptError
+
+from ..wire import RunId
+from .keys import BUCKET, ShardKeys
+from .scripts import COMMIT, Part
+
+NODES_PER_CALL = 1000
+_ARGUMENTS_PER_WRITE = 2000
+_ARGUMENTS_PER_CALL = 4 * NODES_PER_CALL
+
+Write = tuple[str, str, Sequence[Part]]
+"""Command, key, arguments."""
+
+
+class Commit:
+    """What one batch changes in one shard. Methods only gather; `calls` gives what is to be sent."""
+
+    def __init__(self, keys: ShardKeys, epoch: int) -> None:
+        self.keys = keys
+        self.epoch = epoch
+        self._first: list[Write] = []
+        self._records: list[Write] = []
+        self._log: list[Write] = []
+        self._last: list[Write] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._first or self._records or self._log or self._last)
+
+    def records(self, run: RunId, records: Mapping[int, str]) -> None:
+        """Nodes that moved: node -> record."""
+        for bucket, pairs in _in_buckets(records).items():
+            _add(self._records, "HSET", self.keys.nodes(run, bucket), pairs)
+
+    def values(self, run: RunId, values: Mapping[int, bytes]) -> None:
+        """Outputs and errors: node -> raw JSON."""
+        for bucket, pairs in _in_buckets(values).items():
+            _add(self._first, "HSET", self.keys.values(run, bucket), pairs)
+
+    def out(self, attempts: Mapping[str, str], deadline_ms: Mapping[str, int]) -> None:
+        """Attempts that go out: id -> state, and id -> instant by which a worker must have claimed it."""
+        if attempts:
+            _add(self._first, "HSET", self.keys.attempts, [part for pair in attempts.items() for part in pair])
+            _add(self._first, "ZADD", self.keys.leases, [part for id_, at in deadline_ms.items() for part in (at, id_)])
+
+    def over(self, attempts: Sequence[str]) -> None:
+        """Attempts that are over: claims and renewals of them are refused from now on."""
+        _add(self._last, "HDEL", self.keys.attempts, attempts)
+        _add(self._last, "ZREM", self.keys.leases, attempts)
+
+    def timers(self, due: Mapping[str, int], done: Sequence[str]) -> None:
+        """Timers to set (timer -> due instant, ms) and to forget."""
+        _add(self._first, "ZADD", self.keys.timers, [part for timer, at in due.items() for part in (at, timer)])
+        _add(self._last, "ZREM", self.keys.timers, done)
+
+    def log(self, run: RunId, entry: bytes) -> None:
+        """Decisions, appended to the run's log."""
+        self._log.append(("XADD", self.keys.log(run), ("*", "moves", entry)))
+
+    def run(self, run: RunId, fields: Mapping[str, Part]) -> None:
+        """Facts of the run as a whole."""
+        _add(self._records, "HSET", self.keys.run(run), [part for pair in fields.items() for part in pair])
+
+    def ended(self, run: RunId, at_ms: int) -> None:
+        """The run is over."""
+        self._last.append(("ZREM", self.keys.live, (run,)))
+        self._last.append(("ZADD", self.keys.ended, (at_ms, run)))
+
+    def keep_blob(self, attempt: str) -> None:
+        """A large output was accepted: it lasts as long as its run."""
+        self._first.append(("PERSIST", self.keys.blob(attempt), ()))
+
+    def outbox(self, attempts: Sequence[str], published: int) -> None:
+        """Attempts to be published after this commit; drops the oldest `published` batches, which have been."""
+        if published:
+            self._last.append(("LTRIM", self.keys.outbox, (published, -1)))
+        for at in range(0, len(attempts), NODES_PER_CALL):
+            self._last.append(("RPUSH", self.keys.outbox, (" ".join(attempts[at : at + NODES_PER_CALL]),)))
+
+    def consumed(self, entries: Sequence[bytes]) -> None:
+        """Inbox entries that this commit answers."""
+        for at in range(0, len(entries), _ARGUMENTS_PER_WRITE):
+            self._last.append(("XDEL", self.keys.inbox, entries[at : at + _ARGUMENTS_PER_WRITE]))
+
+    def calls(self) -> Iterable[tuple[list[str], list[Part]]]:
+        """(keys, arguments) of each script call, in order. What is consumed goes with the last."""
+        numbers, keys, arguments = self._blank()
+        for command, key, given in (*self._first, *self._records, *self._log, *self._last):
+            if len(arguments) > _ARGUMENTS_PER_CALL:
+                yield keys, arguments
+                numbers, keys, arguments = self._blank()
+            number = numbers.get(key)
+            if number is None:
+                keys.append(key)
+                number = numbers[key] = len(keys)
+            arguments += (command, number, len(given), *given)
+        yield keys, arguments
+
+    def _blank(self) -> tuple[dict[str, int], list[str], list[Part]]:
+        return {}, [self.keys.epoch], [self.epoch]
+
+
+def _add(writes: list[Write], command: str, key: str, arguments: Sequence[Part]) -> None:
+    for at in range(0, len(arguments), _ARGUMENTS_PER_WRITE):
+        writes.append((command, key, arguments[at : at + _ARGUMENTS_PER_WRITE]))
+
+
+def _in_buckets(values: Mapping[int, Part]) -> dict[int, list[Part]]:
+    buckets: dict[int, list[Part]] = {}
+    for node, value in values.items():
+        pairs = buckets.get(node // BUCKET)
+        if pairs is None:
+            pairs = buckets[node // BUCKET] = []
+        pairs += (node, value)
+    return buckets
+
+
+def send_commits(client: Redis, commits: Sequence[Commit]) -> list[int]:
+    """Apply commits, one round trip for all of them.
+
+    Returns:
+        The shards whose commit was refused, because another scheduler owns them by now. What such a
+        shard has in memory is to be forgotten.
+
+    Raises:
+        redis.exceptions.RedisError: not all of them may have been applied; forget and load again.
+    """
+    calls = [(commit.keys.shard, keys, arguments) for commit in commits for keys, arguments in commit.calls()]
+    if len(calls) == 1:
+        [(shard, keys, arguments)] = calls
+        answers: list[Any] = [COMMIT(client, keys, arguments)]
+    else:
+        answers = _pipelined(client, calls)
+    refused = {shard for (shard, _, _), answer in zip(calls, answers, strict=True) if answer != b"committed"}
+    return sorted(refused)
+
+
+def _pipelined(client: Redis, calls: Sequence[tuple[int, list[str], list[Part]]]) -> list[Any]:
+    """Several commits in one round trip. A Redis that has forgotten the script is told it first."""
+    for _ in range(2):
+        with client.pipeline(transaction=False) as pipe:
+            for _shard, keys, arguments in calls:
+                pipe.execute_command("EVALSHA", COMMIT.sha, len(keys), *keys, *arguments)
+            answers = pipe.execute(raise_on_error=False)
+        broken = [answer for answer in answers if isinstance(answer, Exception)]
+        if not broken:
+            return answers
+        if not all(isinstance(answer, NoScriptError) for answer in answers):
+            raise broken[0]
+        client.execute_command("SCRIPT", "LOAD", COMMIT.text)
+    raise broken[0]

@@ -1,0 +1,137 @@
+"""What `celeriac doctor` asks Redis: is it new enough, does it keep what it acknowledged, what time is it there?
+
+Reads only, and nothing but INFO, CONFIG GET and TIME; a Redis that hides CONFIG is described as far as it lets us.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from .keys import Keys
+
+OLDEST = (6, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """One Redis server, as it describes itself. None: it would not say.
+
+    Attributes:
+        version: such as "7.0.15".  role: master or slave.
+        append_only: whether it logs every write.  fsync: how often that reaches the disk.
+        last_write_ok: whether its last append to that log succeeded.
+        eviction: its policy when memory runs out.  memory_bytes, memory_limit_bytes: in use; 0 means no limit.
+        clock_ms: its time minus ours, the way there and back taken into account.  answer_ms: that way.
+    """
+
+    version: str
+    role: str | None
+    append_only: bool | None
+    fsync: str | None
+    last_write_ok: bool | None
+    eviction: str | None
+    memory_bytes: int | None
+    memory_limit_bytes: int | None
+    clock_ms: int
+    answer_ms: float
+
+    def problems(self) -> list[tuple[str, str]]:
+        """(what is wrong, what to do), worst first; empty when the promise holds on this server."""
+        found = []
+        number = tuple(int(part) for part in self.version.split(".")[:2] if part.isdigit())
+        if number and number < OLDEST:
+            found.append((f"Redis {self.version} is older than 6.2", "Update it."))
+        if self.role not in (None, "master"):
+            found.append((f"this Redis is a {self.role}, which takes no writes", "Name the primary in the URL."))
+        if self.append_only is False:
+            found.append(
+                ("appendonly is off: a crash of Redis loses what it acknowledged", "Set `appendonly yes` (redis.conf).")
+            )
+        if self.fsync == "no":
+            found.append(
+                ("appendfsync is `no`: a power loss takes more than a second of work", "Set it to everysec or always.")
+            )
+        if self.last_write_ok is False:
+            found.append(("the last write of the append-only file failed", "Look at its disk, and at Redis's log."))
+        if self.eviction not in (None, "noeviction"):
+            found.append((f"eviction policy {self.eviction} may throw runs away", "Set `maxmemory-policy noeviction`."))
+        if self.memory_limit_bytes and self.memory_bytes and self.memory_bytes > 0.9 * self.memory_limit_bytes:
+            found.append(("more than nine tenths of maxmemory are in use", "Raise maxmemory, or remove old runs."))
+        return found
+
+
+def look(client: Redis) -> Health:
+    """Ask a server about itself.
+
+    Raises:
+        redis.exceptions.RedisError: it does not answer.
+    """
+    before = time.time()
+    seconds, micros = client.time()
+    after = time.time()
+    info = client.info()
+    config = _config(client, "appendonly", "appendfsync", "maxmemory-policy")
+    append_only = _word(info.get("aof_enabled")) or config.get("appendonly")
+    return Health(
+        version=str(info.get("redis_version", "")),
+        role=_word(info.get("role")),
+        append_only=None if append_only is None else append_only in ("1", "yes"),
+        fsync=config.get("appendfsync"),
+        last_write_ok=None if "aof_last_write_status" not in info else info["aof_last_write_status"] == "ok",
+        eviction=_word(info.get("maxmemory_policy")) or config.get("maxmemory-policy"),
+        memory_bytes=info.get("used_memory"),
+        memory_limit_bytes=info.get("maxmemory"),
+        clock_ms=round((seconds + micros / 1e6 - (before + after) / 2) * 1000),
+        answer_ms=round((after - before) * 1000, 2),
+    )
+
+
+def live_schedulers(client: Redis, keys: Keys) -> dict[str, int]:
+    """Schedulers whose membership has not run out: id -> end of it, ms."""
+    seconds, micros = client.time()
+    now = int(seconds) * 1000 + int(micros) // 1000
+    found = client.zrangebyscore(keys.schedulers, now, "+inf", withscores=True)
+    return {name.decode(): int(end) for name, end in found}
+
+
+def connection_problem(error: Exception) -> str:
+    """What a connection said, in one line, for an error of the Redis client that means "no answer"; else ""."""
+    refused = isinstance(error, AuthenticationError | BusyLoadingError | NoPermissionError) or (
+        isinstance(error, ResponseError) and str(error).startswith(("NOAUTH", "WRONGPASS", "NOPERM", "MASTERDOWN"))
+    )
+    if refused or isinstance(error, RedisConnectionError | RedisTimeoutError):
+        return " ".join(str(error).split()) or type(error).__name__
+    return ""
+
+
+def _word(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _config(client: Redis, *names: str) -> Mapping[str, str]:
+    """CONFIG GET of several names; empty where the command is forbidden or renamed, as hosted servers do."""
+    found: dict[str, str] = {}
+    for name in names:  # one by one: 6.2 takes a single pattern
+        try:
+            found.update({_text(key): _text(value) for key, value in client.config_get(name).items()})
+        except RedisError:
+            return found
+    return found
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

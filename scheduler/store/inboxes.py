@@ -1,0 +1,110 @@
+"""The scheduler's reads: inboxes, what has run out, and all that a new owner of a shard needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from redis import Redis
+
+from .keys import ShardKeys
+from .scripts import DUE
+
+READ_COUNT = 256
+"""Entries of one inbox that are read at a time."""
+
+
+class Entry(NamedTuple):
+    """One entry of an inbox: its id, and its fields, name and value in turn."""
+
+    id: bytes
+    fields: list[bytes]
+
+    @property
+    def at_ms(self) -> int:
+        """When it arrived, by Redis."""
+        return int(self.id.partition(b"-")[0])
+
+    def records(self) -> Iterator[tuple[bytes, bytes]]:
+        """(kind, record) of each record in the entry."""
+        return zip(self.fields[::2], self.fields[1::2], strict=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What has run out in a shard. Instants in ms by Redis; a next one is None when nothing is set."""
+
+    now_ms: int
+    attempts: dict[str, str]
+    timers: list[str]
+    next_lease_ms: int | None
+    next_timer_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """What a new owner finds: attempts in flight with their states, unpublished batches, live runs."""
+
+    attempts: dict[str, str]
+    outbox: list[list[str]]
+    live: list[str]
+
+
+class Inboxes:
+    """Inboxes of the shards that a scheduler owns.
+
+    Args:
+        client: of the loop alone: a read blocks it.
+    """
+
+    def __init__(self, client: Redis) -> None:
+        self.client = client
+        client.set_response_callback("XREAD", _flat)
+
+    def read(self, after: Mapping[str, bytes], block_ms: int) -> tuple[dict[str, list[Entry]], int]:
+        """New entries of the inboxes and Redis's time, one round trip; waits up to `block_ms` for the first entry.
+
+        Args:
+            after: inbox -> id of the last entry that was read of it.
+            block_ms: at least 1.
+        """
+        with self.client.pipeline(transaction=False) as pipe:
+            pipe.execute_command(
+                "XREAD", "COUNT", READ_COUNT, "BLOCK", max(block_ms, 1), "STREAMS", *after.keys(), *after.values()
+            )
+            pipe.time()
+            found, (seconds, micros) = pipe.execute()
+        return found, int(seconds) * 1000 + int(micros) // 1000
+
+    def due(self, keys: ShardKeys, limit: int = 500) -> Due:
+        """Leases and timers that have run out, at most `limit` of each."""
+        now, expired, timers, lease, timer = DUE(self.client, [keys.attempts, keys.leases, keys.timers], [limit])
+        attempts = {id_.decode(): state.decode() for id_, state in zip(expired[::2], expired[1::2], strict=True)}
+        return Due(
+            int(now),
+            attempts,
+            [it.decode() for it in timers],
+            None if lease < 0 else int(lease),
+            None if timer < 0 else int(timer),
+        )
+
+    def adopt(self, keys: ShardKeys) -> Shard:
+        """All that a new owner needs besides the runs themselves."""
+        with self.client.pipeline(transaction=False) as pipe:
+            pipe.hgetall(keys.attempts)
+            pipe.lrange(keys.outbox, 0, -1)
+            pipe.zrange(keys.live, 0, -1)
+            attempts, outbox, live = pipe.execute()
+        return Shard(
+            {id_.decode(): state.decode() for id_, state in attempts.items()},
+            [batch.decode().split() for batch in outbox],
+            [run.decode() for run in live],
+        )
+
+
+def _flat(reply: Any, **_options: Any) -> dict[str, list[Entry]]:
+    """XREAD's reply without turning fields into a dict: a report's fields repeat."""
+    if not reply:
+        return {}
+    return {stream.decode(): [Entry(id_, fields) for id_, fields in entries] for stream, entries in reply}

@@ -1,0 +1,96 @@
+"""Every key in Redis: its name, type, lifetime and shard tag.
+
+Keys of one shard carry its hash tag `{cel:7}`, so one script may touch them and a Redis Cluster can
+hold them. Nothing that a user wrote is ever part of a key: run ids are made by us and checked,
+nodes are numbers.
+"""
+
+from __future__ import annotations
+
+from ..wire import RunId
+
+BUCKET = 100
+"""Nodes per hash of records: small enough for Redis to keep the hash as one compact listpack."""
+
+
+STAGED_SECONDS = 3600
+
+
+class Keys:
+    """The keys of one installation (a namespace)."""
+
+    def __init__(self, namespace: str = "cel") -> None:
+        self.namespace = namespace
+        self.meta = f"{namespace}:meta"
+        """hash: shards, created_at_ms. Fixed when the store is first used."""
+        self.owners = f"{namespace}:owners"
+        """hash: shard -> "epoch|lease end, ms|scheduler". Who writes for which shard."""
+        self.schedulers = f"{namespace}:schedulers"
+        """zset: scheduler -> end of its membership, ms."""
+        self.executors = f"{namespace}:executors"
+        """hash: executor -> contract, JSON. Published by workers at start."""
+        self.executors_version = f"{namespace}:executors:version"
+        """string: counts publications, so that a scheduler reads the hash only when it changed."""
+        self.workers = f"{namespace}:workers"
+        """hash: worker -> description with seen_at_ms, JSON."""
+        self._shards: dict[int, ShardKeys] = {}
+
+    def shard(self, shard: int) -> ShardKeys:
+        """The keys of one shard."""
+        keys = self._shards.get(shard)
+        if keys is None:
+            keys = self._shards[shard] = ShardKeys(self.namespace, shard)
+        return keys
+
+
+class ShardKeys:
+    """The keys of one shard; all carry its hash tag."""
+
+    def __init__(self, namespace: str, shard: int) -> None:
+        tag = f"{{{namespace}:{shard}}}"
+        self.shard = shard
+        self.tag = tag
+        self.epoch = f"{tag}:epoch"
+        """string: the fencing number of the shard's owner; commits of an older one are refused."""
+        self.inbox = f"{tag}:inbox"
+        """stream: events that arrived; an entry goes with the commit that consumed it."""
+        self.attempts = f"{tag}:attempts"
+        """hash: attempt id -> state, for attempts in flight."""
+        self.leases = f"{tag}:leases"
+        """zset: attempt id -> instant at which it counts as lost, ms."""
+        self.timers = f"{tag}:timers"
+        """zset: timer -> due instant, ms."""
+        self.outbox = f"{tag}:outbox"
+        """list: batches of attempt ids, committed and perhaps not yet published."""
+        self.live = f"{tag}:live"
+        """zset: run -> created at, ms, for runs that have not ended."""
+        self.ended = f"{tag}:ended"
+        """zset: run -> ended at, ms."""
+
+    def run(self, run: RunId) -> str:
+        """hash: what is known of the run as a whole."""
+        return f"{self.tag}:run:{run}"
+
+    def spec(self, run: RunId) -> str:
+        """hash: page -> nodes of the graph, zlib of JSON."""
+        return f"{self.tag}:run:{run}:spec"
+
+    def staged(self, run: RunId, graph_hash: str) -> str:
+        """hash: pages of a graph that is being submitted; gone after STAGED_SECONDS when it never is."""
+        return f"{self.tag}:run:{run}:spec:{graph_hash}"
+
+    def nodes(self, run: RunId, bucket: int) -> str:
+        """hash: node -> record (state and timeline), BUCKET nodes each."""
+        return f"{self.tag}:run:{run}:nodes:{bucket}"
+
+    def values(self, run: RunId, bucket: int) -> str:
+        """hash: node -> output or error, JSON, BUCKET nodes each."""
+        return f"{self.tag}:run:{run}:values:{bucket}"
+
+    def log(self, run: RunId) -> str:
+        """stream: the run's decisions with their reasons, append-only."""
+        return f"{self.tag}:run:{run}:log"
+
+    def blob(self, attempt: str) -> str:
+        """string: an output too large for a report."""
+        return f"{self.tag}:blob:{attempt}"

@@ -1,0 +1,23 @@
+-- submit: make a run of a graph whose pages have been staged, once.
+--
+-- KEYS[1]  hash    the run                                   keys.run
+-- KEYS[2]  hash    its pages, staged under the graph's hash  keys.staged
+-- KEYS[3]  hash    where they will stay                      keys.spec
+-- KEYS[4]  zset    live runs of the shard                    keys.live
+-- KEYS[5]  stream  the shard's inbox                         keys.inbox
+-- ARGV     run id, number of pages, then field, value, … of the run
+-- Returns  {"accepted", now ms} | {"exists", hash of its graph} | {"incomplete", pages found}      O(fields)
+local hash = redis.call("HGET", KEYS[1], "hash")
+if hash then return {"exists", hash} end
+local pages = redis.call("HLEN", KEYS[2])
+if pages ~= tonumber(ARGV[2]) then return {"incomplete", pages} end
+local time = redis.call("TIME")
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call("HSET", KEYS[1], "created_at_ms", string.format("%.0f", now), unpack(ARGV, 3))
+if pages > 0 then
+  redis.call("RENAME", KEYS[2], KEYS[3])
+  redis.call("PERSIST", KEYS[3])
+end
+redis.call("ZADD", KEYS[4], now, ARGV[1])
+redis.call("XADD", KEYS[5], "*", "submit", ARGV[1])
+return {"accepted", now}

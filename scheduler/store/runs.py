@@ -1,0 +1,319 @@
+"""Runs in the store: submit, ask for cancellation, load, list, read. One typed method per question.
+
+For the client and the service. Reads never change anything; a run's state changes by commits alone.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from redis import Redis
+
+from ..core.run import Run
+from ..core.states import NodeState, RunState
+from ..errors import KeyReused, RunNotFound, StoreUnsafe
+from ..wire import AttemptId, RunId, is_run_id, shard_of
+from .keys import BUCKET, STAGED_SECONDS, Keys
+from .scripts import SUBMIT, Part
+
+PAGES_IN_FLIGHT = 8
+LOADED_AT_ONCE = 64
+
+
+class Compiled(Protocol):
+    """What submit needs of a compiled graph (scheduler/compile.py)."""
+
+    @property
+    def header(self) -> Mapping[str, Any]: ...
+    @property
+    def hash(self) -> str: ...
+    def pages(self) -> Iterator[bytes]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A run as a list shows it. Instants in ms since 1970; None when it did not come to that."""
+
+    id: RunId
+    name: str
+    state: RunState
+    reason: str
+    nodes: int
+    created_at_ms: int
+    ended_at_ms: int | None
+    deadline_at_ms: int | None
+    progress: dict[str, int]
+    labels: dict[str, str]
+    correlation_id: str | None
+    key: str | None
+    hash: str
+
+
+class Runs:
+    """The runs of one installation.
+
+    Args:
+        client: of this process.
+        namespace: which installation.
+        shards: as recorded in the store; see `connect_runs`.
+    """
+
+    def __init__(self, client: Redis, namespace: str, shards: int) -> None:
+        self.client: Any = client  # redis-py types a reply as str or bytes; without decode_responses it is bytes
+        self.keys = Keys(namespace)
+        self.namespace = namespace
+        self.shards = shards
+
+    def shard(self, run: RunId) -> int:
+        """Where a run lives."""
+        return shard_of(run, self.shards)
+
+    def submit(self, run: RunId, graph: Compiled, facts: Mapping[str, Part]) -> tuple[bool, int]:
+        """Make a run of a graph: pages first, in batches, then the run itself in one step.
+
+        Args:
+            run: its id.
+            graph: compiled and checked.
+            facts: further fields of the run (labels, correlation_id, key, deadline_ms, …).
+
+        Returns:
+            (True, created at, ms) or, when the run exists with the same graph already, (False, 0).
+
+        Raises:
+            KeyReused: the run exists, with another graph.
+        """
+        keys = self.keys.shard(self.shard(run))
+        staged = keys.staged(run, graph.hash)
+        count = 0
+        pages = graph.pages()
+        while True:
+            batch = [page for _, page in zip(range(PAGES_IN_FLIGHT), pages, strict=False)]
+            if not batch:
+                break
+            with self.client.pipeline(transaction=False) as pipe:
+                pipe.hset(staged, mapping={str(count + at): page for at, page in enumerate(batch)})
+                pipe.expire(staged, STAGED_SECONDS)
+                pipe.execute()
+            count += len(batch)
+        header = zlib.compress(json.dumps(graph.header, ensure_ascii=False).encode(), 1)
+        fields: dict[str, Part] = {
+            "name": graph.header["name"],
+            "hash": graph.hash,
+            "nodes": graph.header["nodes"],
+            "header": header,
+            "state": RunState.RUNNING.value,
+            **facts,
+        }
+        answer = SUBMIT(
+            self.client,
+            [keys.run(run), staged, keys.spec(run), keys.live, keys.inbox],
+            [run, count, *(part for pair in fields.items() for part in pair)],
+        )
+        word = answer[0]
+        if word == b"accepted":
+            return True, int(answer[1])
+        if word == b"exists":
+            self.client.unlink(staged)
+            found = answer[1].decode()
+            if found != graph.hash:
+                raise KeyReused(str(facts.get("key", run)), run=run, graph_hash=found, other_hash=graph.hash)
+            return False, 0
+        raise StoreUnsafe(
+            f"of {count} pages of the graph the store kept {answer[1]}",
+            "it lost writes that it had acknowledged; check maxmemory-policy (noeviction) and submit again",
+        )
+
+    def cancel(self, run: RunId, reason: str) -> None:
+        """Ask for a run to stop; its scheduler answers through the run's log."""
+        keys = self.keys.shard(self.shard(run))
+        body = json.dumps({"run": run, "reason": reason}, ensure_ascii=False).encode("utf-8", "replace")
+        self.client.execute_command("XADD", keys.inbox, "*", "cancel", body)
+
+    def summary(self, run: str) -> Summary:
+        """One run.
+
+        Raises:
+            RunNotFound: there is none of that id.
+        """
+        [found] = self.summaries([run])
+        if found is None:
+            raise RunNotFound(run)
+        return found
+
+    def summaries(self, runs: Sequence[str]) -> list[Summary | None]:
+        """Many runs, one round trip; None where there is no run of that id."""
+        with self.client.pipeline(transaction=False) as pipe:
+            for run in runs:
+                id_ = RunId(run if is_run_id(run) else "0" * 26)
+                pipe.hgetall(self.keys.shard(self.shard(id_)).run(id_))
+            found = zip(runs, pipe.execute(), strict=True)
+        return [_summary(RunId(run), fields) if fields else None for run, fields in found]
+
+    def newest(self, *, limit: int = 100, live: bool = True, ended: bool = True) -> list[Summary]:
+        """The newest runs of all shards, newest first. O(shards + limit)."""
+        with self.client.pipeline(transaction=False) as pipe:
+            for shard in range(self.shards):
+                keys = self.keys.shard(shard)
+                for wanted, key in ((live, keys.live), (ended, keys.ended)):
+                    if wanted:
+                        pipe.zrevrange(key, 0, limit - 1)
+            ids = [id_.decode() for found in pipe.execute() for id_ in found]
+        found_runs = [it for it in self.summaries(ids) if it is not None]
+        return sorted(found_runs, key=lambda it: it.created_at_ms, reverse=True)[:limit]
+
+    def load(self, run: RunId) -> Run:
+        """A run with all its nodes, from the store alone. O(nodes + edges); two round trips.
+
+        Raises:
+            RunNotFound: there is none of that id.
+        """
+        for found in self.load_many([run]):
+            return found
+        raise RunNotFound(run)
+
+    def load_many(self, runs: Sequence[RunId]) -> Iterator[Run]:
+        """Runs with all their nodes, LOADED_AT_ONCE by two round trips; those that are not there are left out."""
+        for at in range(0, len(runs), LOADED_AT_ONCE):
+            yield from self._load(runs[at : at + LOADED_AT_ONCE])
+
+    def _load(self, runs: Sequence[RunId]) -> Iterator[Run]:
+        with self.client.pipeline(transaction=False) as pipe:
+            for run in runs:
+                keys = self.keys.shard(self.shard(run))
+                pipe.hgetall(keys.run(run))
+                pipe.hgetall(keys.spec(run))
+            answers = pipe.execute()
+        found = [it for it in zip(runs, answers[::2], answers[1::2], strict=True) if it[1]]
+        with self.client.pipeline(transaction=False) as pipe:
+            for run, fields, _ in found:
+                keys = self.keys.shard(self.shard(run))
+                for bucket in range(-(-int(fields[b"nodes"]) // BUCKET)):
+                    pipe.hgetall(keys.nodes(run, bucket))
+            buckets = iter(pipe.execute())
+        for run, fields, spec in found:
+            pages = [page for _, page in sorted((int(number), page) for number, page in spec.items())]
+            mine = [next(buckets) for _ in range(-(-int(fields[b"nodes"]) // BUCKET))]
+            summary = _summary(run, fields)
+            loaded = Run.load(
+                run,
+                json.loads(zlib.decompress(fields[b"header"])),
+                pages,
+                ((int(node), record) for bucket in mine for node, record in bucket.items()),
+                created_at_ms=summary.created_at_ms,
+            )
+            loaded.run_state, loaded.reason = summary.state, summary.reason
+            loaded.deadline_at_ms, loaded.correlation_id = summary.deadline_at_ms, summary.correlation_id
+            yield loaded
+
+    def claimed(self, run: Run) -> dict[int, tuple[int, str]]:
+        """What runs at this moment: node -> (claimed at, ms; worker). The claims are the workers' own record."""
+        flying = [node for node, state in enumerate(run.state) if state in (NodeState.DISPATCHED, NodeState.RUNNING)]
+        if not flying:
+            return {}
+        shard = self.shard(RunId(run.id))
+        ids = [str(AttemptId(shard, RunId(run.id), node, 1, run.attempt[node])) for node in flying]
+        states = self.client.hmget(self.keys.shard(shard).attempts, ids)
+        found = {}
+        for node, state in zip(flying, states, strict=True):
+            if state is not None and state[:1] == b"c":
+                parts = state.decode().split("|", 7)
+                found[node] = int(parts[4]), parts[7]
+        return found
+
+    def values(self, run: RunId, nodes: Iterable[int]) -> dict[int, bytes]:
+        """Raw JSON of outputs and errors: node -> value; nodes without one are left out."""
+        keys = self.keys.shard(self.shard(run))
+        buckets: dict[int, list[int]] = {}
+        for node in nodes:
+            buckets.setdefault(node // BUCKET, []).append(node)
+        with self.client.pipeline(transaction=False) as pipe:
+            for bucket, members in buckets.items():
+                pipe.hmget(keys.values(run, bucket), members)
+            answers = pipe.execute()
+        return {
+            node: value
+            for members, found in zip(buckets.values(), answers, strict=True)
+            for node, value in zip(members, found, strict=True)
+            if value is not None
+        }
+
+    def blob(self, key: str) -> bytes | None:
+        """A large output, or None when it is gone."""
+        found: bytes | None = self.client.get(key)
+        return found
+
+    def log(
+        self, run: RunId, after: str = "0", *, count: int = 1000, block_ms: int | None = None
+    ) -> list[tuple[str, list[list[Any]]]]:
+        """Entries of a run's log after an entry's id: (id, moves). Waits up to `block_ms` for one, without polling.
+
+        A move is [node, move, attempt, cause, why]; the end of the run is [-1, state, 0, -1, why].
+        """
+        key = self.keys.shard(self.shard(run)).log(run)
+        found = self.client.xread({key: after}, count=count, block=block_ms)
+        if not found:
+            return []
+        [(_, entries)] = found.items() if isinstance(found, dict) else found
+        return [(id_.decode(), json.loads(fields[b"moves"])) for id_, fields in entries]
+
+    def contracts(self) -> dict[str, dict[str, Any]]:
+        """Executors that workers have published: name -> contract."""
+        return {name.decode(): json.loads(it) for name, it in self.client.hgetall(self.keys.executors).items()}
+
+    def contracts_version(self) -> int:
+        """Goes up whenever a worker publishes contracts."""
+        return int(self.client.get(self.keys.executors_version) or 0)
+
+    def workers(self) -> dict[str, dict[str, Any]]:
+        """Workers that have announced themselves: name -> description with seen_at_ms."""
+        return {name.decode(): json.loads(it) for name, it in self.client.hgetall(self.keys.workers).items()}
+
+    def now_ms(self) -> int:
+        """Redis's time."""
+        seconds, micros = self.client.time()
+        return int(seconds) * 1000 + int(micros) // 1000
+
+
+def connect_runs(client: Redis, namespace: str, shards: int) -> Runs:
+    """The runs of an installation, with the number of shards that its store was first used with.
+
+    Args:
+        shards: taken when the store is new; otherwise what is recorded there wins.
+    """
+    meta = Keys(namespace).meta
+    client.hsetnx(meta, "shards", str(shards))
+    return Runs(client, namespace, int(client.hget(meta, "shards") or shards))
+
+
+PROGRESS = ("succeeded", "failed", "skipped", "upstream_failed", "cancelled")
+
+
+def _summary(run: RunId, fields: Mapping[bytes, bytes]) -> Summary:
+    def text(name: bytes) -> str | None:
+        return fields[name].decode() if name in fields else None
+
+    def number(name: bytes) -> int | None:
+        return int(fields[name]) if name in fields else None
+
+    progress = json.loads(fields.get(b"progress", b"{}"))
+    created = int(fields[b"created_at_ms"])
+    deadline = number(b"deadline_ms")
+    return Summary(
+        run,
+        fields[b"name"].decode(),
+        RunState(fields[b"state"].decode()),
+        text(b"reason") or "",
+        int(fields[b"nodes"]),
+        created,
+        number(b"ended_at_ms"),
+        None if deadline is None else created + deadline,
+        progress,
+        json.loads(fields.get(b"labels", b"{}")),
+        text(b"correlation_id"),
+        text(b"key"),
+        fields[b"hash"].decode(),
+    )

@@ -1,0 +1,43 @@
+"""Lua scripts: one file each in lua/, loaded once, called by the hash of their text.
+
+After a restart or a failover Redis has forgotten them; a call then sends the text again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import NoScriptError
+
+Part = str | bytes | int | float
+
+
+class Script:
+    """One script. Call it with a client, the keys it names and its arguments."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.text = resources.files(__package__).joinpath(f"lua/{name}.lua").read_text("utf-8")
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+    def __call__(self, client: Redis, keys: Sequence[str], args: Sequence[Part]) -> Any:
+        """Run it: one round trip, two when Redis does not know the text."""
+        try:
+            return client.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
+        except NoScriptError:
+            return client.execute_command("EVAL", self.text, len(keys), *keys, *args)
+
+
+CLAIM = Script("claim")
+RENEW = Script("renew")
+SUBMIT = Script("submit")
+COMMIT = Script("commit")
+DUE = Script("due")
+TAKE = Script("take")
+KEEP = Script("keep")
+RELEASE = Script("release")
+FENCE = Script("fence")

@@ -1,0 +1,180 @@
+"""What crosses processes: ids, and versioned records (report in, event in, contract, message header).
+
+Standard library and errors only, so that a worker, the scheduler and a client in any version can
+load it. Every record is JSON with a version `v`; a reader ignores fields that it does not know and
+refuses a record that it cannot use with WireError, which names the record and the field.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import zlib
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, NewType
+
+from .errors import WireError
+
+RunId = NewType("RunId", str)
+
+VERSION = 1
+INLINE_LIMIT_BYTES = 256 * 1024
+"""A report carries an output up to this size; the worker puts a larger one aside as a blob."""
+
+End = Literal["succeeded", "failed", "lost", "retried"]
+OutputKind = Literal["inline", "blob", "none"]
+ENDS: tuple[str, ...] = ("succeeded", "failed", "lost", "retried")
+OUTPUT_KINDS: tuple[str, ...] = ("inline", "blob", "none")
+
+_BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
+_RUN_ID = re.compile(r"[0-9a-z]{26}")
+_ATTEMPT_ID = re.compile(r"(\d{1,4})\.([0-9a-z]{26})\.(\d{1,9})\.(\d{1,6})\.(\d{1,6})")
+
+
+def _base32(number: int, digits: int) -> str:
+    return "".join(_BASE32[number >> (5 * place) & 31] for place in reversed(range(digits)))
+
+
+def new_run_id(now_ms: int) -> RunId:
+    """A fresh run id: 48 bits of time and 80 random bits, so ids sort by their birth.
+
+    >>> len(new_run_id(0)), new_run_id(0) < new_run_id(10**12)
+    (26, True)
+    """
+    return RunId(_base32(now_ms << 80 | int.from_bytes(os.urandom(10), "big"), 26))
+
+
+def run_id_for_key(namespace: str, key: str) -> RunId:
+    """The run id that an idempotency key determines: the same key finds the same run, always.
+
+    >>> run_id_for_key("cel", "digest:1") == run_id_for_key("cel", "digest:1")
+    True
+    """
+    digest = hashlib.blake2b(f"{namespace}\0{key}".encode(), digest_size=16).digest()
+    return RunId(_base32(int.from_bytes(digest, "big"), 26))
+
+
+def is_run_id(text: str) -> bool:
+    """Whether `text` has the form of a run id. Nothing else ever becomes part of a Redis key."""
+    return _RUN_ID.fullmatch(text) is not None
+
+
+def shard_of(run: RunId, shards: int) -> int:
+    """The shard that a run lives in, 0 <= shard < shards; stable for ever for a given number of shards."""
+    return zlib.crc32(run.encode()) % shards
+
+
+class AttemptId(NamedTuple):
+    """One try of one node. Its text form is the Celery task id and carries all that a claim needs."""
+
+    shard: int
+    run: RunId
+    node: int
+    epoch: int
+    attempt: int
+
+    def __str__(self) -> str:
+        return f"{self.shard}.{self.run}.{self.node}.{self.epoch}.{self.attempt}"
+
+    @classmethod
+    def parse(cls, text: str) -> AttemptId | None:
+        """The attempt that a task id names, or None when the task is not one of ours.
+
+        >>> AttemptId.parse("7.01jd0c0000000000000000000a.3.1.2").node
+        3
+        >>> AttemptId.parse("8b0b3a4e-37d5-4c1e-9d5e-3b6d6f1f0c55") is None
+        True
+        """
+        found = _ATTEMPT_ID.fullmatch(text)
+        if found is None:
+            return None
+        shard, run, node, epoch, attempt = found.groups()
+        return cls(int(shard), RunId(run), int(node), int(epoch), int(attempt))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How one attempt ended, as its worker saw it. The output travels beside it, as raw JSON bytes.
+
+    Attributes:
+        id: text form of the AttemptId.
+        end: succeeded, failed, lost (infrastructure took it) or retried (the task called retry()).
+        worker: name of the worker, for people.
+        claimed_at_ms: when the claim was granted, by Redis's clock; None when it never was.
+        output: where the output is: in the entry, in a blob, or there is none.
+        error: kind, type, message, traceback, origin; None for succeeded.
+        retry_after_ms: the wait that the executor asked for, or None.
+    """
+
+    id: str
+    end: str
+    worker: str = ""
+    claimed_at_ms: int | None = None
+    output: str = "none"
+    error: dict[str, Any] | None = None
+    retry_after_ms: int | None = None
+
+    def to_json(self) -> bytes:
+        """The record as it travels; fields without a value are left out."""
+        record: dict[str, Any] = {"v": VERSION, "id": self.id, "end": self.end, "worker": self.worker}
+        if self.claimed_at_ms is not None:
+            record["claimed_at_ms"] = self.claimed_at_ms
+        if self.output != "none":
+            record["output"] = self.output
+        if self.error is not None:
+            record["error"] = self.error
+        if self.retry_after_ms is not None:
+            record["retry_after_ms"] = self.retry_after_ms
+        return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> Report:
+        """Read a record of this or a later version.
+
+        Raises:
+            WireError: not JSON, not an object, or a field that we need is missing or of a wrong type.
+        """
+        try:
+            record = json.loads(raw)
+            end = record["end"]
+            output = record.get("output", "none")
+            if end not in ENDS:
+                raise WireError("report", f"`end` is not one of {', '.join(ENDS)}", end)
+            if output not in OUTPUT_KINDS:
+                raise WireError("report", f"`output` is not one of {', '.join(OUTPUT_KINDS)}", output)
+            claimed_at_ms, retry_after_ms, error = (
+                record.get("claimed_at_ms"),
+                record.get("retry_after_ms"),
+                record.get("error"),
+            )
+            if type(claimed_at_ms) not in _INT_OR_NONE or type(retry_after_ms) not in _INT_OR_NONE:
+                raise WireError("report", "claimed_at_ms and retry_after_ms must be whole milliseconds", record)
+            if error is not None and type(error) is not dict:
+                raise WireError("report", "`error` is not an object", error)
+            id_, worker = str(record["id"]), str(record.get("worker", ""))
+            return cls(id_, end, worker, claimed_at_ms, output, error, retry_after_ms)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as broken:
+            raise WireError("report", f"{type(broken).__name__}: {broken}", raw[:200]) from broken
+
+
+_INT_OR_NONE = (int, type(None))
+
+
+def error_record(
+    kind: str, type_: str, message: str, *, origin: str = "executor", traceback: str | None = None
+) -> dict[str, Any]:
+    """An error as it travels and is stored: capped, so that one failure cannot flood the store.
+
+    Args:
+        kind: transient, rate_limited, timeout, lost, invalid_input, contract, permanent, safety, budget, cancelled.
+        type_: name of the exception's class.
+        message: its text; cut at 2,000 characters.
+        origin: who is at fault: executor, contract, infrastructure, policy, external.
+        traceback: text; the last 8,000 characters are kept.
+    """
+    record = {"kind": kind, "type": type_, "message": message[:2000], "origin": origin}
+    if traceback:
+        record["traceback"] = traceback[-8000:]
+    return record

@@ -1,0 +1,142 @@
+"""Before each run of an attempt: may we? Then what the message left in the store is fetched.
+
+Called from Task.before_start, which is inside Celery's own error handling: what is raised here ends
+the run as if the task had raised it.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import Any
+
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from kombu.utils import json as kombu_json
+
+from ..errors import InvalidInput, Permanent
+from ..store.attempts import Attempts, Claim, Verdict
+from ..store.scripts import Script
+from ..wire import AttemptId
+from .context import HELD, Held
+from .installation import Installation, claimant
+from .report import Patience
+
+log = logging.getLogger(__name__)
+HANDOVER = Script("handover")
+
+
+class AttemptRefused(Ignore):  # type: ignore[misc]  # celery has no types
+    """The claim was refused: the attempt ended, was cancelled, or another delivery of it runs.
+
+    Its message is acknowledged and nothing is reported: whoever ended or holds the attempt has done that, or will.
+    """
+
+
+def begin(installation: Installation, task: Any, task_id: str, args: Any, kwargs: Any) -> None:
+    """Claim the attempt and make it this thread's own; returns at once for tasks that are not ours.
+
+    Raises:
+        AttemptRefused: it is not ours to run.
+        Reject: Redis did not answer in time; the message goes back to the broker.
+    """
+    attempt = AttemptId.parse(task_id) if isinstance(task_id, str) else None
+    if attempt is None:
+        return
+    request = task.request
+    if request.is_eager or request.called_directly:
+        return
+    now = HELD.get()
+    if now is not None and now.request is request:
+        return
+    hostname = request.hostname or "worker"
+    token = secrets.token_hex(8)
+    claim = _ask(installation, task_id, claimant(hostname), token)
+    if claim.verdict is not Verdict.GRANTED:
+        raise AttemptRefused(claim.verdict.value)
+    it = Held(installation, task, request, task_id, token, hostname)
+    it.claimed_at_ms = claim.now_ms
+    it.hard_end_ms = claim.hard_end_ms
+    it.lease_ms = claim.lease_end_ms - claim.now_ms
+    HELD.set(it)
+    if attempt.attempt > 1:
+        request.retries = max(request.retries or 0, attempt.attempt - 1)
+    header = request.get("celeriac")
+    if isinstance(header, dict) and header.get("deferred"):
+        fetch(installation.attempts(), header["deferred"], args, kwargs)
+
+
+def _ask(installation: Installation, id_: str, worker: str, token: str) -> Claim:
+    patience: Patience | None = None
+    while True:
+        try:
+            return installation.attempts().claim([id_], worker, token)[0]
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception as trouble:  # no answer: the same token again does no harm
+            patience = patience or Patience(installation.claim_wait_seconds)
+            if not patience.wait():
+                log.warning("attempt %s could not be claimed: %r. The message goes back to the broker.", id_, trouble)
+                raise Reject(trouble, requeue=True) from trouble
+
+
+def hand_over(it: Held, why: str) -> bool:
+    """Give the attempt back, so that the next delivery of its id may claim it; whether it was still ours.
+
+    Args:
+        it: the running attempt.
+        why: "requeued" (keeps one lease) or "replaced" (keeps the attempt's timeout).
+    """
+    attempts = it.installation.attempts()
+    attempt = AttemptId.parse(it.id)
+    assert attempt is not None  # it was claimed
+    keys = attempts.keys.shard(attempt.shard)
+    patience = Patience(it.lease_ms * 0.0005)
+    while True:
+        try:
+            answer = HANDOVER(attempts.client, [keys.attempts, keys.leases], [it.id, it.token, why])
+            return bool(answer[0] == b"handed over")
+        except Exception:
+            if not patience.wait():
+                raise
+
+
+def fetch(attempts: Attempts, places: Any, args: Any, kwargs: Any) -> None:
+    """Put large outputs where the message has references to them, in place.
+
+    Args:
+        attempts: the store.
+        places: for each reference the path to it from [args, kwargs].
+        args: list, changed in place.
+        kwargs: dict, changed in place.
+
+    Raises:
+        Permanent: an output is gone from the store.
+        InvalidInput: it has no such path.
+    """
+    fetched: dict[str, Any] = {}
+    mine = f"{{{attempts.keys.namespace}:"
+    for place in places:
+        inner: Any = [args, kwargs]
+        for step in place[:-1]:
+            inner = inner[step]
+        reference = inner[place[-1]]
+        key = str(reference["blob"])
+        if not key.startswith(mine) or ":blob:" not in key:
+            raise InvalidInput(f"the message refers to {key!r}, which is not a put-aside output of this store")
+        if key not in fetched:
+            data = attempts.get_blob(key)
+            if data is None:
+                gone = Permanent(
+                    f"the output put aside as {key!r} is gone from Redis, so this input cannot be had again. "
+                    "Run its producer anew."
+                )
+                gone.origin = "infrastructure"  # type: ignore[attr-defined]  # read by endings.error_of
+                raise gone
+            fetched[key] = kombu_json.loads(data)
+        value = fetched[key]
+        for step in reference.get("path") or ():
+            try:
+                value = value[step]
+            except (LookupError, TypeError) as problem:
+                raise InvalidInput(f"the output put aside as {key!r} has no {step!r} of path {reference['path']!r}") from problem
+        inner[place[-1]] = value

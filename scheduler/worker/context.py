@@ -1,0 +1,128 @@
+"""What an executor may know about the attempt that it runs, and what the worker remembers of it meanwhile.
+
+`attempt()` gives the facts; the task's arguments stay its own. The state of a running attempt lives in
+a context variable of the thread that runs it, so pools of any kind find their own and no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..wire import AttemptId
+
+if TYPE_CHECKING:
+    from .installation import Installation
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The attempt that is running, as its executor sees it.
+
+    Attributes:
+        id: the attempt id, which is also the Celery task id.
+        run: the run's id.
+        node: the node's key in the graph (its number, when the message came without our header).
+        number: which try of the node this is, from 1. Grows with every attempt: the fencing token for side effects.
+        key: idempotency key, the same for every attempt of this node and epoch.
+        worker: name of the worker.
+        deadline_at_ms: instant at which the run must have ended, or None.
+        hard_end_at_ms: instant at which this attempt counts as lost even if it is still running, or None.
+        correlation_id: what the client gave the run, or None.
+        traceparent: W3C trace context of the run, or None.
+        labels: the node's labels.
+    """
+
+    id: str = ""
+    run: str = ""
+    node: str = ""
+    number: int = 1
+    key: str = ""
+    worker: str = ""
+    deadline_at_ms: int | None = None
+    hard_end_at_ms: int | None = None
+    correlation_id: str | None = None
+    traceparent: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class Held:
+    """A running attempt, from its claim to its report; `request` is Celery's Context of this run."""
+
+    __slots__ = (
+        "claimed_at_ms",
+        "hard_end_ms",
+        "id",
+        "installation",
+        "lease_ms",
+        "replaced",
+        "request",
+        "retry_after_ms",
+        "settled",
+        "task",
+        "token",
+        "worker",
+    )
+
+    def __init__(self, installation: Installation, task: Any, request: Any, id_: str, token: str, worker: str) -> None:
+        self.installation = installation
+        self.task = task
+        self.request = request
+        self.id = id_
+        self.token = token
+        self.worker = worker
+        self.claimed_at_ms = 0
+        self.hard_end_ms = 0
+        self.lease_ms = 0
+        self.settled = False
+        """Reported, or given up for good: nothing more is to be said about it."""
+        self.replaced = False
+        """The task replaced itself; another task will end the attempt."""
+        self.retry_after_ms: int | None = None
+        """The task called retry(), and asked for this wait."""
+
+    def context(self) -> Context:
+        """The facts for the executor."""
+        parsed = AttemptId.parse(self.id)
+        assert parsed is not None  # nothing is held that did not parse at its claim
+        found = self.request.get("celeriac")
+        header: Mapping[str, Any] = found if isinstance(found, dict) else {}
+        labels = header.get("labels")
+        return Context(
+            id=self.id,
+            run=parsed.run,
+            node=str(header.get("node", parsed.node)),
+            number=parsed.attempt,
+            key=str(header.get("key") or f"{parsed.run}.{parsed.node}.{parsed.epoch}"),
+            worker=self.worker,
+            deadline_at_ms=header.get("deadline_at_ms"),
+            hard_end_at_ms=self.hard_end_ms or None,
+            correlation_id=header.get("correlation_id"),
+            traceparent=self.request.get("traceparent"),
+            labels=labels if isinstance(labels, dict) else {},
+        )
+
+
+HELD: ContextVar[Held | None] = ContextVar("celeriac_held", default=None)
+
+
+def held(task_id: object) -> Held | None:
+    """The attempt that this thread is running, if it is `task_id`; None when it runs elsewhere or not at all."""
+    it = HELD.get()
+    return it if it is not None and it.id == task_id else None
+
+
+def attempt() -> Context | None:
+    """The attempt that is running here, or None when this code was not started by the scheduler.
+
+    Works anywhere below a task: in the task itself, in functions it calls, in asyncio tasks it starts.
+    """
+    it = HELD.get()
+    return None if it is None else it.context()
+
+
+def is_attempt(task_id: object) -> bool:
+    """Whether a Celery task id is one of ours. Nothing else about a message is needed to know."""
+    return isinstance(task_id, str) and AttemptId.parse(task_id) is not None

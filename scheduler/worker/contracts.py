@@ -1,0 +1,138 @@
+"""What executors take and give, as JSON Schema, for the scheduler to check graphs against.
+
+An @executor function's contract comes from its annotations, which are enforced. A plain task's annotations are not
+enforced by anybody, so its contract has schemas only where every annotation is a plain JSON type.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import PydanticUserError, TypeAdapter
+
+from ..wire import VERSION
+from .installation import Installation
+
+_PLAIN = {int, float, str, bool, type(None)}
+
+
+def contracts_of(installation: Installation) -> dict[str, dict[str, Any]]:
+    """The contracts of all tasks of the app, except Celery's own: name -> contract."""
+    return {
+        name: contract_of(task, installation.class_name())
+        for name, task in sorted(installation.app.tasks.items())
+        if not name.startswith("celery.")
+    }
+
+
+def contract_of(task: Any, queue_class: str | None) -> dict[str, Any]:
+    """One task's contract.
+
+    Args:
+        task: a registered task.
+        queue_class: what the worker serves, for an executor that declares none.
+    """
+    own = getattr(task, "celeriac_executor", None)
+    if own is not None:
+        declared: dict[str, Any] = {**own.contract()}
+        declared["queue_class"] = declared["queue_class"] or queue_class
+        return declared
+    input_schema, output_schema = _plain_schemas(task)
+    return {
+        "v": VERSION,
+        "name": task.name,
+        "queue_class": queue_class,
+        "input_schema": input_schema,
+        "output_schema": output_schema,
+        "timeout_seconds": task.time_limit,
+        "soft_timeout_seconds": task.soft_time_limit,
+        "cost": None,
+        "purity": None,
+        "version": None,
+        "doc": first_line(task.__doc__ if task.__doc__ != type(task).__mro__[1].__doc__ else None),
+    }
+
+
+def first_line(doc: str | None) -> str | None:
+    """The first line of a docstring, or None."""
+    lines = (doc or "").strip().splitlines()
+    return lines[0].strip() if lines else None
+
+
+def _plain_schemas(task: Any) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    run = inspect.unwrap(getattr(task, "_orig_run", task.run))
+    function = getattr(run, "__func__", run)
+    try:
+        signature = inspect.signature(run)
+        hints = typing.get_type_hints(function)
+    except (TypeError, ValueError, NameError, AttributeError):
+        return None, None
+    parameters = list(signature.parameters.values())
+    if parameters and getattr(run, "__self__", None) is None and _takes_task(task, function):
+        parameters = parameters[1:]
+    inputs = None
+    if all(
+        p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name in hints and is_plain(hints[p.name])
+        for p in parameters
+    ):
+        inputs = input_schema(Call(inspect.Signature(parameters), hints))
+    output = None
+    if "return" in hints and is_plain(hints["return"]):
+        output = _schema(TypeAdapter(hints["return"]), "serialization")
+    return inputs, output
+
+
+def _takes_task(task: Any, function: Any) -> bool:
+    """Whether the function is bound: its first parameter is the task itself."""
+    run = inspect.getattr_static(type(task), "run", None)
+    return not isinstance(run, staticmethod) and "run" not in vars(task) and function is not None
+
+
+def is_plain(annotation: Any) -> bool:
+    """Whether an annotation names JSON values and nothing else.
+
+    >>> is_plain(dict[str, list[int]]), is_plain(set[int])
+    (True, False)
+    """
+    if annotation in _PLAIN or annotation in (list, dict):
+        return True
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return all(is_plain(it) for it in args)
+    if origin is list:
+        return all(is_plain(it) for it in args)
+    return origin is dict and args[0] is str and is_plain(args[1])
+
+
+class Call:
+    """A function's parameters as one validator: of calls, and as JSON Schema.
+
+    Args:
+        signature: the parameters that count.
+        hints: their resolved annotations.
+    """
+
+    def __init__(self, signature: inspect.Signature, hints: dict[str, Any]) -> None:
+        def collect(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            return args, kwargs
+
+        parameters = [p.replace(annotation=hints.get(p.name, Any)) for p in signature.parameters.values()]
+        collect.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by inspect
+        collect.__annotations__ = {p.name: p.annotation for p in parameters}
+        self.adapter: TypeAdapter[Callable[..., Any]] = TypeAdapter(collect)
+
+
+def input_schema(call: Call) -> dict[str, Any] | None:
+    """JSON Schema of the keyword arguments, or None when it cannot be said."""
+    return _schema(call.adapter, "validation")
+
+
+def _schema(adapter: TypeAdapter[Any], mode: Any) -> dict[str, Any] | None:
+    try:
+        return adapter.json_schema(mode=mode)
+    except PydanticUserError:
+        return None

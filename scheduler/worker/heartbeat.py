@@ -1,0 +1,160 @@
+"""One thread in a worker's main process: renew the leases of all attempts here, and say that the worker lives.
+
+Every beat renews, in one call per shard, what this worker runs or has waiting, and announces the worker.
+An attempt that answers "gone" (it ended elsewhere, or was cancelled) is stopped when it is truly running
+in a pool process; threads cannot be stopped, and their late report will be refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from celery.worker import state
+
+from ..store.attempts import Attempts
+from .context import is_attempt
+from .installation import Installation, claimant
+from .survival import refused
+
+log = logging.getLogger(__name__)
+FILE = "CELERIAC_HEARTBEAT_FILE"
+KILL_AFTER_SECONDS = 10.0
+SUMMARY = "queue_class queues pool concurrency pid host started_at_ms".split()
+
+
+class Heartbeat:
+    """The heartbeat of one worker.
+
+    Args:
+        installation: the app's.
+        consumer: Celery's consumer, once it is ready.
+    """
+
+    def __init__(self, installation: Installation, consumer: Any) -> None:
+        self.installation = installation
+        self.consumer = consumer
+        self.hostname = str(consumer.hostname)
+        self.started_at_ms = round(time.time() * 1000)
+        self.contracts: dict[str, dict[str, Any]] = {}
+        self._stop = threading.Event()
+        self._gone: set[str] = set()
+        self._stopping: dict[str, tuple[Any, int, float]] = {}
+        self._attempts: Attempts | None = None
+        self._silent = False
+        self._thread = threading.Thread(target=self._run, name="celeriac-heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Begin to beat; the first beat is at once."""
+        self._thread.start()
+
+    def stop(self, *, forget: bool = True) -> None:
+        """Stop beating and say that the worker has gone."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        self._thread.join(1.0)
+        if forget:
+            try:
+                self._store().forget_worker(self.hostname)
+            except Exception:  # Redis is away; the announcement grows old by itself
+                log.debug("the worker could not be taken off the list", exc_info=True)
+
+    def _store(self) -> Attempts:
+        if self._attempts is None:
+            self._attempts = self.installation.open()
+        return self._attempts
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.beat()
+                if self._silent:
+                    self._silent = False
+                    log.warning("Redis answers again; leases are renewed")
+            except Exception as trouble:  # an outage, whatever its form: the thread must live
+                if not self._silent:
+                    self._silent = True
+                    log.warning("leases could not be renewed; trying again every beat: %r", trouble)
+            self._stop.wait(self.installation.heartbeat_seconds if not self._silent else 1.0)
+
+    def beat(self) -> None:
+        """Renew, stop what is gone, announce."""
+        store = self._store()
+        ids = [id_ for id_ in list(state.requests) if is_attempt(id_)]
+        gone: set[str] = set()
+        if ids:
+            answers = store.renew(ids, claimant(self.hostname))
+            gone = {id_ for id_, ours in answers.items() if not ours}
+        for id_ in gone & self._gone:  # twice, so it is not one whose end is on its way through the pool's pipe
+            self._soon(id_)
+        self._gone = gone
+        self._kill_stubborn()
+        if self.contracts:
+            store.publish_contracts(self.contracts)
+            self.contracts = {}
+        store.announce_worker(self.hostname, self.describe())
+        path = os.environ.get(FILE)
+        if path:
+            Path(path).touch()
+
+    def describe(self) -> dict[str, Any]:
+        """What is announced of this worker."""
+        consumer = self.consumer
+        pool = consumer.pool
+        return {
+            "queue_class": self.installation.class_name(),
+            "queues": sorted(str(name) for name in consumer.app.amqp.queues.consume_from),
+            "pool": type(pool).__module__.rsplit(".", 1)[-1],
+            "concurrency": getattr(pool, "limit", None),
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "started_at_ms": self.started_at_ms,
+            "heartbeat_seconds": self.installation.heartbeat_seconds,
+            "refused": dict(refused),
+        }
+
+    def _soon(self, id_: str) -> None:
+        """Have an attempt stopped by the main thread, where no result can arrive between look and act."""
+        if id_ in self._stopping or not _stoppable(self.consumer.pool):
+            return
+        hub = self.consumer.hub
+        if hub is not None:
+            hub.call_soon(self._terminate, id_)
+        else:
+            self._terminate(id_)
+
+    def _terminate(self, id_: str) -> None:
+        request = state.requests.get(id_)
+        if request is None or request not in state.active_requests or not request.worker_pid:
+            return
+        job = request._apply_result() if request._apply_result is not None else None
+        if job is None or job.ready():
+            return
+        log.warning("attempt %s is no longer ours: its process is stopped", id_)
+        courier = self.installation.courier
+        if courier is not None:
+            courier.suppress(id_)
+        self._stopping[id_] = (job, request.worker_pid, time.monotonic() + KILL_AFTER_SECONDS)
+        request.terminate(self.consumer.pool, signal="TERM")
+
+    def _kill_stubborn(self) -> None:
+        """SIGKILL for a process that did not heed SIGTERM and is still at the same work."""
+        for id_, (job, pid, until) in list(self._stopping.items()):
+            if job.ready():
+                del self._stopping[id_]
+            elif time.monotonic() > until:
+                del self._stopping[id_]
+                workers = getattr(self.consumer.pool._pool, "_pool", ())
+                if any(it.pid == pid and it._job_terminated for it in list(workers) if hasattr(it, "_job_terminated")):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def _stoppable(pool: Any) -> bool:
+    return type(pool).__module__ == "celery.concurrency.prefork"

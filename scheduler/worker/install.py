@@ -1,0 +1,219 @@
+"""install(app): the one line that makes a Celery app's workers execute nodes.
+
+    from celery import Celery
+    from scheduler.worker import install
+
+    app = Celery("shop", broker="redis://localhost")
+    install(app)
+
+Tasks stay as they are, and so does everything sent to them by delay(). Attempts are recognised by
+their task id alone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any
+
+from celery import signals
+from celery.exceptions import Ignore
+
+from ..errors import SettingsError
+from .adopt import adopt_all
+from .claim import hand_over
+from .context import HELD, Held, is_attempt
+from .contracts import contracts_of
+from .endings import KINDS, Ending, error_of, lost
+from .executor import register_all
+from .installation import Installation, installation_of, installed_on, new_start
+from .report import Courier, end, tell
+from .survival import on_rejected
+from .tee import failure_of, tee_app
+
+_UID = "celeriac"
+_in_pool_process = False
+
+
+def install(
+    app: Any,
+    *,
+    redis_url: str | None = None,
+    namespace: str | None = None,
+    queue_class: str | None = None,
+    settings: Any = None,
+    error_kinds: Mapping[type[BaseException], str] | None = None,
+    heartbeat_seconds: float | None = None,
+) -> None:
+    """Let the workers of a Celery app execute nodes. Calling it again only updates what is given.
+
+    Args:
+        app: the Celery app, before or after its tasks are defined.
+        redis_url: the scheduler's Redis; default CELERIAC_REDIS_URL, else the app's broker when that is Redis.
+        namespace: of the installation; default CELERIAC_NAMESPACE, else "cel".
+        queue_class: what the workers of this app serve; default CELERIAC_QUEUE_CLASS.
+        settings: celeriac's Settings, for what is not given here.
+        error_kinds: what exceptions mean that are not ours, such as {ValueError: "permanent"}.
+        heartbeat_seconds: how often leases are renewed; default 5. At most a third of the shortest lease.
+
+    Raises:
+        SettingsError: an error kind that does not exist, or an interval that is not positive.
+    """
+    for cls, kind in (error_kinds or {}).items():
+        if kind not in KINDS:
+            raise SettingsError(
+                f"install(error_kinds={{{cls.__name__}: ...}})",
+                f"there is no error kind {kind!r}",
+                f"Use one of {', '.join(sorted(KINDS))}.",
+            )
+    if heartbeat_seconds is not None and not heartbeat_seconds > 0:
+        raise SettingsError("install(heartbeat_seconds=...)", f"found {heartbeat_seconds!r}", "Give seconds above 0.")
+    known = installation_of(app) is not None
+    it = installed_on(app)
+    it.redis_url = redis_url or getattr(settings, "redis_url", None) or it.redis_url
+    it.namespace = namespace or getattr(settings, "namespace", None) or it.namespace
+    it.queue_class = queue_class or it.queue_class
+    it.heartbeat_seconds = heartbeat_seconds or it.heartbeat_seconds
+    it.error_kinds.update(error_kinds or {})
+    if known:
+        return
+    _installed.append(it)
+    _connect_signals()
+    tee_app(it)
+    register_all(it)
+    if it.app.finalized:
+        adopt_all(it)
+    it.app.on_after_finalize.connect(_on_finalize, weak=False, dispatch_uid=_UID)
+
+
+def _on_finalize(sender: Any, **_: Any) -> None:
+    installation = installation_of(sender)
+    if installation is not None:
+        adopt_all(installation)
+
+
+def _connect_signals() -> None:
+    for celery_signal, receiver in (
+        (signals.worker_init, _on_worker_init),
+        (signals.worker_ready, _on_worker_ready),
+        (signals.worker_process_init, _on_pool_process),
+        (signals.worker_shutting_down, _on_shutting_down),
+        (signals.worker_shutdown, _on_shutdown),
+        (signals.task_postrun, _after_run),
+        (signals.task_internal_error, _on_internal_error),
+        (signals.task_rejected, on_rejected),
+    ):
+        celery_signal.connect(receiver, weak=False, dispatch_uid=_UID)
+
+
+_installed: list[Installation] = []
+_working: list[Installation] = []
+_last: ContextVar[Held | None] = ContextVar("celeriac_last", default=None)
+"""The attempt that this thread ran last, for what Celery has to say after it."""
+
+
+def _on_worker_init(sender: Any, **_: Any) -> None:
+    """Before the pool starts: all tasks are registered by now, and pool processes inherit what is set here."""
+    installation = installation_of(sender.app)
+    if installation is None:
+        return
+    installation.url()  # a worker that cannot know its store says so now
+    sender.app.finalize()
+    adopt_all(installation)
+    new_start()
+    installation.courier = Courier(installation)
+
+
+def _on_worker_ready(sender: Any, **_: Any) -> None:
+    from .heartbeat import Heartbeat  # imports Celery's worker, which only workers need
+
+    installation = installation_of(sender.app)
+    if installation is None or installation.heartbeat is not None:
+        return
+    beat = installation.heartbeat = Heartbeat(installation, sender)
+    beat.contracts = contracts_of(installation)
+    beat.start()
+    _working.append(installation)
+    atexit.register(_goodbye, installation, os.getpid())
+
+
+def _on_pool_process(**_: Any) -> None:
+    """A pool process has begun: threads and connections stayed with its parent."""
+    global _in_pool_process
+    _in_pool_process = True
+    for installation in _installed:
+        installation.courier = None
+
+
+def _on_shutting_down(how: str = "", **_: Any) -> None:
+    """Runs in a signal handler. After a cold shutdown Celery has cancelled what ran: tell before the process ends."""
+    if how == "Cold":
+        for installation in _working:
+            _flush(installation)
+
+
+def _on_shutdown(sender: Any, **_: Any) -> None:
+    installation = installation_of(getattr(sender, "app", None))
+    if installation is not None:
+        _goodbye(installation, os.getpid())
+
+
+def _flush(installation: Installation) -> None:
+    if installation.courier is not None:
+        installation.courier.flush()
+
+
+def _goodbye(installation: Installation, pid: int) -> None:
+    """The worker ends: send what is queued and take it off the list. Does nothing the second time."""
+    beat = installation.heartbeat
+    if beat is None or pid != os.getpid():
+        return
+    installation.heartbeat = None
+    _flush(installation)
+    beat.stop()
+
+
+def _after_run(task_id: Any = None, retval: Any = None, state: Any = None, **_: Any) -> None:
+    """Celery signal task_postrun: the attempt leaves this thread; endings that no backend hears of are told here."""
+    it = HELD.get()
+    if it is None or it.id != task_id:
+        return
+    HELD.set(None)
+    _last.set(it)
+    if it.settled or it.replaced:
+        return
+    if state == "IGNORED":
+        end(it, Ending("failed", error_of(retval, "permanent")))
+    elif state == "REJECTED":
+        if not retval.requeue:
+            end(it, Ending("failed", error_of(retval, "permanent")))
+        elif it.task.acks_late:
+            hand_over(it, "requeued")
+        else:
+            end(it, lost("Reject", "the task asked to be put back in the queue, but its message was acknowledged early"))
+    elif isinstance(retval, Ignore):
+        end(it, failure_of(it, retval, None))
+    elif state is None and not _in_pool_process:  # SystemExit and its like; of a pool process its parent tells
+        end(it, lost("SystemExit", "the task ended its own process or thread"))
+
+
+def _on_internal_error(
+    sender: Any = None, task_id: Any = None, exception: BaseException | None = None, **_: Any
+) -> None:
+    """Celery signal task_internal_error: something failed around the task, such as a body that is not [args, kwargs]."""
+    if not is_attempt(task_id):
+        return
+    installation = installation_of(getattr(sender, "app", None))
+    if installation is None:
+        return
+    last = _last.get()
+    if last is not None and last.id == task_id and last.settled:
+        if installation.courier is not None:
+            installation.courier.suppress(task_id)
+        return
+    tell(installation, task_id, lost(type(exception).__name__, f"outside the task itself: {exception}"))
+
+
+__all__ = ["install"]

@@ -1,0 +1,119 @@
+"""What install() leaves on a Celery app: where the store is, who we are, and one connection per process."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SettingsError
+from ..store.attempts import Attempts
+from ..store.connection import connect
+
+if TYPE_CHECKING:
+    from .heartbeat import Heartbeat
+    from .report import Courier
+
+NONCE = "CELERIAC_WORKER_NONCE"
+"""Environment variable by which a worker's pool processes learn which start of it they belong to."""
+REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+socket://")
+SILENCE_SECONDS = 5.0
+"""How long one command may stay without an answer before the connection is given up and it is sent again."""
+_lock = threading.Lock()
+
+
+@dataclass(eq=False)
+class Installation:
+    """One Celery app on which install() was called.
+
+    Attributes:
+        app: the app.
+        redis_url, namespace, queue_class: as given to install(); None means: look in the environment.
+        error_kinds: exception class -> error kind, for exceptions that are not ours.
+        heartbeat_seconds: how often leases are renewed; a third of the shortest lease, or less.
+        claim_wait_seconds: how long a claim waits for Redis before the message goes back to the broker.
+    """
+
+    app: Any
+    redis_url: str | None = None
+    namespace: str | None = None
+    queue_class: str | None = None
+    error_kinds: dict[type[BaseException], str] = field(default_factory=dict)
+    heartbeat_seconds: float = 5.0
+    claim_wait_seconds: float = 10.0
+    executor_kinds: dict[str, Mapping[type[BaseException], str]] = field(default_factory=dict)
+    courier: Courier | None = None
+    heartbeat: Heartbeat | None = None
+    _store: tuple[int, Attempts] | None = None
+
+    def attempts(self) -> Attempts:
+        """The store, over a connection of this process: a fork never shares its parent's socket."""
+        store = self._store
+        pid = os.getpid()
+        if store is None or store[0] != pid:
+            store = self._store = (pid, self.open())
+        return store[1]
+
+    def open(self) -> Attempts:
+        """A store with a connection of its own, for threads that must not wait for others."""
+        return Attempts(connect(self.url(), timeout_seconds=SILENCE_SECONDS), self.namespace_name())
+
+    def url(self) -> str:
+        """Where the scheduler's Redis is.
+
+        Raises:
+            SettingsError: nothing says so, and the app's broker is not Redis.
+        """
+        if self.redis_url is None:
+            broker = str(self.app.conf.broker_url or "").split(";")[0]
+            url = os.environ.get("CELERIAC_REDIS_URL") or (broker if broker.startswith(REDIS_SCHEMES) else None)
+            if url is None:
+                raise SettingsError(
+                    "scheduler.worker.install(app)",
+                    "the app's broker is not Redis and nothing else says where the scheduler's Redis is",
+                    "Set CELERIAC_REDIS_URL, or call install(app, redis_url=...).",
+                )
+            self.redis_url = url
+        return self.redis_url
+
+    def namespace_name(self) -> str:
+        """The namespace: as given, else CELERIAC_NAMESPACE, else "cel"."""
+        return self.namespace or os.environ.get("CELERIAC_NAMESPACE") or "cel"
+
+    def class_name(self) -> str | None:
+        """The queue class that this worker serves, if it was told one."""
+        return self.queue_class or os.environ.get("CELERIAC_QUEUE_CLASS") or None
+
+    def kinds(self, task_name: str | None) -> list[Mapping[type[BaseException], str]]:
+        """Declared meanings of exceptions, most particular first."""
+        own = self.executor_kinds.get(task_name or "")
+        return [self.error_kinds] if own is None else [own, self.error_kinds]
+
+
+def claimant(hostname: str) -> str:
+    """The name under which claims are made: two starts of a worker with one name are not the same holder."""
+    return f"{hostname}/{os.environ.get(NONCE, '0')}"
+
+
+def new_start() -> None:
+    """A worker starts: draw the nonce that its pool processes will inherit."""
+    os.environ[NONCE] = secrets.token_hex(3)
+
+
+def installation_of(app: Any) -> Installation | None:
+    """What install() left on this app, or None."""
+    found: Installation | None = getattr(app, "_celeriac", None)
+    return found
+
+
+def installed_on(app: Any) -> Installation:
+    """What install() left on this app, made if it is the first call. Works through Celery's proxies."""
+    real = app._get_current_object() if hasattr(app, "_get_current_object") else app
+    with _lock:
+        found = installation_of(real)
+        if found is None:
+            found = real._celeriac = Installation(real)
+        return found

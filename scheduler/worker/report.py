@@ -1,0 +1,191 @@
+"""Telling how attempts ended: at once and waiting where the attempt ran, by a thread in a worker's main process.
+
+Where the attempt ran (a pool child, a pool thread) the report must be in Redis before Celery
+acknowledges the message, so it waits through an outage, up to less than a lease, and then gives the
+message back. The main process must never wait: it serves the broker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import random
+import threading
+import time
+from collections import OrderedDict, deque
+from typing import Any
+
+from celery.exceptions import Reject
+from kombu.exceptions import EncodeError
+from kombu.utils.json import JSONEncoder
+
+from ..wire import INLINE_LIMIT_BYTES, Report
+from .context import Held
+from .endings import Ending
+from .installation import Installation
+
+log = logging.getLogger(__name__)
+
+_encode = JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+PAUSE_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 1.0
+FLUSH_SECONDS = 3.0
+REMEMBERED = 2_000
+QUEUED = 20_000
+
+
+def encode(output: Any) -> bytes:
+    """An output as compact JSON, with kombu's forms for dates, UUIDs, decimals and bytes.
+
+    Raises:
+        EncodeError: not JSON, as NaN, infinities, lone surrogates and foreign objects are not.
+    """
+    try:
+        return bytes(_encode(output).encode())
+    except (TypeError, ValueError, RecursionError, OverflowError) as problem:
+        raise EncodeError(
+            f"the output is not JSON: {type(problem).__name__}: {problem}. Return plain data: dict, list, str, "
+            "finite numbers, bool, None."
+        ) from problem
+
+
+def succeed(held: Held, data: bytes) -> None:
+    """Report the output of the attempt that runs here. Waits; see deliver()."""
+    kind = "inline"
+    put_aside = None
+    if len(data) > INLINE_LIMIT_BYTES:
+        put_aside, kind = data, "blob"
+    report = Report(held.id, "succeeded", held.worker, held.claimed_at_ms, kind)
+    deliver(held, report, data, put_aside)
+
+
+def end(held: Held, ending: Ending) -> None:
+    """Report another ending of the attempt that runs here. Waits; see deliver()."""
+    report = Report(
+        held.id, ending.end, held.worker, held.claimed_at_ms, "none", ending.error, ending.retry_after_ms
+    )
+    deliver(held, report, None)
+
+
+def deliver(held: Held, report: Report, output: bytes | None, put_aside: bytes | None = None) -> None:
+    """Send a report, once, waiting through outages for less than the lease.
+
+    Raises:
+        Reject: it could not be sent; Celery then puts the message back, and another run will report.
+    """
+    if held.settled:
+        return
+    patience: Patience | None = None
+    while True:
+        try:
+            attempts = held.installation.attempts()
+            if put_aside is not None:
+                key = attempts.put_blob(held.id, put_aside)
+                digest = hashlib.sha256(put_aside).hexdigest()
+                output, put_aside = _reference(key, len(put_aside), digest), None
+            attempts.report([(report, output)])
+            held.settled = True
+            return
+        except Exception as trouble:  # whatever kept it from Redis, a soft time limit included: the ending stands
+            if patience is None:
+                patience = Patience(held.lease_ms * 0.0008)
+            if not patience.wait():
+                held.settled = True
+                log.warning(
+                    "attempt %s ended (%s), but Redis did not take the report: %r. The message goes back to the "
+                    "broker.",
+                    held.id,
+                    report.end,
+                    trouble,
+                )
+                raise Reject(trouble, requeue=True) from trouble
+
+
+def _reference(key: str, size: int, digest: str) -> bytes:
+    return json.dumps({"blob": key, "bytes": size, "sha256": digest}, separators=(",", ":")).encode()
+
+
+class Patience:
+    """Growing pauses with jitter, until a time is up."""
+
+    def __init__(self, seconds: float) -> None:
+        self.until = time.monotonic() + seconds
+        self.pause = PAUSE_SECONDS
+
+    def wait(self) -> bool:
+        """Pause once; False, without a pause, when there is no time left for it."""
+        pause = self.pause * random.uniform(0.5, 1.0)
+        if time.monotonic() + pause > self.until:
+            return False
+        time.sleep(pause)
+        self.pause = min(self.pause * 2, LONGEST_PAUSE_SECONDS)
+        return True
+
+
+class Courier:
+    """Reports from a worker's main process, where nothing may wait: a queue and one thread.
+
+    Tells of each attempt once: Celery tells of a hard time limit twice.
+    """
+
+    def __init__(self, installation: Installation) -> None:
+        self.installation = installation
+        self._pid = 0
+        self._waiting: deque[Report] = deque(maxlen=QUEUED)
+        self._told: OrderedDict[str, None] = OrderedDict()
+        self._wake = threading.Condition()
+        self._sending = False
+
+    def send(self, id_: str, ending: Ending, worker: str = "") -> None:
+        """Queue a report; returns at once."""
+        with self._wake:
+            if id_ in self._told:
+                return
+            self.suppress(id_)
+            self._waiting.append(Report(id_, ending.end, worker, None, "none", ending.error, ending.retry_after_ms))
+            if self._pid != os.getpid():
+                self._pid = os.getpid()
+                threading.Thread(target=self._run, name="celeriac-reports", daemon=True).start()
+            self._wake.notify_all()
+
+    def suppress(self, id_: str) -> None:
+        """Nothing more is to be told of this attempt."""
+        self._told[id_] = None
+        if len(self._told) > REMEMBERED:
+            self._told.popitem(last=False)
+
+    def flush(self, seconds: float = FLUSH_SECONDS) -> bool:
+        """Wait until all is sent, at most `seconds`; whether it is."""
+        with self._wake:
+            return self._wake.wait_for(lambda: not self._waiting and not self._sending, seconds)
+
+    def _run(self) -> None:
+        attempts = None
+        pause = PAUSE_SECONDS
+        while True:
+            with self._wake:
+                self._sending = False
+                self._wake.notify_all()
+                self._wake.wait_for(lambda: bool(self._waiting))
+                batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), 100))]
+                self._sending = True
+            while batch:
+                try:
+                    attempts = attempts or self.installation.open()
+                    attempts.report([(report, None) for report in batch])
+                    batch, pause = [], PAUSE_SECONDS
+                except Exception as trouble:  # an outage: the thread must live
+                    if pause == PAUSE_SECONDS:
+                        log.warning("%d reports wait for Redis: %r", len(batch), trouble)
+                    time.sleep(pause)
+                    pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+
+
+def tell(installation: Installation, id_: str, ending: Ending, worker: str = "") -> None:
+    """Report an ending seen from outside the attempt, in a worker's main process. Never waits."""
+    courier = installation.courier
+    if courier is None:
+        courier = installation.courier = Courier(installation)
+    courier.send(id_, ending, worker)

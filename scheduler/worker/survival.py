@@ -1,0 +1,148 @@
+"""Guards that keep a worker alive: against malformed messages, and against a task that ran out of memory.
+
+They act on any message, since a malformed one cannot be known as ours; a message that Celery can read
+takes exactly Celery's way. What would have killed the worker (and the next one, for the message goes back)
+becomes InvalidTaskError, which Celery rejects. Measured: research/reliability.md, table 1.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from typing import Any
+
+from celery.exceptions import InvalidTaskError
+from celery.utils.imports import symbol_by_name
+from kombu.exceptions import ContentDisallowed, DecodeError
+
+from .claim import AttemptRefused
+from .context import is_attempt
+from .endings import lost
+from .installation import installation_of
+from .report import tell
+
+log = logging.getLogger(__name__)
+refused: dict[str, int] = {}
+"""Claims refused in this worker since its start, by verdict; the heartbeat announces them."""
+
+
+def guard(task: Any) -> None:
+    """Lay the guards around a task's Strategy; its Request follows when a worker starts the strategy."""
+    if not isinstance(task.Strategy, _Strategy):
+        type(task).Strategy = _Strategy(task.Strategy)
+
+
+class _Strategy:
+    """A task's own strategy behind a check of the message."""
+
+    def __init__(self, own: Any) -> None:
+        self.own = own
+
+    def __call__(self, task: Any, app: Any, consumer: Any, **options: Any) -> Any:
+        request = symbol_by_name(task.Request)
+        if not issubclass(request, _Guarded):
+            type(task).Request = _guarded(request)
+        strategy = symbol_by_name(self.own)(task, app, consumer, **options)
+
+        def receive(message: Any, body: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                check(message, body)
+            except (DecodeError, ContentDisallowed) as problem:
+                _tell(app, message, problem)
+                raise
+            return strategy(message, body, *args, **kwargs)
+
+        return receive
+
+
+def check(message: Any, body: Any) -> None:
+    """Whether Celery can make a request of this message without dying of it.
+
+    Raises:
+        InvalidTaskError: it cannot.
+        DecodeError, ContentDisallowed: the body cannot be read, or may not be.
+    """
+    if body is not None:  # protocol 1, decoded by the consumer
+        return
+    headers = message.headers
+    id_ = headers.get("id", headers)
+    if id_ is not None and not isinstance(id_, str | int):
+        raise InvalidTaskError(f"header id: {'missing' if id_ is headers else repr(id_)}, expected text")
+    limits = headers.get("timelimit")
+    if limits is not None and not (
+        isinstance(limits, list | tuple)
+        and len(limits) in (0, 2)
+        and all(it is None or (isinstance(it, int | float) and it >= 0) for it in limits)
+    ):
+        raise InvalidTaskError(f"header timelimit: {limits!r}, expected [hard, soft], seconds or null")
+    payload = message.payload
+    if isinstance(payload, dict):
+        return
+    if not isinstance(payload, list | tuple) or len(payload) != 3:
+        raise InvalidTaskError("body: expected [args, kwargs, embed]")
+    args, kwargs, embed = payload
+    if embed is not None and not isinstance(embed, dict):
+        raise InvalidTaskError("body: expected [args, kwargs, embed] with a mapping as embed")
+    if is_attempt(id_) and not (isinstance(args, list | tuple) and isinstance(kwargs, dict)):
+        raise InvalidTaskError("body: expected [args, kwargs, embed] with a list as args and a mapping as kwargs")
+
+
+def _tell(app: Any, message: Any, problem: BaseException | None) -> None:
+    """Report that a message of ours was refused before it became a request."""
+    headers = message.headers if isinstance(message.headers, dict) else {}
+    installation = installation_of(app)
+    if installation is not None and is_attempt(headers.get("id")):
+        tell(installation, headers["id"], lost("MessageRejected", f"{type(problem).__name__}: {problem}"))
+
+
+def on_rejected(sender: Any, message: Any, exc: BaseException | None, **_: Any) -> None:
+    """Celery signal task_rejected: a message that never became a request."""
+    _tell(sender.app, message, exc)
+
+
+class _Guarded:
+    """What is laid over a task's Request class."""
+
+    id: str
+    task: Any
+    app: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__init__(*args, **kwargs)
+        except (KeyError, TypeError, ValueError, AttributeError) as problem:
+            raise InvalidTaskError(f"{type(problem).__name__}: {problem}") from problem
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
+        """The task raised. A MemoryError would be raised again in the main process and end the worker."""
+        base: Any = super()
+        exc = getattr(exc_info.exception, "exc", exc_info.exception)
+        if isinstance(exc, AttemptRefused):
+            verdict = str(exc)
+            refused[verdict] = refused.get(verdict, 0) + 1
+        try:
+            base.on_failure(exc_info, send_failed_event, return_ok)
+        except MemoryError as problem:
+            log.error("Task %s[%s] ran out of memory; the worker goes on: %s", self.task.name, self.id, problem)
+            this: Any = self
+            if self.task.acks_late:
+                this.acknowledge()
+            if not return_ok:
+                self.task.backend.mark_as_failure(
+                    self.id, problem, request=this._context, store_result=this.store_errors
+                )
+            if send_failed_event:
+                this.send_event("task-failed", exception=repr(problem), traceback=exc_info.traceback)
+
+    def _announce_cancelled(self, *args: Any, **kwargs: Any) -> None:
+        """The worker stops without waiting, or lost its broker: the task's process was told to end."""
+        base: Any = super()
+        installation = installation_of(self.app)
+        if installation is not None and is_attempt(self.id):
+            tell(installation, self.id, lost("WorkerShutdown", "the worker stopped before the task had ended"))
+        base._announce_cancelled(*args, **kwargs)
+
+
+@cache
+def _guarded(cls: type) -> type:
+    return type(f"Guarded{cls.__name__}", (_Guarded, cls), {"__module__": __name__})

