@@ -10,7 +10,7 @@ const, anyOf, oneOf, allOf and local $ref. Everything else is left to the worker
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .errors import InputMismatch, PathNotInOutput, UnknownExecutor, did_you_mean, quoted, shown
@@ -23,7 +23,12 @@ from .values import Walk
 Schema = Any
 """A JSON Schema: a mapping or a boolean. It came over the wire, so anything else is taken as "says nothing"."""
 
+Problem = tuple[Trail, str]
+"""Where, and what."""
+
 _MAX_BRANCHES = 1_000
+_MAX_STEPS = 100_000
+_MAX_LEVELS = 100
 
 
 class PathProblem(NamedTuple):
@@ -93,6 +98,7 @@ class _Inputs:
         self.node = spec.key
         self.executor = executor
         self.root = root
+        self.left = _MAX_STEPS
 
     def check(self, kwargs: Mapping[str, Any], positional: bool) -> None:
         schema = _resolved(self.root, self.root)
@@ -102,7 +108,7 @@ class _Inputs:
         required = schema.get("required")
         if isinstance(required, list) and not positional:
             for name in required:
-                if name not in kwargs:
+                if isinstance(name, str) and name not in kwargs:
                     raise InputMismatch(
                         f"nodes[{quoted(self.node)}].inputs",
                         executor=self.executor,
@@ -123,7 +129,7 @@ class _Inputs:
                 )
 
     def _value(self, schema: Schema, value: Any, trail: Trail) -> None:
-        problem = _value_problem(schema, value, self.root, trail, 0)
+        problem = self._problem(schema, value, trail, 0)
         if problem:
             where, text = problem
             raise InputMismatch(
@@ -132,6 +138,79 @@ class _Inputs:
                 problem=text,
                 remedy="Correct the value, or pass a node.",
             )
+
+    def _problem(self, schema: Schema, value: Any, trail: Trail, depth: int) -> Problem | None:
+        """Where and why a literal value is not what the schema wants; a gap may become anything."""
+        self.left -= 1
+        if value == GAP or depth > _MAX_LEVELS or self.left < 0:
+            return None
+        problems: list[Problem] = []
+        near: list[Problem] = []
+        branches = _branches(schema, self.root)
+        for branch in branches:
+            problem = self._branch_problem(branch, value, trail, depth)
+            if problem is None:
+                return None
+            problems.append(problem)
+            if _types(branch) & _type_of(value):
+                near.append(problem)
+        if len(problems) == 1:
+            return problems[0]
+        if len(near) == 1:  # one alternative has the right type, so its complaint is the useful one
+            return near[0]
+        wanted = " or ".join(sorted(set().union(*(_types(b) for b in branches)))) or "one of the alternatives"
+        return trail, f"{shown(value)} is {kind_of(value)}, not {wanted}"
+
+    def _branch_problem(self, schema: Mapping[str, Any], value: Any, trail: Trail, depth: int) -> Problem | None:
+        if schema.get("not") == {}:
+            return trail, "nothing may stand there"
+        types = _types(schema)
+        if types and not types & _type_of(value):
+            return trail, f"{shown(value)} is {kind_of(value)}, not {' or '.join(sorted(types))}"
+        choices = [schema["const"]] if "const" in schema else schema.get("enum")
+        scalar = not isinstance(value, dict | list)
+        if isinstance(choices, list) and scalar and not any(_same(value, c) for c in choices):
+            return trail, f"{shown(value)} is not one of {', '.join(map(shown, choices[:20]))}"
+        for part in schema["allOf"] if isinstance(schema.get("allOf"), list) else []:
+            if problem := self._problem(part, value, trail, depth + 1):
+                return problem
+        if isinstance(value, dict):
+            return self._object_problem(schema, value, trail, depth)
+        if isinstance(value, list):
+            return self._list_problem(schema, value, trail, depth)
+        return None
+
+    def _list_problem(self, schema: Mapping[str, Any], value: list[Any], trail: Trail, depth: int) -> Problem | None:
+        for i, inner in enumerate(value):
+            found, text = _item(schema, {"array"}, i)
+            if text:
+                return (trail, i), text
+            if problem := self._problem(found, inner, (trail, i), depth + 1):
+                return problem
+        return None
+
+    def _object_problem(
+        self, schema: Mapping[str, Any], value: Mapping[str, Any], trail: Trail, depth: int
+    ) -> Problem | None:
+        required = schema.get("required")
+        for name in required if isinstance(required, list) else []:
+            if isinstance(name, str) and name not in value:
+                return trail, f"the field {shown(name)} is missing"
+        properties = _mapping(schema, "properties")
+        others = schema.get("additionalProperties", True)
+        for name, inner in value.items():
+            if name in properties:
+                wanted = properties[name]
+            elif "patternProperties" in schema:
+                continue
+            elif others is False:
+                known = ", ".join(map(shown, sorted(properties)))
+                return (trail, name), f"there is no field {shown(name)} beside {known or 'none'}"
+            else:
+                wanted = others
+            if problem := self._problem(wanted, inner, (trail, name), depth + 1):
+                return problem
+        return None
 
 
 def _mapping(schema: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -158,23 +237,32 @@ def _resolved(schema: Schema, root: Schema) -> Mapping[str, Any]:
     return {}
 
 
-def _branches(schema: Schema, root: Schema, budget: list[int]) -> Iterator[Mapping[str, Any]]:
-    """The alternatives of a schema, nested anyOf and oneOf taken apart; allOf alone stays with its schema."""
-    budget[0] -= 1
-    found = _resolved(schema, root)
-    for name in ("anyOf", "oneOf"):
-        choices = found.get(name)
-        if isinstance(choices, list) and budget[0] > 0:
-            for choice in choices:
-                yield from _branches(choice, root, budget)
-            return
-    yield found
+def _branches(schema: Schema, root: Schema) -> list[Mapping[str, Any]]:
+    """The alternatives of a schema, nested anyOf and oneOf taken apart, each once; never empty.
+
+    A schema that has no end, or more alternatives than anybody writes, says nothing.
+    """
+    found: list[Mapping[str, Any]] = []
+    seen: set[int] = set()
+    left = [schema]
+    while left:
+        one = _resolved(left.pop(), root)
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if len(seen) > _MAX_BRANCHES:
+            return [{}]
+        choices = next((one[name] for name in ("anyOf", "oneOf") if isinstance(one.get(name), list)), None)
+        if choices:
+            left.extend(reversed(choices))
+        else:
+            found.append(one)
+    return found or [{}]
 
 
 def _path_problem(schema: Schema, path: Sequence[str | int]) -> PathProblem | None:
     """Follows all alternatives step by step; a problem where none is left."""
-    budget = [_MAX_BRANCHES]
-    current = list(_branches(schema, schema, budget))
+    current = _branches(schema, schema)
     for number, step in enumerate(path):
         following: list[Schema] = []
         problems: list[str] = []
@@ -194,9 +282,7 @@ def _path_problem(schema: Schema, path: Sequence[str | int]) -> PathProblem | No
                 listed = ", ".join(shown(n) for n in sorted(names)[:20])
                 remedy = f"Its fields are {listed}.{did_you_mean(step, sorted(names))}"
             return PathProblem(number, problem, remedy)
-        if budget[0] <= 0:
-            return None  # a schema of too many alternatives to look through says nothing
-        current = [branch for f in following for branch in _branches(f, schema, budget)]
+        current = _branches({"anyOf": following}, schema)
     return None
 
 
@@ -270,75 +356,6 @@ def _item(schema: Mapping[str, Any], types: set[str], index: int) -> tuple[Schem
     return (rest, "") if rest is not False else ({}, f"there is no item {index}")
 
 
-def _value_problem(schema: Schema, value: Any, root: Schema, trail: Trail, depth: int) -> tuple[Trail, str] | None:
-    """Where and why a literal value is not what the schema wants; a gap may become anything."""
-    if value == GAP or depth > 100:
-        return None
-    problems: list[tuple[Trail, str]] = []
-    branches = list(_branches(schema, root, [_MAX_BRANCHES]))
-    for branch in branches:
-        problem = _branch_problem(branch, value, root, trail, depth)
-        if problem is None:
-            return None
-        problems.append(problem)
-    if len(problems) == 1:
-        return problems[0]
-    wanted = sorted(set().union(*(_types(b) for b in branches)))
-    deeper = [p for p in problems if p[0] is not trail]
-    if len(deeper) == 1:  # one alternative had the right type, so its complaint is the useful one
-        return deeper[0]
-    return trail, f"{shown(value)} is {kind_of(value)}, not {' or '.join(wanted) or 'one of the alternatives'}"
-
-
-def _branch_problem(
-    schema: Mapping[str, Any], value: Any, root: Schema, trail: Trail, depth: int
-) -> tuple[Trail, str] | None:
-    if schema.get("not") == {}:
-        return trail, "nothing may stand there"
-    types = _types(schema)
-    if types and not types & _type_of(value):
-        return trail, f"{shown(value)} is {kind_of(value)}, not {' or '.join(sorted(types))}"
-    choices = [schema["const"]] if "const" in schema else schema.get("enum")
-    if isinstance(choices, list) and not isinstance(value, dict | list) and not any(_same(value, c) for c in choices):
-        return trail, f"{shown(value)} is not one of {', '.join(map(shown, choices[:20]))}"
-    for part in schema["allOf"] if isinstance(schema.get("allOf"), list) else []:
-        if problem := _value_problem(part, value, root, trail, depth + 1):
-            return problem
-    if isinstance(value, dict):
-        return _object_problem(schema, value, root, trail, depth)
-    if isinstance(value, list):
-        for i, inner in enumerate(value):
-            found, problem_text = _item(schema, {"array"}, i)
-            if problem_text:
-                return (trail, i), problem_text
-            if problem := _value_problem(found, inner, root, (trail, i), depth + 1):
-                return problem
-    return None
-
-
 def _same(value: Any, choice: Any) -> bool:
     """Equality of JSON, where true is not 1."""
     return value == choice and isinstance(value, bool) == isinstance(choice, bool)
-
-
-def _object_problem(
-    schema: Mapping[str, Any], value: Mapping[str, Any], root: Schema, trail: Trail, depth: int
-) -> tuple[Trail, str] | None:
-    required = schema.get("required")
-    for name in required if isinstance(required, list) else []:
-        if name not in value:
-            return trail, f"the field {shown(name)} is missing"
-    properties = _mapping(schema, "properties")
-    others = schema.get("additionalProperties", True)
-    for name, inner in value.items():
-        if name in properties:
-            wanted = properties[name]
-        elif "patternProperties" in schema:
-            continue
-        elif others is False:
-            return (trail, name), f"there is no field {shown(name)}.{did_you_mean(name, properties)}".rstrip(".")
-        else:
-            wanted = others
-        if problem := _value_problem(wanted, inner, root, (trail, name), depth + 1):
-            return problem
-    return None

@@ -307,6 +307,7 @@ class PathNotInOutput(GraphError):
 
     Attributes:
         node: the producer.  executor: its executor.  path: the whole path.  step: the position that fails.
+        problem: why.
     """
 
     def __init__(
@@ -316,6 +317,7 @@ class PathNotInOutput(GraphError):
         self.executor = executor
         self.path = tuple(path)
         self.step = step
+        self.problem = problem
         drawn = "output" + "".join(f"[{p}]" if isinstance(p, int) else f"[{quoted(p)}]" for p in self.path)
         super().__init__(
             f"{at}: the output of {shown(node)} ({escaped(executor, SHOWN_CHARACTERS)}) has no "

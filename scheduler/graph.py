@@ -16,7 +16,7 @@ from .compile import CompiledGraph, compile_graph
 from .errors import DuplicateNode, HandleMisused, InvalidValue, UnknownNode, quoted, shown
 from .handles import Node, Path
 from .inputs import NO_INPUTS
-from .limits import kind_of, name_of, seconds_of
+from .limits import MAX_NAME, kind_of, name_of, seconds_of
 from .policy import DEFAULT_RETRY, DEFAULT_RULE, Duration, Policy, Retry, check_limits, rule_of
 from .signatures import is_signature, read_signature
 from .spec import Spec, after_of, graph_text, hash_of, labels_of
@@ -330,10 +330,10 @@ class Graph:
         count = self._counters.get(executor, 0)
         while True:
             count += 1
-            key = executor if count == 1 else f"{executor}-{count}"
+            key = executor if count == 1 else f"{executor[: MAX_NAME - 8]}-{count}"  # a million has 7 digits
             if key not in self._specs:
                 self._counters[executor] = count
-                return key if count == 1 else name_of(key, "key")
+                return key
 
     def _new_key(self, key: object) -> str:
         name = name_of(key, "key")

@@ -12,11 +12,11 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
+from .access import Access
 from .errors import CeleriacError, WaitTimeout
 from .store.connection import BLOCK_SECONDS, REFUSED, UNREACHABLE
-from .store.follow import Entries
 from .wire import RunId
 
 T = TypeVar("T")
@@ -67,34 +67,18 @@ Step = Ask | Follow | Pause | Tell
 Steps = Generator[Step, Any, T]
 
 
-class Source(Protocol):
-    """Where entries come from, and what becomes of errors."""
-
-    def follow(self, run: RunId, after: str, seconds: float) -> Entries:
-        """Entries after an id; waits up to `seconds` for one, not at all when that is 0."""
-        ...
-
-    async def afollow(self, run: RunId, after: str, seconds: float) -> Entries:
-        """The same for a coroutine."""
-        ...
-
-    def told(self, error: BaseException) -> CeleriacError:
-        """An error of the store as callers know it."""
-        ...
-
-
 class Waiting(Generic[T]):
     """One call that waits, under way.
 
     Args:
-        source: of entries.
+        access: to the store.
         run: the run waited for.
         steps: what to do.
         seconds: how long the caller is willing to wait; None means for ever.
     """
 
-    def __init__(self, source: Source, run: RunId, steps: Steps[T], seconds: float | None) -> None:
-        self._source = source
+    def __init__(self, access: Access, run: RunId, steps: Steps[T], seconds: float | None) -> None:
+        self._access = access
         self._run = run
         self._steps = steps
         self._seconds = seconds
@@ -137,15 +121,16 @@ class Waiting(Generic[T]):
                 if isinstance(step, Ask):
                     answer = step.call()
                 elif isinstance(step, Pause):
-                    answer = time.sleep(self._bounded(step.seconds))  # type: ignore[func-returns-value]
+                    time.sleep(self._bounded(step.seconds))
+                    answer = None
                 else:
-                    answer = self._source.follow(self._run, step.after, self._follow_seconds(step))
+                    answer = self._access.follow(self._run, step.after, self._follow_seconds(step))
             except CeleriacError:
                 raise
             except UNREACHABLE as lost:
                 time.sleep(self._lost(lost, step))
             except REFUSED as refused:
-                raise self._source.told(refused) from refused
+                raise self._access.told(refused) from refused
             else:
                 self._found(step, answer)
 
@@ -162,15 +147,16 @@ class Waiting(Generic[T]):
                 if isinstance(step, Ask):
                     answer = await asyncio.to_thread(step.call)
                 elif isinstance(step, Pause):
-                    answer = await asyncio.sleep(self._bounded(step.seconds))  # type: ignore[func-returns-value]
+                    await asyncio.sleep(self._bounded(step.seconds))
+                    answer = None
                 else:
-                    answer = await self._source.afollow(self._run, step.after, self._follow_seconds(step))
+                    answer = await self._access.afollow(self._run, step.after, self._follow_seconds(step))
             except CeleriacError:
                 raise
             except UNREACHABLE as lost:
                 await asyncio.sleep(self._lost(lost, step))
             except REFUSED as refused:
-                raise self._source.told(refused) from refused
+                raise self._access.told(refused) from refused
             else:
                 self._found(step, answer)
 
@@ -206,7 +192,7 @@ class Waiting(Generic[T]):
         if self._lost_since is None:
             self._lost_since, self._pause = now, 0.05
         if now - self._lost_since > RECONNECT_SECONDS or self._left() == 0:
-            raise self._source.told(lost) from lost
+            raise self._access.told(lost) from lost
         if isinstance(step, Follow):  # what was to be read may have gone with the server: the steps look again
             self._step, self._answer = None, []
         pause = self._bounded(self._pause * random.uniform(0.5, 1.0))

@@ -68,7 +68,6 @@ class Try(NamedTuple):
     worker: str
 
 
-_PLAIN = re.compile(r"[^|;\ud800-\udfff]*").fullmatch
 _UNSAFE = re.compile(r"[|;\ud800-\udfff]")
 """What would break a record, should a worker's name hold it: its separators, and what UTF-8 cannot carry."""
 
@@ -275,7 +274,7 @@ class Run:
         """The current attempt as an entry of the timeline: see the record in the module's docstring."""
         ready, dispatched = self.ready_at[node], self.dispatched_at[node]
         ended = max(ended_at_ms - self.created_at_ms, dispatched)
-        if not _PLAIN(worker):
+        if not worker.isascii() or "|" in worker or ";" in worker:
             worker = _UNSAFE.sub("?", worker)
         if claimed_at_ms is None:
             return f"{ready},{dispatched - ready},,{ended - dispatched},{end},{worker}"

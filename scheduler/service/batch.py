@@ -42,6 +42,7 @@ class Batch:
         over: attempts that ended.
         ended: runs that ended.
         sent: attempts that go out with this batch.
+        submitted: runs whose submission was read and that are still to be loaded.
     """
 
     def __init__(self, keys: ShardKeys, epoch: int, now: int) -> None:
@@ -59,6 +60,7 @@ class Batch:
         self.timers_done: list[str] = []
         self.blobs: list[str] = []
         self.consumed: list[bytes] = []
+        self.submitted: list[RunId] = []
 
     def page(self, run: Run) -> Pages:
         """The changes in one run."""

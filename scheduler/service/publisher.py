@@ -1,8 +1,8 @@
 """Outbox -> Celery. What an attempt looks like as a Celery message, made fast.
 
 Celery and kombu make one sample message for each executor, class and time limit; its ids and
-arguments are then open places, filled in per attempt and pushed with one command per queue and batch. So the format stays
-Celery's and the price is a hundredth of `send_task`. A broker that is not Redis gets the same
+arguments are then open places, filled in per attempt and pushed with one command per queue and
+batch. So the format stays Celery's and the price is a hundredth of `send_task`. A broker that is not Redis gets the same
 messages through one kombu producer (transport.py).
 """
 
@@ -17,7 +17,7 @@ from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, NamedTuple
 
 from celery import Celery
-from kombu import Connection
+from kombu.connection import Connection
 from kombu.entity import Queue
 
 from ..settings import QueueClass, Settings
@@ -96,7 +96,7 @@ class Template:
                 delivery_mode=2,
                 **self.properties,
             )
-            made: dict[str, Any] = channel._get(self.queue)  # noqa: SLF001  kombu's own way to look into a queue
+            made: dict[str, Any] = channel._get(self.queue)
         made["body"] = "@@body@@"
         made["properties"]["delivery_tag"] = "@@tag@@"
         return made
@@ -104,7 +104,10 @@ class Template:
     def parts(self, letter: Letter) -> tuple[str, str, str, str]:
         """argsrepr, kwargsrepr, the celeriac header as JSON, and traceparent."""
         readable = f"run={letter.run} node={letter.node} attempt={letter.attempt}"
-        searchable = f"{{'run': '{letter.run}', 'node': {letter.node!r}, 'attempt': {letter.attempt}, 'class': '{self.queue_class.name}'}}"
+        searchable = (
+            f"{{'run': '{letter.run}', 'node': {letter.node!r}, 'attempt': {letter.attempt}, "
+            f"'class': '{self.queue_class.name}'}}"
+        )
         deadline = "null" if letter.deadline_at_ms is None else letter.deadline_at_ms
         correlation = "null" if letter.correlation_id is None else quoted(letter.correlation_id)
         epoch = letter.id.rsplit(".", 2)[1]

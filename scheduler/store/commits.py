@@ -52,9 +52,8 @@ class Commit:
 
     def out(self, attempts: Mapping[str, str], deadline_ms: Mapping[str, int]) -> None:
         """Attempts that go out: id -> state, and id -> instant by which a worker must have claimed it."""
-        if attempts:
-            _add(self._first, "HSET", self.keys.attempts, [part for pair in attempts.items() for part in pair])
-            _add(self._first, "ZADD", self.keys.leases, [part for id_, at in deadline_ms.items() for part in (at, id_)])
+        _add(self._first, "HSET", self.keys.attempts, [part for pair in attempts.items() for part in pair])
+        _add(self._first, "ZADD", self.keys.leases, [part for id_, at in deadline_ms.items() for part in (at, id_)])
 
     def over(self, attempts: Sequence[str]) -> None:
         """Attempts that are over: claims and renewals of them are refused from now on."""

@@ -20,6 +20,7 @@ from ..wire import RunId
 from .connection import BLOCK_SECONDS, connect_async
 from .runs import Runs
 
+ENTRIES_AT_ONCE = 100
 LINGER_SECONDS = 0.5
 UNBLOCK_REFUSED_SECONDS = 0.2
 """Length of a blocking read where the server forbids CLIENT UNBLOCK; whoever joins waits that long at most."""
@@ -126,7 +127,7 @@ class LogReader:
         for key, answers in self._waiting.items():
             instant, number = min(answers.values())
             streams[key] = f"{instant}-{number}"
-        return await reader.xread(streams, count=1000, block=int(self._block_seconds * 1000))
+        return await reader.xread(streams, count=ENTRIES_AT_ONCE, block=int(self._block_seconds * 1000))
 
     async def _let_go(self, reading: asyncio.Task[Any], control: Redis, number: int) -> None:
         """Returns when the read is over; makes it so when somebody new waits for a log that it does not read."""

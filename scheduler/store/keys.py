@@ -75,9 +75,9 @@ class ShardKeys:
         """hash: page -> nodes of the graph, zlib of JSON."""
         return f"{self.tag}:run:{run}:spec"
 
-    def staged(self, run: RunId, graph_hash: str) -> str:
-        """hash: pages of a graph that is being submitted; gone after STAGED_SECONDS when it never is."""
-        return f"{self.tag}:run:{run}:spec:{graph_hash}"
+    def staged(self, run: RunId, submission: str) -> str:
+        """hash: pages of a graph that one submission brings; gone after STAGED_SECONDS when it never ends."""
+        return f"{self.tag}:run:{run}:spec:{submission}"
 
     def nodes(self, run: RunId, bucket: int) -> str:
         """hash: node -> record (state and timeline), BUCKET nodes each."""

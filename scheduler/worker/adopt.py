@@ -11,7 +11,7 @@ import inspect
 import sys
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from celery.exceptions import Retry, WorkerLostError
@@ -143,6 +143,6 @@ class _Unsent:
 def _wait_ms(when: Any) -> int:
     """The wait until `when`: seconds, a datetime, or None."""
     if isinstance(when, datetime):
-        aware = when if when.tzinfo is not None else when.replace(tzinfo=timezone.utc)
+        aware = when if when.tzinfo is not None else when.replace(tzinfo=UTC)
         return max(0, round((aware.timestamp() - time.time()) * 1000))
     return max(0, round(when * 1000)) if isinstance(when, int | float) else 0

@@ -136,3 +136,13 @@ def _schema(adapter: TypeAdapter[Any], mode: Any) -> dict[str, Any] | None:
         return adapter.json_schema(mode=mode)
     except PydanticUserError:
         return None
+
+
+def checking_instances(schema: Any) -> Any:
+    """A pydantic core schema that checks model and dataclass instances again, whatever their own setting."""
+    if isinstance(schema, dict):
+        copy = {key: checking_instances(value) for key, value in schema.items()}
+        if copy.get("type") in ("model", "dataclass"):
+            copy["revalidate_instances"] = "always"
+        return copy
+    return [checking_instances(it) for it in schema] if isinstance(schema, list) else schema

@@ -19,13 +19,13 @@ from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
 from celery import current_app
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ArgsKwargs, PydanticSerializationError, to_jsonable_python
+from pydantic_core import ArgsKwargs, PydanticSerializationError, SchemaValidator, to_jsonable_python
 
 from ..errors import ContractBroken, InvalidInput, InvalidValue
 from ..wire import VERSION
 from .adopt import adopt
 from .context import Context, attempt
-from .contracts import Call, first_line, input_schema
+from .contracts import Call, checking_instances, first_line, input_schema
 from .endings import KINDS
 from .installation import Installation, installation_of
 
@@ -136,7 +136,7 @@ class Executor(Generic[P, T]):
         if self._output is None:
             return output
         try:
-            return self._output.dump_python(self._output.validate_python(output), mode="json", warnings="error")
+            return self._output.dump_python(self._output_check.validate_python(output), mode="json", warnings="error")
         except ValidationError as problem:
             raise _refused(ContractBroken, f"output of {self.name}", problem) from None
         except PydanticSerializationError as problem:
@@ -162,6 +162,12 @@ class Executor(Generic[P, T]):
     @cached_property
     def _output(self) -> TypeAdapter[Any] | None:
         return TypeAdapter(self._hints["return"]) if "return" in self._hints else None
+
+    @cached_property
+    def _output_check(self) -> SchemaValidator:
+        """The output's validator; models are checked again, for they may have been changed since they were made."""
+        assert self._output is not None
+        return SchemaValidator(checking_instances(self._output.core_schema))
 
     @cached_property
     def _output_schema(self) -> dict[str, Any] | None:

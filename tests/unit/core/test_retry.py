@@ -53,7 +53,7 @@ def wait(
 def test_the_wait_grows_by_the_factor_up_to_the_cap(
     failures: int, base_ms: int, factor: float, cap_ms: int, chance: float, expected: int
 ) -> None:
-    """chance x min(cap, base x factor^(failures - 1)), in whole milliseconds."""
+    """Chance x min(cap, base x factor^(failures - 1)), in whole milliseconds."""
     assert backoff_ms(failures, base_ms, factor, cap_ms, chance) == expected
 
 
@@ -73,7 +73,9 @@ def test_jitter_stays_within_its_bounds(failures: int, base_ms: int, factor: flo
     assert found <= backoff_ms(failures + 1, base_ms, factor, cap_ms, chance)
 
 
-@pytest.mark.parametrize(("max_attempts", "failures", "again"), [(1, 1, False), (3, 1, True), (3, 2, True), (3, 3, False)])
+@pytest.mark.parametrize(
+    ("max_attempts", "failures", "again"), [(1, 1, False), (3, 1, True), (3, 2, True), (3, 3, False)]
+)
 def test_a_node_is_tried_at_most_max_attempts_times(max_attempts: int, failures: int, again: bool) -> None:
     """The first try counts."""
     assert (wait(failures=failures, max_attempts=max_attempts) is not None) == again
@@ -81,7 +83,7 @@ def test_a_node_is_tried_at_most_max_attempts_times(max_attempts: int, failures:
 
 def test_what_another_try_cannot_mend_is_not_tried_again() -> None:
     """The kinds of error that are final are these six; the other four are tried again."""
-    assert FINAL_KINDS == {"invalid_input", "contract", "permanent", "safety", "budget", "cancelled"}
+    assert {"invalid_input", "contract", "permanent", "safety", "budget", "cancelled"} == FINAL_KINDS
     assert all(wait(kind, retry_after_ms=5) is None for kind in FINAL_KINDS)
     assert all(wait(kind) == 500 for kind in ("transient", "rate_limited", "timeout", "lost", "never heard of"))
 

@@ -105,7 +105,9 @@ def test_a_quorum_of_all_is_decided_by_successes_alone() -> None:
         assert parse_rule("quorum(1)").answer(*vector) is one(*vector)
 
 
-@pytest.mark.parametrize("text", ["", "quorum", "quorum()", "quorum(0)", "quorum(-1)", "quorum(01)", "quorum(2) ", "ALL_DONE"])
+@pytest.mark.parametrize(
+    "text", ["", "quorum", "quorum()", "quorum(0)", "quorum(-1)", "quorum(01)", "quorum(2) ", "ALL_DONE"]
+)
 def test_a_name_that_is_no_rule_is_refused_with_those_there_are(text: str) -> None:
     """The error lists what may be written instead."""
     with pytest.raises(ValueError, match=r"use one of all_success, .* or quorum\(n\)"):

@@ -51,7 +51,8 @@ TABLE = """
 STATES = {state.word: state for state in NodeState}
 KINDS = {kind.word: kind for kind in MoveKind}
 LEGAL_MOVES = {
-    (STATES[before], KINDS[move]): STATES[after] for before, move, after in (line.split() for line in TABLE.strip().splitlines())
+    (STATES[before], KINDS[move]): STATES[after]
+    for before, move, after in (line.split() for line in TABLE.strip().splitlines())
 }
 RUN_TABLE = {
     (RunState.RUNNING, RunState.CANCELLING),

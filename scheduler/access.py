@@ -1,0 +1,117 @@
+"""A client's way to the store: connections made when first needed, errors put into words, logs followed.
+
+One per `Client`. Threads share its connection pool (a blocking read takes one connection for itself), coroutines of one
+event loop share one reader of logs. A child process may go on using it after a fork.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import weakref
+from collections.abc import Callable
+from typing import TypeVar
+
+from .errors import CeleriacError, SettingsError, StoreError, StoreUnreachable, escaped, shown
+from .store.connection import REFUSED, UNREACHABLE, connect
+from .store.follow import ENTRIES_AT_ONCE, Entries, LogReader
+from .store.runs import Runs, connect_runs
+from .wire import RunId
+
+T = TypeVar("T")
+
+
+class Access:
+    """The store of one installation.
+
+    Args:
+        url: of its Redis.
+        namespace: which installation there.
+        shards: counts only when the store is new.
+        default_class: class of executors that declare none, when it is known.
+    """
+
+    def __init__(self, url: str, namespace: str, shards: int, default_class: str | None = None) -> None:
+        self.url = url
+        self.namespace = namespace
+        self.default_class = default_class
+        self._shards = shards
+        self._lock = threading.Lock()
+        self._runs: Runs | None = None
+        self._readers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LogReader] = weakref.WeakKeyDictionary()
+        try:
+            self._client = connect(url)
+        except ValueError as wrong:
+            raise SettingsError("redis_url", f"{shown(self.shown_url)}: {wrong}", "Write redis://host:6379/0") from None
+
+    @property
+    def shown_url(self) -> str:
+        """The URL without its password."""
+        from .settings import redacted
+
+        return redacted(self.url)
+
+    @property
+    def runs(self) -> Runs:
+        """The runs of this installation. Asks the store once how many shards it has."""
+        found = self._runs
+        if found is None:
+            with self._lock:
+                found = self._runs
+                if found is None:
+                    found = self._runs = connect_runs(self._client, self.namespace, self._shards)
+        return found
+
+    def reach(self, call: Callable[[], T]) -> T:
+        """What `call` returns; errors of the connection as the caller knows them.
+
+        Raises:
+            StoreUnreachable: no answer.
+            StoreError: an answer, but not one that helps.
+        """
+        try:
+            return call()
+        except CeleriacError:
+            raise
+        except (*UNREACHABLE, *REFUSED) as error:
+            raise self.told(error) from error
+
+    def told(self, error: BaseException) -> StoreError:
+        """An error of the connection in our words."""
+        reason = str(error) or type(error).__name__
+        if isinstance(error, UNREACHABLE):
+            return StoreUnreachable(self.shown_url, reason)
+        return StoreError(
+            f"Redis at {escaped(self.shown_url, 200)} refused: {escaped(reason, 300)}. `celeriac doctor` tells what it lacks."
+        )
+
+    def follow(self, run: RunId, after: str, seconds: float) -> Entries:
+        """Entries of a run's log after an id; waits up to `seconds` for one, not at all when that is 0."""
+        block_ms = math.ceil(seconds * 1000) or None
+        return self.runs.log(run, after, count=ENTRIES_AT_ONCE, block_ms=block_ms)
+
+    async def afollow(self, run: RunId, after: str, seconds: float) -> Entries:
+        """The same for a coroutine; all those of one event loop share one blocking read."""
+        if seconds <= 0:
+            return await asyncio.to_thread(self.follow, run, after, 0)
+        return await (await self._reader()).read(run, after, seconds)
+
+    async def _reader(self) -> LogReader:
+        loop = asyncio.get_running_loop()
+        found = self._readers.get(loop)
+        if found is None:
+            runs = await asyncio.to_thread(lambda: self.runs)
+            found = self._readers.setdefault(loop, LogReader(self.url, runs))
+        return found
+
+    def close(self) -> None:
+        """Closes what threads use; what a loop uses closes soon after its last waiting coroutine."""
+        self._client.close()
+
+    async def aclose(self) -> None:
+        """Closes everything, the reader of this event loop included."""
+        reader = self._readers.pop(asyncio.get_running_loop(), None)
+        if reader is not None:
+            await reader.close()
+        await asyncio.to_thread(self.close)

@@ -1,0 +1,88 @@
+"""`celeriac graph ...`: check a graph, draw it, print the schema of graph documents. Nothing needs to run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .output import Output, json_text, output_option
+from .place import Place, place_options, runs_of
+from .sources import graph_of, inputs_of
+
+if TYPE_CHECKING:
+    from ..compile import CompiledGraph
+
+_input_option = click.option(
+    "--input", "-i", "inputs", multiple=True, metavar="NAME=VALUE", help="Argument of the function that GRAPH names."
+)
+
+
+@click.group("graph")
+def graph_command() -> None:
+    """Check and draw graphs."""
+
+
+@graph_command.command("check")
+@click.argument("graph")
+@_input_option
+@click.option("--published", is_flag=True, help="Also against the executors that workers have published.")
+@place_options
+@output_option
+def check(graph: str, inputs: tuple[str, ...], published: bool, place: Place, out: Output) -> None:
+    """Say what is wrong with GRAPH (exit status 6), or what it holds."""
+    built = graph_of(graph, inputs_of(inputs))
+    settings = place.settings()
+    contracts = None
+    if published:
+        with place.for_reading() as located:
+            contracts = runs_of(located).contracts()
+    compiled = built.compile(contracts=contracts, classes=settings.classes)
+    profiles = compiled.header["profiles"]
+    found: dict[str, Any] = {
+        "name": built.name,
+        "hash": compiled.hash,
+        "nodes": compiled.nodes,
+        "edges": compiled.header["edges"],
+        "levels": len(levels_of(compiled)),
+        "executors": sorted({it["executor"] for it in profiles}),
+        "returns": None if compiled.header["returns"] is None else compiled.keys[compiled.header["returns"]],
+    }
+    if out.json:
+        out.document(found)
+    else:
+        out.facts([(name, ", ".join(it) if isinstance(it, list) else it) for name, it in found.items()])
+
+
+@graph_command.command("draw")
+@click.argument("graph")
+@_input_option
+@click.option("--format", "form", type=click.Choice(["txt", "mermaid", "dot", "json", "yaml"]), default="txt")
+@output_option
+def draw(graph: str, inputs: tuple[str, ...], form: str, out: Output) -> None:
+    """Draw GRAPH as text, Mermaid or Graphviz, or print its document."""
+    from .drawing import dot, mermaid, text
+
+    built = graph_of(graph, inputs_of(inputs))
+    compiled = built.compile()
+    if form == "json" or out.json:
+        out.document(built.document()) if out.json else out.line(json_text(built.document(), indent=2))
+        return
+    drawn = {"txt": text, "mermaid": mermaid, "dot": dot}
+    out.line(built.to_yaml().rstrip("\n") if form == "yaml" else drawn[form](compiled))
+
+
+@graph_command.command("schema")
+@output_option
+def schema(out: Output) -> None:
+    """Print the JSON Schema of graph documents."""
+    from ..schema import graph_schema
+
+    out.document(graph_schema()) if out.json else out.line(json_text(graph_schema(), indent=2))
+
+
+def levels_of(compiled: CompiledGraph) -> list[list[int]]:
+    """Nodes by the longest way that leads to them."""
+    from .drawing import levels
+
+    return levels(compiled)

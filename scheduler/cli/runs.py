@@ -1,0 +1,192 @@
+"""`celeriac runs ...`: list, show, watch, result, cancel. Reading needs Redis alone, whatever else is stopped."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from ..errors import InvalidValue, NodeNotFound, RunNotFound, escaped
+from .output import Output, instant, json_text, note, output_option, span
+from .place import Place, place_options, runs_of
+from .status import CANCELLED, DETACHED, FAILED
+
+STATES = ("running", "cancelling", "succeeded", "failed", "cancelled")
+_LOOK_SECONDS = 2.0
+
+
+@click.group("runs")
+def runs_command() -> None:
+    """List, show, watch and cancel runs."""
+
+
+def checked_id(run: str) -> Any:
+    """A run id, as its type.
+
+    Raises:
+        RunNotFound: it does not even have the form of one.
+    """
+    from ..wire import RunId, is_run_id
+
+    if not is_run_id(run):
+        raise RunNotFound(run)
+    return RunId(run)
+
+
+@runs_command.command("ls")
+@click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="Only these; may be repeated.")
+@click.option("--graph", "name", help="Only runs of graphs of this name.")
+@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Only runs that have it.")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
+@click.option("--watch", is_flag=True, help="Again and again, until Ctrl-C; on a terminal only.")
+@place_options
+@output_option
+def ls(
+    states: tuple[str, ...],
+    name: str | None,
+    labels: tuple[str, ...],
+    limit: int,
+    watch: bool,
+    place: Place,
+    out: Output,
+) -> None:
+    """Runs, the newest first."""
+    from .run import labels_of
+
+    wanted = labels_of(labels)
+    with place.for_reading() as settings:
+        runs = runs_of(settings)
+        while True:
+            found = [
+                it
+                for it in runs.newest(limit=limit if not (states or name or wanted) else 100_000)
+                if (not states or it.state.value in states)
+                and (name is None or it.name == name)
+                and all(it.labels.get(key) == value for key, value in wanted.items())
+            ][:limit]
+            if watch and out.terminal:
+                click.clear()
+            _list(found, runs.now_ms(), out)
+            if not (watch and out.terminal):
+                return
+            time.sleep(_LOOK_SECONDS)
+
+
+def _list(found: list[Any], now_ms: int, out: Output) -> None:
+    from .show import summary_document
+
+    if out.json:
+        out.document([summary_document(it) for it in found])
+        return
+    rows: list[list[Any]] = []
+    for it in found:
+        ended = sum(it.progress.get(state, 0) for state in _ENDS)
+        lasted = (it.ended_at_ms or now_ms) - it.created_at_ms
+        rows.append([it.id, it.name, it.state.value, f"{ended}/{it.nodes}", instant(it.created_at_ms), span(lasted)])
+    out.table(["run", "graph", "state", "nodes", "created", "took"], rows)
+    if not found and out.terminal:
+        note("No runs here. Submit one with `celeriac run GRAPH`.")
+
+
+_ENDS = ("succeeded", "failed", "skipped", "upstream_failed", "cancelled")
+
+
+@runs_command.command("show")
+@click.argument("run")
+@click.option("--nodes", is_flag=True, help="Every node: state, edges, attempts with their timeline.")
+@click.option("--node", "only", multiple=True, metavar="KEY", help="Only these nodes, with output and error.")
+@place_options
+@output_option
+def show(run: str, nodes: bool, only: tuple[str, ...], place: Place, out: Output) -> None:
+    """What is known of RUN. Works from Redis alone, with every other process stopped."""
+    from .show import show_run
+
+    with place.for_reading() as settings:
+        show_run(runs_of(settings), checked_id(run), settings, out, nodes=nodes, only=only)
+
+
+@runs_command.command("watch")
+@click.argument("run")
+@place_options
+@output_option
+@click.pass_context
+def watch(ctx: click.Context, run: str, place: Place, out: Output) -> None:
+    """Progress of RUN until it ends, then its result. Ctrl-C leaves the run alone."""
+    from .run import finish
+
+    with place.for_reading() as settings:
+        ctx.exit(finish(settings, checked_id(run), out))
+
+
+@runs_command.command("result")
+@click.argument("run")
+@click.option("--node", "key", metavar="KEY", help="Of this node instead of what the graph returns.")
+@click.option("--wait", is_flag=True, help="Wait for the end of the run first.")
+@place_options
+@output_option
+@click.pass_context
+def result(ctx: click.Context, run: str, key: str | None, wait: bool, place: Place, out: Output) -> None:
+    """The output of RUN, or of one of its nodes, as JSON."""
+    from ..core.states import ENDED_RUNS, FIRST_ENDED, NodeState
+    from .follow import Followed
+    from .values import errors_of, outputs_of
+
+    with place.for_reading() as settings:
+        runs, run_id = runs_of(settings), checked_id(run)
+        if wait:
+            try:
+                for _ in Followed(runs, run_id).follow():
+                    pass
+            except KeyboardInterrupt:
+                note(f"\nDetached; the run goes on. Come back with: celeriac runs result {run} --wait")
+                ctx.exit(DETACHED)
+        loaded = runs.load(run_id)
+        node = loaded.returns if key is None else _number_of(loaded, key)
+        if node is None:
+            raise InvalidValue("--node", None, "is missing, and the graph says of no node that it returns", "Name one.")
+        if loaded.state[node] == NodeState.SUCCEEDED:
+            found = outputs_of(runs, loaded, [node]).get(node)
+            out.document(found) if out.json else out.line(json_text(found))
+            return
+        state = NodeState(loaded.state[node])
+        error = errors_of(runs, loaded, [node]).get(node, {})
+    word = state.word if state >= FIRST_ENDED or loaded.run_state in ENDED_RUNS else f"{state.word}, not ended yet"
+    told = f": {escaped(str(error.get('type', '')), 100)}: {escaped(str(error.get('message', '')), 500)}" if error else ""
+    note(f"node {escaped(loaded.keys[node], 100)} is {word} and has no output{told}")
+    ctx.exit(CANCELLED if state == NodeState.CANCELLED else FAILED)
+
+
+def _number_of(run: Any, key: str) -> int:
+    if key not in run.keys:
+        raise NodeNotFound(run.id, key, run.keys)
+    number: int = run.keys.index(key)
+    return number
+
+
+@runs_command.command("cancel")
+@click.argument("ids", metavar="RUN...", nargs=-1, required=True)
+@click.option("--reason", default="", help="Recorded with the run.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@place_options
+@output_option
+def cancel(ids: tuple[str, ...], reason: str, yes: bool, place: Place, out: Output) -> None:
+    """Ask for the end of runs: nothing more of them is started, what runs is stopped."""
+    checked = [checked_id(run) for run in ids]
+    if not yes:
+        if not click.get_text_stream("stdin").isatty():
+            raise click.UsageError("cancelling needs --yes where nobody can be asked.")
+        click.confirm(f"Cancel {len(ids)} run{'s' if len(ids) > 1 else ''}?", abort=True, err=True)
+    runs = runs_of(place.located())
+    known = runs.summaries(checked)
+    for run, summary in zip(checked, known, strict=True):
+        if summary is None:
+            raise RunNotFound(run)
+    for run in checked:
+        runs.cancel(run, reason)
+    if out.json:
+        out.document({"asked": list(checked)})
+    else:
+        for run in checked:
+            out.line(run)
+    note("Asked. `celeriac runs show RUN` tells when it is done; a scheduler must be running.")

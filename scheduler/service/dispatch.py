@@ -1,0 +1,244 @@
+"""Ready nodes out to the broker: admission, numbered attempts, messages.
+
+`admit` takes what has room and moves it to dispatched, into the batch that is about to be committed;
+`publish` sends what has been committed. What the broker does not take stays in the outbox and is sent again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from ..core.decide import decide, evolve
+from ..core.events import Admitted
+from ..core.run import Profile, Run, references
+from ..core.states import IN_FLIGHT
+from ..settings import QueueClass, Settings
+from ..store.runs import Runs
+from ..wire import RunId
+from .admission import Admission
+from .batch import Batch
+from .held import CHECK_MS, Held
+from .inputs import resolve
+from .publisher import Letter, Template, Templates, scheduler_app
+from .transport import Transport, open_transport
+
+log = logging.getLogger("celeriac.scheduler")
+
+ADMITTED_PER_TURN = 1000
+CLAIM_GRACE_MS = 60_000
+"""A message that no worker has claimed this long after its class's target wait is looked for in the broker."""
+LIMIT_GRACE_MS = 5_000
+"""An attempt's lease outlives its time limit by this, so that a pool that enforces limits reports first."""
+BROKER_PAUSE_SECONDS = 0.1
+
+_IN_FLIGHT = frozenset(map(int, IN_FLIGHT))
+_NO_OUTPUT = ord("n")
+
+
+class Outgoing(NamedTuple):
+    """An attempt on its way out."""
+
+    held: Held
+    run: RunId
+    node: int
+    id: str
+
+
+class Dispatch:
+    """From ready to sent.
+
+    Args:
+        settings: classes and broker.
+        transport: how messages get to the broker; None opens what the settings name.
+        counts: of the scheduler.
+    """
+
+    def __init__(self, settings: Settings, transport: Transport | None, counts: Counter[str]) -> None:
+        self.admission = Admission(settings.classes, settings.default_class.name)
+        self.more = False
+        """The last turn left ready nodes behind although there was room."""
+        self.unsent: list[Outgoing] = []
+        """Committed and not yet taken by the broker."""
+        self._classes = settings.classes
+        self._default = settings.default_class
+        app = scheduler_app(settings)
+        self._templates = Templates(app)
+        self._transport = transport or open_transport(settings, app)
+        self._counts = counts
+
+    def close(self) -> None:
+        """Let go of the broker."""
+        self._transport.close()
+
+    def forget(self, held: Held) -> None:
+        """A shard is not ours any more."""
+        self.admission.forget(held.runs)
+        for queue_class in held.flying.values():
+            self.admission.flying[queue_class] -= 1
+        held.flying.clear()
+        self.unsent = [it for it in self.unsent if it.held is not held]
+
+    # -- in flight ----------------------------------------------------------------------------------
+
+    def flies(self, held: Held, id_: str, queue_class: str) -> None:
+        """An attempt takes a place in its class's window."""
+        held.flying[id_] = queue_class
+        self.admission.flying[queue_class] = self.admission.flying.get(queue_class, 0) + 1
+
+    def landed(self, held: Held, id_: str) -> None:
+        """An attempt gives its place back."""
+        queue_class = held.flying.pop(id_, None)
+        if queue_class is not None:
+            self.admission.flying[queue_class] -= 1
+
+    def still_queued(self, id_: str, queue_class: str) -> bool:
+        """Whether an unclaimed attempt simply waits in its queue: then it is not lost, however long it takes."""
+        if queue_class not in self._classes:
+            return False
+        try:
+            waiting = self._transport.waiting(self._classes[queue_class].queue)
+        except Exception as broken:  # noqa: BLE001  any broker, any client library
+            log.warning("the broker does not answer (%s); unclaimed attempts wait on", type(broken).__name__)
+            return True
+        return waiting is None or id_ in waiting
+
+    def claim_by_ms(self, queue_class: str, run: Run, node: int) -> int:
+        """How long a message may stay unclaimed before it is looked for; doubled each time it was lost."""
+        unclaimed = run.attempt[node] - 1 - run.failures[node] - run.losses[node]
+        target = self._classes.get(queue_class, self._default).target_wait_seconds
+        return (round(target * 1000) + CLAIM_GRACE_MS) << max(0, min(unclaimed, 6))
+
+    # -- admission ----------------------------------------------------------------------------------
+
+    def queue(self, batch: Batch) -> None:
+        """Ready nodes into admission; those that have no class yet wait, with a reason in the run's log."""
+        for run, node in batch.ready:
+            why = self.admission.add(run, node)
+            if why:
+                batch.note(run, node, "wait", why)
+        batch.ready.clear()
+
+    def admit(self, held_of: Callable[[str], Held], batch_of: Callable[[Held], Batch], share: float) -> list[Outgoing]:
+        """Take what has room in its class, number its attempts and note them in their batches.
+
+        Args:
+            held_of: run id -> the shard that holds it.
+            batch_of: shard -> its batch of this turn.
+            share: our part of every window, 0 to 1.
+        """
+        going: list[Outgoing] = []
+        for name, run, nodes in self.admission.take(share, ADMITTED_PER_TURN):
+            held = held_of(run.id)
+            batch = batch_of(held)
+            decision = decide(run, Admitted(nodes), batch.now)
+            if decision.stale:
+                continue
+            evolve(run, decision, batch.now)
+            queue_class, run_id, shard = self._classes[name], RunId(run.id), held.keys.shard
+            grace = LIMIT_GRACE_MS if queue_class.pool == "prefork" else 0
+            for node in nodes:
+                id_ = f"{shard}.{run.id}.{node}.1.{run.attempt[node]}"
+                limit = self._timeout_ms(run.profiles[run.profile[node]], queue_class) + grace
+                state = f"s|{name}|{queue_class.lease_ms}|{limit}"
+                batch.send(run, node, id_, state, batch.now + self.claim_by_ms(name, run, node))
+                self.flies(held, id_, name)
+                going.append(Outgoing(held, run_id, node, id_))
+            held.look_by(batch.now + CHECK_MS)
+        self.more = len(going) >= ADMITTED_PER_TURN
+        return going
+
+    def _timeout_ms(self, profile: Profile, queue_class: QueueClass) -> int:
+        """Hard limit of an attempt: the node's, else the executor's, else the class's."""
+        if profile.timeout_ms is not None:
+            return profile.timeout_ms
+        declared = self.admission.contracts.get(profile.executor, {}).get("timeout_seconds")
+        return round(declared * 1000) if declared else queue_class.timeout_ms
+
+    def _soft_timeout_ms(self, profile: Profile) -> int | None:
+        """Soft limit of an attempt: the node's, else the executor's, else none."""
+        if profile.soft_timeout_ms is not None:
+            return profile.soft_timeout_ms
+        declared = self.admission.contracts.get(profile.executor, {}).get("soft_timeout_seconds")
+        return round(declared * 1000) if declared and profile.timeout_ms is None else None
+
+    # -- publish ------------------------------------------------------------------------------------
+
+    def republish(self, held: Held, attempts: Mapping[str, str], outbox: list[list[str]]) -> None:
+        """Send again what a former owner left in the outbox and no worker has claimed. The claim makes it harmless."""
+        for id_ in (id_ for ids in outbox for id_ in ids):
+            _shard, run, node, _epoch, _attempt = id_.split(".")
+            if attempts.get(id_, "")[:1] == "s" and run in held.runs:
+                self.unsent.append(Outgoing(held, RunId(run), int(node), id_))
+        held.batches_out = len(outbox)
+
+    def publish(self, runs: Runs) -> None:
+        """Send everything that is committed and not sent."""
+        if not self.unsent:
+            return
+        self._fetch_values(runs)
+        letters = [it for it in map(self._letter, self.unsent) if it is not None]
+        try:
+            if letters:
+                self._transport.send(letters)
+        except Exception as broken:  # noqa: BLE001  any broker, any client library
+            self._counts["unpublished"] += 1
+            log.warning("the broker took no messages (%s: %s); sending them again", type(broken).__name__, broken)
+            time.sleep(BROKER_PAUSE_SECONDS)
+            return
+        self._let_go()
+        self._counts["published"] += len(letters)
+        for going in self.unsent:
+            going.held.published = going.held.batches_out
+        self.unsent.clear()
+
+    def _letter(self, going: Outgoing) -> tuple[Template, Letter] | None:
+        """The message of an attempt, or None when it is over by now."""
+        held, run_id, node, id_ = going
+        run = held.runs.get(run_id)
+        if run is None or run.state[node] not in _IN_FLIGHT or int(id_.rpartition(".")[2]) != run.attempt[node]:
+            return None
+        profile = run.profiles[run.profile[node]]
+        queue_class = self._classes.get(held.flying.get(id_, ""), self._default)
+        template = self._templates.get(
+            profile.executor, queue_class, self._timeout_ms(profile, queue_class), self._soft_timeout_ms(profile)
+        )
+        text, deferred = resolve(run, run.inputs[node], run.outputs)
+        return template, Letter(
+            id_,
+            run_id,
+            run.keys[node],
+            node,
+            run.attempt[node],
+            text,
+            run.deadline_at_ms,
+            run.correlation_id,
+            deferred,
+        )
+
+    def _fetch_values(self, runs: Runs) -> None:
+        """Outputs and errors that the inputs of outgoing attempts refer to and that are not in memory."""
+        missing: dict[str, tuple[Run, set[int]]] = {}
+        for held, run_id, node, _ in self.unsent:
+            run = held.runs.get(run_id)
+            if run is None or type(run.inputs[node]) is str:
+                continue
+            for source in references(run.inputs[node]):
+                if source not in run.outputs and run.output_kind[source] != _NO_OUTPUT:
+                    missing.setdefault(run_id, (run, set()))[1].add(source)
+        for run, nodes in missing.values():
+            run.outputs |= runs.values(RunId(run.id), sorted(nodes))
+
+    def _let_go(self) -> None:
+        """Forget outputs that no node will ask for any more; one that is asked for again is fetched again."""
+        for held, run_id, node, _ in self.unsent:
+            run = held.runs.get(run_id)
+            if run is None or type(run.inputs[node]) is str:
+                continue
+            for source in references(run.inputs[node]):
+                run.readers[source] -= run.readers[source] > 0
+                if not run.readers[source]:
+                    run.outputs.pop(source, None)

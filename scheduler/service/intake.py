@@ -1,0 +1,226 @@
+"""What arrives becomes events: entries of inboxes, leases and timers that have run out.
+
+Each event is decided and applied at once, and noted in the shard's batch. A record that cannot be read
+is refused, counted and consumed: an inbox never blocks.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections import Counter
+from collections.abc import Iterable
+
+from ..core.decide import decide, evolve
+from ..core.events import CancelRequested, DeadlinePassed, Event, GraceOver, LeaseExpired, Opened, Reported, RetryDue
+from ..core.run import Run
+from ..core.states import ENDED_RUNS, IN_FLIGHT, MoveKind, NodeState
+from ..errors import WireError
+from ..store.inboxes import Entry, Inboxes
+from ..store.runs import Runs
+from ..wire import AttemptId, Report, RunId, is_run_id
+from .batch import Batch
+from .dispatch import Dispatch
+from .held import CHECK_MS, Held
+
+log = logging.getLogger("celeriac.scheduler")
+
+_IN_FLIGHT = frozenset(map(int, IN_FLIGHT))
+_CANCEL = int(MoveKind.CANCEL)
+_READY = int(NodeState.READY)
+
+
+class Intake:
+    """Events in, decisions into batches.
+
+    Args:
+        runs, inboxes: the store.
+        dispatch: knows which attempts fly, and what the broker still holds.
+        counts: of the scheduler; events by kind.
+    """
+
+    def __init__(self, runs: Runs, inboxes: Inboxes, dispatch: Dispatch, counts: Counter[str]) -> None:
+        self._runs = runs
+        self._inboxes = inboxes
+        self._dispatch = dispatch
+        self._counts = counts
+
+    # -- runs ---------------------------------------------------------------------------------------
+
+    def load(self, held: Held, batch: Batch, runs: Iterable[RunId]) -> None:
+        """Bring runs into memory and open them: what was decided and not recorded is decided again."""
+        for run in self._runs.load_many([it for it in runs if it not in held.runs]):
+            if run.run_state in ENDED_RUNS:
+                batch.ended.append(run)
+                continue
+            held.runs[run.id] = run
+            batch.ready += ((run, node) for node, state in enumerate(run.state) if state == _READY)
+            self._apply(held, batch, run, Opened())
+
+    def _apply(self, held: Held, batch: Batch, run: Run, event: Event, attempt: str = "") -> bool:
+        """Decide an event, apply and note it. False when it was stale."""
+        decision = decide(run, event, batch.now)
+        if decision.stale:
+            return False
+        stopped = [move.node for move in decision.moves if move.kind == _CANCEL and run.state[move.node] in _IN_FLIGHT]
+        if isinstance(event, CancelRequested):
+            stopped += event.running
+        evolve(run, decision, batch.now)
+        batch.take(run, decision, attempt)
+        for node in stopped:
+            id_ = f"{held.keys.shard}.{run.id}.{node}.1.{run.attempt[node]}"
+            batch.over.append(id_)
+            self._dispatch.landed(held, id_)
+        if attempt:
+            self._dispatch.landed(held, attempt)
+        return True
+
+    # -- inboxes ------------------------------------------------------------------------------------
+
+    def take_entries(self, held: Held, batch: Batch, entries: list[Entry]) -> None:
+        """All records of new inbox entries, in order."""
+        for entry in entries:
+            for kind, record, output in _paired(entry):
+                try:
+                    if kind == b"report":
+                        self._take_report(held, batch, record, output, entry.at_ms)
+                    elif kind == b"submit":
+                        batch.submitted.append(RunId(record.decode("ascii", "replace")))
+                    elif kind == b"cancel":
+                        self._open_submitted(held, batch)
+                        self._take_cancel(held, batch, record)
+                    else:
+                        raise WireError("inbox", "a kind of record that this version does not know", kind)
+                except WireError as broken:
+                    self._counts["refused"] += 1
+                    log.warning("%s", broken)
+            batch.consumed.append(entry.id)
+        held.read_after = entries[-1].id
+        self._open_submitted(held, batch)
+
+    def _open_submitted(self, held: Held, batch: Batch) -> None:
+        """Runs submitted so far, loaded together."""
+        if batch.submitted:
+            self.load(held, batch, [run for run in dict.fromkeys(batch.submitted) if is_run_id(run)])
+            batch.submitted.clear()
+
+    def _take_report(self, held: Held, batch: Batch, raw: bytes, output: bytes | None, at_ms: int) -> None:
+        report = Report.from_json(raw)
+        id_ = report.id
+        try:
+            _shard, run_id, node, epoch, attempt = id_.split(".")
+            event = Reported(
+                int(node),
+                int(epoch),
+                int(attempt),
+                report.end,
+                report.output,
+                report.worker,
+                report.claimed_at_ms,
+                at_ms,
+                report.error,
+                report.retry_after_ms,
+                random.random(),
+            )
+        except ValueError:
+            raise WireError("report", "id is not shard.run.node.epoch.attempt", id_) from None
+        self._counts["reports"] += 1
+        run = held.runs.get(run_id)
+        if run is None:
+            self._counts["late"] += 1
+            return
+        decision = decide(run, event, batch.now)
+        if decision.stale:
+            self._counts["late"] += 1
+            if event.node < run.n:
+                batch.note(run, event.node, "late", f"{report.end}, attempt {event.attempt}, from {report.worker}")
+            return
+        evolve(run, decision, batch.now)
+        if report.end == "succeeded":
+            if output is not None and run.readers[event.node]:
+                run.outputs[event.node] = output
+            if report.output == "blob":
+                batch.blobs.append(id_)
+            batch.take(run, decision, id_, output)
+        else:
+            batch.take(run, decision, id_)
+        self._dispatch.landed(held, id_)
+
+    def _take_cancel(self, held: Held, batch: Batch, record: bytes) -> None:
+        try:
+            asked = json.loads(record)
+            run = held.runs.get(asked["run"])
+            reason = str(asked.get("reason", ""))
+        except (ValueError, TypeError, KeyError, AttributeError) as broken:
+            raise WireError("cancel", f"{type(broken).__name__}: {broken}", record[:200]) from broken
+        if run is not None:
+            self._apply(held, batch, run, CancelRequested(reason, frozenset(self._runs.claimed(run))))
+
+    # -- what has run out ---------------------------------------------------------------------------
+
+    def take_due(self, held: Held, batch: Batch) -> None:
+        """Leases and timers that have run out."""
+        due = self._inboxes.due(held.keys)
+        nexts = [it for it in (due.next_timer_ms, due.next_lease_ms) if it is not None]
+        if held.flying:
+            nexts.append(due.now_ms + CHECK_MS)
+        held.due_at_ms = min(nexts, default=None)
+        for id_, state in due.attempts.items():
+            self._lease_ended(held, batch, id_, state, due.now_ms)
+        for timer in due.timers:
+            run_id, _, name = timer.partition(" ")
+            batch.timers_done.append(timer)
+            run, event = held.runs.get(run_id), _timer_event(name)
+            if run is not None and event is not None:
+                self._apply(held, batch, run, event)
+
+    def _lease_ended(self, held: Held, batch: Batch, id_: str, state: str, now: int) -> None:
+        attempt = AttemptId.parse(id_)
+        run = held.runs.get(attempt.run) if attempt else None
+        parts = state.split("|", 7)
+        if attempt is not None and run is not None and len(parts) >= 4:
+            claimed = parts[0] == "c"
+            if not claimed and self._dispatch.still_queued(id_, parts[1]):
+                batch.deadlines[id_] = now + self._dispatch.claim_by_ms(parts[1], run, attempt.node)
+                return
+            event = LeaseExpired(
+                attempt.node,
+                attempt.epoch,
+                attempt.attempt,
+                int(parts[4]) if claimed else None,
+                parts[7] if claimed else "",
+                claimed and int(parts[5]) <= now,
+                random.random(),
+            )
+            self._counts["leases ended"] += 1
+            if self._apply(held, batch, run, event, id_):
+                return
+        batch.over.append(id_)
+        self._dispatch.landed(held, id_)
+
+
+def _paired(entry: Entry) -> Iterable[tuple[bytes, bytes, bytes | None]]:
+    """(kind, record, output) of an entry: an output belongs to the report before it."""
+    kind, record = b"", b""
+    for name, value in entry.records():
+        if name == b"output":
+            if kind == b"report":
+                yield kind, record, value
+                kind = b""
+            continue
+        if kind:
+            yield kind, record, None
+        kind, record = name, value
+    if kind:
+        yield kind, record, None
+
+
+def _timer_event(name: str) -> Event | None:
+    """The event that a timer of a run stands for; None for one that only a later version knows."""
+    kind, *numbers = name.split(":")
+    if kind == "retry" and len(numbers) == 2 and all(it.isdecimal() for it in numbers):
+        return RetryDue(int(numbers[0]), int(numbers[1]))
+    if kind == "grace":
+        return GraceOver()
+    return DeadlinePassed() if kind == "deadline" else None

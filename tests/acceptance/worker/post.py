@@ -1,0 +1,210 @@
+"""Sends attempts to a real worker as the scheduler would, and reads what it reports, without a scheduler.
+
+The scheduler's side is played by hand: an attempt is two entries in Redis, a report is one stream entry.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote
+
+import redis
+from celery import Celery
+from kombu import Producer, Queue
+
+from scheduler.store.keys import Keys
+from scheduler.wire import new_run_id
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+GENEROUS_SECONDS = 20.0
+T = TypeVar("T")
+
+
+def until(look: Callable[[], T | None], what: str, seconds: float = GENEROUS_SECONDS) -> T:
+    """Wait until `look` finds something; fails with `what` after a generous time."""
+    end = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found:
+            return found
+        if time.monotonic() > end:
+            raise AssertionError(f"{what}: nothing after {seconds} seconds")
+        time.sleep(0.02)
+
+
+class Told(NamedTuple):
+    """One report as it stands in the inbox."""
+
+    report: dict[str, Any]
+    output: Any
+
+    @property
+    def short(self) -> tuple[str, str | None, str | None]:
+        """(end, error kind, error type)."""
+        error = self.report.get("error") or {}
+        return self.report["end"], error.get("kind"), error.get("type")
+
+
+class Post:
+    """The scheduler's side of one queue."""
+
+    def __init__(self, url: str, queue: str) -> None:
+        self.url = url
+        self.broker = broker_url(url)
+        self.queue = queue
+        self.client = redis.Redis.from_url(url)
+        self.app = Celery("post", broker=self.broker, set_as_current=False)
+        self.keys = Keys("cel").shard(0)
+        self.run = new_run_id(round(time.time() * 1000))
+        self._numbers = itertools.count()
+
+    def seed(self, *, attempt: int = 1, lease_ms: int = 20_000, timeout_ms: int = 60_000) -> str:
+        """An attempt that has just been sent, as a commit writes it; returns its id."""
+        id_ = f"0.{self.run}.{next(self._numbers)}.1.{attempt}"
+        self.client.hset(self.keys.attempts, id_, f"s|some|{lease_ms}|{timeout_ms}")
+        self.client.zadd(self.keys.leases, {id_: round(time.time() * 1000) + 60_000})
+        return id_
+
+    def send(self, task: str, *args: Any, id_: str | None = None, headers: Any = None, **options: Any) -> str:
+        """Send one attempt; returns its id. Options are those of Celery's send_task."""
+        id_ = id_ or self.seed()
+        options.setdefault("ignore_result", True)
+        kwargs = options.pop("kwargs", {})
+        self.app.send_task(task, args, kwargs, task_id=id_, queue=self.queue, headers=headers, **options)
+        return id_
+
+    def send_raw(self, body: Any, id_: str | None = None, task: str = "sample.add", **headers: Any) -> str:
+        """Send a message of any shape with the headers of an attempt; a header given as ... is left out."""
+        id_ = id_ or self.seed()
+        merged = {"lang": "py", "task": task, "id": id_, "root_id": id_, "ignore_result": True, **headers}
+        kept = {key: value for key, value in merged.items() if value is not ...}
+        options: dict[str, Any] = {"serializer": "json"}
+        if isinstance(body, bytes):
+            options = {"content_type": "application/json", "content_encoding": "utf-8"}
+        with self.app.connection_for_write() as connection:
+            Producer(connection).publish(
+                body, routing_key=self.queue, declare=[Queue(self.queue, routing_key=self.queue)], headers=kept,
+                correlation_id=id_, **options
+            )
+        return id_
+
+    def told(self, id_: str) -> list[Told]:
+        """All reports about an attempt so far."""
+        found = []
+        for _, fields in self.client.xrange(self.keys.inbox):
+            flat = list(fields.items())
+            for position, (name, value) in enumerate(flat):
+                if name == b"report" and (report := json.loads(value))["id"] == id_:
+                    output = flat[position + 1][1] if flat[position + 1 : position + 2] else None
+                    found.append(Told(report, None if output is None else json.loads(output)))
+        return found
+
+    def wait(self, id_: str, seconds: float = GENEROUS_SECONDS) -> Told:
+        """The first report about an attempt."""
+        return until(lambda: self.told(id_), f"report of {id_}", seconds)[0]
+
+    def settled(self) -> None:
+        """Everything sent so far was taken and has left the worker: one more attempt went through after it."""
+        assert self.wait(self.send("sample.echo", "fence")).output == "fence"
+        until(lambda: self.client.llen(self.queue) == 0, "an empty queue")
+
+    def unacknowledged(self, id_: str) -> bool:
+        """Whether a worker still holds the attempt's message."""
+        return any(id_.encode() in message for message in self.client.hvals("unacked"))
+
+    def state(self, id_: str) -> str | None:
+        """What the store says of an attempt."""
+        found = self.client.hget(self.keys.attempts, id_)
+        return None if found is None else found.decode()
+
+    def forget(self, id_: str) -> None:
+        """The scheduler ended or cancelled the attempt."""
+        self.client.hdel(self.keys.attempts, id_)
+        self.client.zrem(self.keys.leases, id_)
+
+
+def broker_url(url: str) -> str:
+    """A Redis URL in Celery's spelling."""
+    return f"redis+socket://{quote(url.removeprefix('unix://').split('?')[0])}"
+
+
+class Worker:
+    """A Celery worker as a process of its own, running the sample app.
+
+    Args:
+        url: the private Redis.
+        home: where its log and ledger are kept.
+        queue: what it listens to, and its name.
+        options: more of Celery's worker options.
+        env: more environment.
+    """
+
+    def __init__(self, url: str, home: Path, queue: str, *options: str, **env: str) -> None:
+        self.queue = queue
+        self.diary = home / f"{queue}.diary"
+        self.log = home / f"{queue}.log"
+        self.heartbeat_file = home / f"{queue}.beat"
+        self.hostname = f"{queue}@here"
+        environment = {
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}",
+            "SAMPLE_BROKER": broker_url(url),
+            "SAMPLE_DIARY": str(self.diary),
+            "SAMPLE_QUEUE": queue,
+            "CELERIAC_REDIS_URL": url,
+            "CELERIAC_QUEUE_CLASS": "sample-class",
+            "CELERIAC_HEARTBEAT_FILE": str(self.heartbeat_file),
+            **env,
+        }
+        argv = [sys.executable, "-m", "celery", "-A", "sample", "worker", "-Q", queue, "-n", self.hostname]
+        argv += ["-l", "INFO", "--without-mingle", "--without-gossip", *(options or ("-P", "prefork", "-c", "2"))]
+        self._log = self.log.open("ab")
+        self.process = subprocess.Popen(argv, env=environment, cwd=home, stdout=self._log, stderr=subprocess.STDOUT)
+
+    def ready(self) -> Worker:
+        """Wait until it takes messages."""
+        until(lambda: self.process.poll() is not None or f"{self.hostname} ready" in self.text(), f"{self.log}", 60)
+        assert self.alive(), self.text()[-4000:]
+        return self
+
+    def text(self) -> str:
+        """Its log so far."""
+        return self.log.read_text(errors="replace")
+
+    def notes(self) -> list[str]:
+        """Its ledger so far."""
+        return self.diary.read_text().splitlines() if self.diary.exists() else []
+
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self.process.poll() is None
+
+    def signal(self, number: int) -> None:
+        """Send a signal to its main process."""
+        self.process.send_signal(number)
+
+    def ended(self, seconds: float = GENEROUS_SECONDS) -> int:
+        """Wait for its end; its exit status."""
+        return self.process.wait(seconds)
+
+    def close(self) -> None:
+        """End it, however."""
+        if self.alive():
+            self.signal(signal.SIGCONT)
+            self.signal(signal.SIGTERM)
+            try:
+                self.process.wait(5)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(5)
+        self._log.close()

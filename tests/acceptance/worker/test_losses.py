@@ -1,0 +1,126 @@
+"""Endings that no executor is to blame for, and messages that would have ended the worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.acceptance.worker.post import Post, Worker, until
+
+GOOD_BODY = [[1, 2], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
+
+
+@pytest.mark.parametrize("how", ["kill", "exit", "sys.exit"])
+def test_a_process_that_dies_is_a_loss(post: Post, processes: Worker, how: str) -> None:
+    """SIGKILL, _exit and sys.exit in a task: told once, within seconds, and the message does not come back."""
+    id_ = post.send("sample.dies", how)
+    assert post.wait(id_).short == ("lost", "lost", "WorkerLostError")
+    post.settled()
+    assert len(post.told(id_)) == 1
+    assert processes.alive()
+
+
+def test_a_thread_that_exits_is_a_loss(thread_post: Post, threads: Worker) -> None:
+    """sys.exit in a thread is told by the thread: Celery tells nobody."""
+    id_ = thread_post.send("sample.dies", "sys.exit")
+    assert thread_post.wait(id_).short == ("lost", "lost", "SystemExit")
+    thread_post.settled()
+    assert threads.alive()
+
+
+def test_an_unknown_task_is_permanent(either: Post) -> None:
+    """The worker has no such task; the report needs no header but the id."""
+    id_ = either.send("sample.nowhere")
+    assert either.wait(id_).short == ("failed", "permanent", "NotRegistered")
+
+
+def test_an_expired_message_is_a_loss(either: Post) -> None:
+    """Celery discards it; we never send one, so infrastructure did."""
+    id_ = either.send("sample.add", 1, expires=-5)
+    assert either.wait(id_).short == ("lost", "lost", "TaskRevoked")
+
+
+def test_a_revoke_of_a_waiting_task_is_a_loss(either: Post) -> None:
+    """Somebody's revoke, not our cancel: the attempt is lost when its message comes, not when the revoke is heard of."""
+    id_ = either.seed()
+    either.app.control.revoke(id_, reply=True, timeout=1)
+    assert either.told(id_) == []
+    either.send("sample.add", 1, id_=id_)
+    assert either.wait(id_).short == ("lost", "lost", "TaskRevoked")
+    either.settled()
+    assert len(either.told(id_)) == 1
+
+
+def test_a_revoke_that_terminates_is_a_loss(post: Post, processes: Worker) -> None:
+    """The running task is killed from outside; the scheduler hears it once."""
+    id_ = post.send("sample.sleeps", 60)
+    until(lambda: [it for it in processes.notes() if it.startswith(f"start {id_}")], "a start")
+    post.app.control.revoke(id_, terminate=True)
+    assert post.wait(id_).short == ("lost", "lost", "TaskRevoked")
+    post.settled()
+    assert len(post.told(id_)) == 1
+
+
+def test_a_revoke_of_a_task_that_runs_elsewhere_is_no_ending(post: Post, processes: Worker, threads: Worker) -> None:
+    """Every worker hears of a revoke; only one that discards or stops the task may say so."""
+    id_ = post.send("sample.sleeps", 1.0)
+    until(lambda: [it for it in processes.notes() if it.startswith(f"start {id_}")], "a start")
+    post.app.control.revoke(id_, reply=True, timeout=0.5)
+    assert post.wait(id_).output == "slept"
+    assert len(post.told(id_)) == 1
+
+
+@pytest.mark.parametrize(
+    ("what", "body", "headers"),
+    [
+        ("args null", [None, {}, {}], {}),
+        ("kwargs no mapping", [[1], [2], {}], {}),
+        ("no list", {"a": 1}, {}),
+        ("a number", 5, {}),
+        ("null", None, {}),
+        ("two parts", [[1], {}], {}),
+        ("four parts", [[1], {}, {}, {}], {}),
+        ("embed a list", [[1], {}, [1]], {}),
+        ("bad eta", GOOD_BODY, {"eta": "soon"}),
+        ("eta a number", GOOD_BODY, {"eta": 12}),
+        ("eta far", GOOD_BODY, {"eta": "9999-12-31T23:59:59.999999+00:00"}),
+        ("bad expires", GOOD_BODY, {"expires": [1]}),
+        ("timelimit text", GOOD_BODY, {"timelimit": "soon"}),
+        ("timelimit texts", GOOD_BODY, {"timelimit": ["a", "b"]}),
+        ("timelimit a number", GOOD_BODY, {"timelimit": 3}),
+        ("timelimit short", GOOD_BODY, {"timelimit": [1]}),
+        ("not JSON", b"{[", {}),
+        ("not UTF-8", b"\xff\xfe", {}),
+        ("a refused type", GOOD_BODY, {"content_type": "application/x-python-serialize"}),
+    ],
+)
+def test_a_malformed_message_is_a_loss_and_the_worker_lives(
+    either: Post, request: pytest.FixtureRequest, what: str, body: Any, headers: dict[str, Any]
+) -> None:
+    """Celery would die of some of these, and the next worker after it; others it would drop in silence."""
+    worker: Worker = request.getfixturevalue(either.queue)
+    if what == "eta far":
+        pytest.skip("Celery waits until the year 9999, as told; the dispatch deadline of the scheduler ends that")
+    headers = dict(headers)
+    content_type = headers.pop("content_type", None)
+    if content_type is not None:
+        id_ = either.seed()
+        either.send("sample.add", 1, id_=id_, serializer="pickle")
+    else:
+        id_ = either.send_raw(body, **headers)
+    end, kind, _ = either.wait(id_).short
+    assert (end, kind) == ("lost", "lost"), what
+    either.settled()
+    assert len(either.told(id_)) == 1
+    assert worker.alive()
+
+
+def test_a_message_without_id_is_dropped_and_the_queue_moves(either: Post, request: pytest.FixtureRequest) -> None:
+    """For Celery it is a broken connection, over and over; nobody can be told, but the next message runs."""
+    either.send_raw(GOOD_BODY, id=...)
+    either.send_raw(GOOD_BODY, id=[1, 2])
+    either.send_raw(GOOD_BODY, id={"a": 1})
+    either.settled()
+    worker: Worker = request.getfixturevalue(either.queue)
+    assert worker.alive()

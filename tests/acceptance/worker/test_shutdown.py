@@ -1,0 +1,64 @@
+"""How a worker leaves: what it finishes is reported, what it abandons is reported at once, and it says goodbye."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.acceptance.worker.conftest import Start
+from tests.acceptance.worker.post import Post
+from tests.acceptance.worker.test_claims import started
+
+
+def test_warm_shutdown_finishes_and_says_goodbye(store: str, start: Start) -> None:
+    """SIGTERM: the running attempt ends as if nothing had happened, then the worker is off the list."""
+    worker = start("warm")
+    post = Post(store, "warm")
+    id_ = post.send("sample.sleeps", 1.0)
+    started(worker, id_)
+    worker.signal(signal.SIGTERM)
+    assert worker.ended() == 0
+    assert post.wait(id_).output == "slept"
+    assert not post.client.hexists("cel:workers", worker.hostname)
+
+
+@pytest.mark.parametrize("acks_late", ["1", "0"])
+def test_cold_shutdown_reports_what_it_abandons(store: str, start: Start, acks_late: str) -> None:
+    """SIGQUIT: the attempt is lost, the scheduler knows before any lease runs out, and hears it once."""
+    worker = start("cold", SAMPLE_ACKS_LATE=acks_late)
+    post = Post(store, "cold")
+    id_ = post.send("sample.sleeps", 60)
+    started(worker, id_)
+    worker.signal(signal.SIGQUIT)
+    assert post.wait(id_, 5).short == ("lost", "lost", "WorkerShutdown")
+    worker.ended()
+    assert len(post.told(id_)) == 1
+    assert not post.client.hexists("cel:workers", worker.hostname)
+
+
+def test_soft_shutdown_waits_then_reports(store: str, start: Start) -> None:
+    """SIGTERM remapped: what ends in time is finished, the rest is reported as lost."""
+    worker = start("soft", SAMPLE_SOFT_SHUTDOWN="2", REMAP_SIGTERM="SIGQUIT")
+    post = Post(store, "soft")
+    short, long = post.send("sample.sleeps", 1.0), post.send("sample.sleeps", 60)
+    started(worker, short)
+    started(worker, long)
+    worker.signal(signal.SIGTERM)
+    assert post.wait(short).output == "slept"
+    assert post.wait(long).short == ("lost", "lost", "WorkerShutdown")
+    worker.ended()
+    assert len(post.told(long)) == 1
+
+
+def test_threads_finish_even_in_a_cold_shutdown(store: str, start: Start) -> None:
+    """A thread cannot be stopped, so its attempt is not called lost while it still runs."""
+    worker = start("cold-threads", "-P", "threads", "-c", "2")
+    post = Post(store, "cold-threads")
+    id_ = post.send("sample.sleeps", 1.5)
+    started(worker, id_)
+    worker.signal(signal.SIGQUIT)
+    told = post.wait(id_)
+    worker.ended()
+    assert told.output == "slept"
+    assert len(post.told(id_)) == 1
