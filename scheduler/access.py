@@ -82,9 +82,8 @@ class Access:
         reason = str(error) or type(error).__name__
         if isinstance(error, UNREACHABLE):
             return StoreUnreachable(self.shown_url, reason)
-        return StoreError(
-            f"Redis at {escaped(self.shown_url, 200)} refused: {escaped(reason, 300)}. `celeriac doctor` tells what it lacks."
-        )
+        where = escaped(self.shown_url, 200)
+        return StoreError(f"Redis at {where} refused: {escaped(reason, 300)}. `celeriac doctor` tells what it lacks.")
 
     def follow(self, run: RunId, after: str, seconds: float) -> Entries:
         """Entries of a run's log after an id; waits up to `seconds` for one, not at all when that is 0."""

@@ -175,6 +175,7 @@ class Graph:
         Raises:
             GraphError: a value that is not JSON, out of range, too large, or a handle of another graph.
         """
+        decode = None
         if type(executor) is not str:
             if is_signature(executor):
                 signature = read_signature(executor)
@@ -183,6 +184,7 @@ class Graph:
                 timeout = signature.timeout if timeout is None else timeout
                 soft_timeout = signature.soft_timeout if soft_timeout is None else soft_timeout
             elif not isinstance(executor, str):
+                decode = getattr(executor, "decode", None)
                 executor = _name_of_executor(executor)
         if inputs is not None:
             kwargs = _merged(kwargs, kwargs_of(inputs, "inputs"), executor)
@@ -204,7 +206,7 @@ class Graph:
         )
         self._specs[key] = Spec(key, policy, made, keys, merged or None)
         self._hash = None
-        return Node(self, key)
+        return Node(self, key, decode)
 
     def returns(self, node: Node[Any] | str) -> None:
         """Says which node's output is the result of the run."""

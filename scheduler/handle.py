@@ -2,79 +2,32 @@
 
 Names follow Celery's AsyncResult where they mean the same (id, state, ready, get). What waits blocks on the run's own
 log in Redis and survives its restarts (waiting.py). Every method that asks the store has a twin for coroutines with an
-`a` in front (`get`, `aget`); two differ, because Python wants it so: the twin of `wait()` is ``await run``, or
+`a` in front (`get`, `aget`). Two differ because Python wants it so: the twin of `wait()` is ``await run``, or
 `await_end(timeout)`; and `events()` and `as_completed()` are iterated by `for` as well as by `async for`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-import re
-from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, overload
+from collections.abc import Generator, Sequence
+from typing import Any, TypeVar, overload
 
-from .core.run import Run
-from .core.states import ENDED_RUNS, FIRST_ENDED, NodeState, RunState
-from .errors import (
-    InvalidValue,
-    NodeFailed,
-    NodeNotFound,
-    NodeWithoutOutput,
-    RunCancelled,
-    RunError,
-    RunFailed,
-    StoreUnsafe,
-    shown,
-)
+from .access import Access
+from .core.states import ENDED_RUNS, RunState
+from .errors import InvalidValue
 from .handles import Node
 from .limits import kind_of, seconds_of
 from .policy import Duration
-from .store.outcomes import Outcome, log_end, read_outcomes, read_states, run_state
-from .store.runs import Runs, Summary
-from .views import Event, NodeView, Workers, cause_text, root_cause, view_nodes
-from .waiting import Ask, Follow, Pause, Source, Steps, Stream, Tell, Waiting
+from .steps import Completed, RunSteps
+from .store.runs import Summary
+from .views import Event, NodeView, Workers, view_nodes
+from .waiting import Steps, Stream, Waiting
 from .wire import RunId
 
-if TYPE_CHECKING:
-    from .graph import Graph
-
 T = TypeVar("T")
-R = TypeVar("R")
 
-CHUNK = 500
 MAX_REASON = 2_000
-_ENDS = frozenset({"succeed", "fail", "skip", "upstream_fail", "cancel"})
-_EVENT_ID = re.compile(r"([0-9]{1,19})-([0-9]{1,19})(?:\.([0-9]{1,9}))?")
-_PAUSES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, *([1.0] * 60))
-"""Between looks at a node whose end is in the log and whose record is not there yet."""
-
-
-class Completed(NamedTuple):
-    """A node that has ended: its key, its state, and its output, or the error that `get` would raise."""
-
-    node: str
-    state: NodeState
-    value: Any
-
-
-class Access(Source, Protocol):
-    """What a handle needs of its client."""
-
-    @property
-    def runs(self) -> Runs:
-        """The store."""
-        ...
-
-    @property
-    def default_class(self) -> str | None:
-        """Class of executors that declare none, when it is known."""
-        ...
-
-    def reach(self, call: Callable[[], R]) -> R:
-        """The answer of the store, or its error as callers know it."""
-        ...
 
 
 class RunHandle:
@@ -87,8 +40,7 @@ class RunHandle:
     def __init__(self, access: Access, run: RunId, keys: Sequence[str] | None = None) -> None:
         self.id = run
         self._access = access
-        self._keys = keys
-        self._numbers: dict[str, int] | None = None
+        self._steps = RunSteps(access, run, keys)
 
     def __repr__(self) -> str:
         return f"RunHandle({self.id})"
@@ -101,8 +53,9 @@ class RunHandle:
 
         Raises:
             RunNotFound: there is no such run.
+            StoreUnreachable: no answer.
         """
-        return self._access.reach(lambda: run_state(self._access.runs, self.id))
+        return self._access.reach(self._steps.state)
 
     def summary(self) -> Summary:
         """Name, state, progress, labels, instants."""
@@ -134,14 +87,11 @@ class RunHandle:
         Raises:
             RunNotFound: there is no such run.
         """
-        if not isinstance(reason, str) or len(reason) > MAX_REASON:
-            raise InvalidValue(
-                "reason", reason, f"is {kind_of(reason)}, or too long", f"Write text of at most {MAX_REASON} characters."
-            )
+        text = _reason(reason)
 
         def ask() -> None:
-            run_state(self._access.runs, self.id)
-            self._access.runs.cancel(self.id, reason)
+            self._steps.state()
+            self._access.runs.cancel(self.id, text)
 
         self._access.reach(ask)
 
@@ -158,7 +108,7 @@ class RunHandle:
             RunNotFound: there is no such run.
             StoreUnreachable: Redis was away for a minute, or when the time was up.
         """
-        return self._waiting(self._end(), timeout).result()
+        return self._waiting(self._steps.end(), timeout).result()
 
     @overload
     def get(self, node: Node[T], timeout: Duration | None = None) -> T: ...
@@ -168,8 +118,8 @@ class RunHandle:
         """Blocks until a node has ended, and returns its output.
 
         Args:
-            node: its handle from the builder, or its key. With a handle the output is what the executor's annotation
-                says, such as a pydantic model, when ``@executor`` made it; with a key it is plain JSON.
+            node: its handle from the builder, or its key. With a handle whose executor ``@executor`` made, the output
+                is what the annotation says, such as a pydantic model; else it is plain JSON.
             timeout: seconds, "10m" or a timedelta; None waits for ever.
 
         Raises:
@@ -178,7 +128,7 @@ class RunHandle:
             RunCancelled: it was cancelled with its run.
             NodeNotFound, RunNotFound, WaitTimeout, StoreUnreachable: see `wait`.
         """
-        return self._waiting(self._output_of(node), timeout).result()
+        return self._waiting(self._output(node), timeout).result()
 
     def result(self, timeout: Duration | None = None) -> Any:
         """The output of the node that the graph `returns`, else of its only last node; plain JSON.
@@ -188,11 +138,11 @@ class RunHandle:
             RunError: the graph has several last nodes and returns none of them.
             NodeFailed, NodeWithoutOutput, RunCancelled, WaitTimeout: see `get`.
         """
-        return self._waiting(self._result(), timeout).result()
+        return self._waiting(self._steps.result(), timeout).result()
 
     def results(self, timeout: Duration | None = None) -> dict[str, Any]:
         """Waits for the end of the run; then key -> output of every node that succeeded, plain JSON."""
-        return self._waiting(self._results(), timeout).result()
+        return self._waiting(self._steps.results(), timeout).result()
 
     def as_completed(self, timeout: Duration | None = None) -> Stream[Completed]:
         """Nodes in the order in which they ended, those that have ended already first, each once, to the run's end.
@@ -200,7 +150,7 @@ class RunHandle:
         For a node without output `value` is the error that `get` would raise; nothing is raised for it here.
         Iterate by `for` or by `async for`. `timeout` is for the whole; then WaitTimeout is raised.
         """
-        return Stream(self._waiting(self._completed(), timeout))
+        return Stream(self._waiting(self._steps.completed(), timeout))
 
     def events(
         self, after: str | None = None, *, follow: bool = True, timeout: Duration | None = None
@@ -210,33 +160,34 @@ class RunHandle:
         Args:
             after: id of the last event that was seen; None begins at the beginning.
             follow: go on until the run has ended; False stops at what is there.
+            timeout: for the whole; then WaitTimeout is raised.
         """
-        return Stream(self._waiting(self._events(after, follow), timeout))
+        return Stream(self._waiting(self._steps.events(after, follow), timeout))
 
     # --- the same for coroutines ---------------------------------------------------------------------------
 
     def __await__(self) -> Generator[Any, None, RunState]:
         return self.await_end().__await__()
 
-    async def await_end(self, timeout: Duration | None = None) -> RunState:  # noqa: ASYNC109 - as its twin
+    async def await_end(self, timeout: Duration | None = None) -> RunState:  # noqa: ASYNC109  a parameter like its twin's
         """`wait` for a coroutine; ``await run`` is the same without a timeout."""
-        return await self._waiting(self._end(), timeout).aresult()
+        return await self._waiting(self._steps.end(), timeout).aresult()
 
     @overload
-    async def aget(self, node: Node[T], timeout: Duration | None = None) -> T: ...
+    async def aget(self, node: Node[T], timeout: Duration | None = None) -> T: ...  # noqa: ASYNC109  as above
     @overload
-    async def aget(self, node: str, timeout: Duration | None = None) -> Any: ...
-    async def aget(self, node: Node[Any] | str, timeout: Duration | None = None) -> Any:  # noqa: ASYNC109
+    async def aget(self, node: str, timeout: Duration | None = None) -> Any: ...  # noqa: ASYNC109  as above
+    async def aget(self, node: Node[Any] | str, timeout: Duration | None = None) -> Any:  # noqa: ASYNC109  as above
         """`get` for a coroutine."""
-        return await self._waiting(self._output_of(node), timeout).aresult()
+        return await self._waiting(self._output(node), timeout).aresult()
 
-    async def aresult(self, timeout: Duration | None = None) -> Any:  # noqa: ASYNC109
+    async def aresult(self, timeout: Duration | None = None) -> Any:  # noqa: ASYNC109  as above
         """`result` for a coroutine."""
-        return await self._waiting(self._result(), timeout).aresult()
+        return await self._waiting(self._steps.result(), timeout).aresult()
 
-    async def aresults(self, timeout: Duration | None = None) -> dict[str, Any]:  # noqa: ASYNC109
+    async def aresults(self, timeout: Duration | None = None) -> dict[str, Any]:  # noqa: ASYNC109  as above
         """`results` for a coroutine."""
-        return await self._waiting(self._results(), timeout).aresult()
+        return await self._waiting(self._steps.results(), timeout).aresult()
 
     async def astate(self) -> RunState:
         """`state` for a coroutine."""
@@ -258,3 +209,20 @@ class RunHandle:
         """`cancel` for a coroutine."""
         await asyncio.to_thread(self.cancel, reason)
 
+    # --- how it waits --------------------------------------------------------------------------------------
+
+    def _waiting(self, steps: Steps[T], timeout: Duration | None) -> Waiting[T]:
+        seconds = None if timeout is None else seconds_of(timeout, "timeout", 0)
+        return Waiting(self._access, self.id, steps, seconds)
+
+    def _output(self, node: Node[Any] | str) -> Steps[Any]:
+        if isinstance(node, Node):
+            return self._steps.output(node.key, node.decode or json.loads)
+        return self._steps.output(node)
+
+
+def _reason(value: object) -> str:
+    if not isinstance(value, str) or len(value) > MAX_REASON:
+        problem = "is too long" if isinstance(value, str) else f"is not text but {kind_of(value)}"
+        raise InvalidValue("reason", value, problem, f"Write text of at most {MAX_REASON} characters.")
+    return value

@@ -8,6 +8,7 @@ going wrong silently. Handing a handle to another node makes the edge; see graph
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, Final, Generic, NoReturn, TypeVar
 
 from .errors import HandleMisused, InvalidValue, quoted, shown
@@ -106,12 +107,14 @@ class Node(Generic[T_co]):
 
     Attributes:
         key: the node's name in the graph.
+        decode: makes what its executor declares of the output's JSON, such as a pydantic model; None for plain JSON.
     """
 
-    __slots__ = ("_graph", "_reference", "key")
+    __slots__ = ("_graph", "_reference", "decode", "key")
 
-    def __init__(self, graph: object, key: str) -> None:
+    def __init__(self, graph: object, key: str, decode: Callable[[bytes], Any] | None = None) -> None:
         self.key = key
+        self.decode = decode
         self._graph = graph
         self._reference = Reference(key)
 

@@ -172,13 +172,12 @@ def _open_upstream(run: Run, node: int) -> Iterator[str]:
     return (run.keys[up] for up in run.upstream(node) if run.state[up] < FIRST_ENDED)
 
 
-def _why(
-    run: Run, node: int, state: NodeState, profile: Profile, waits_for: tuple[str, ...], workers: Workers
-) -> str:
+def _why(run: Run, node: int, state: NodeState, profile: Profile, waits_for: tuple[str, ...], workers: Workers) -> str:
     if state is NodeState.PENDING:
         names = ", ".join(shown(key, 60) for key in waits_for[:SHOWN_NODES])
         more = f" and {len(waits_for) - SHOWN_NODES} more" if len(waits_for) > SHOWN_NODES else ""
-        return f"{profile.rule.name} waits for {len(waits_for)} of {len(run.upstream(node))} upstream nodes: {names}{more}"
+        count = f"{len(waits_for)} of {len(run.upstream(node))}"
+        return f"{profile.rule.name} waits for {count} upstream nodes: {names}{more}"
     if state is NodeState.READY:
         return workers.why_not_sent(profile)
     if state is NodeState.DISPATCHED:

@@ -210,7 +210,7 @@ class Waiting(Generic[T]):
         return self._bounded(BLOCK_SECONDS) if step.wait else 0.0
 
 
-class Stream(Generic[T], Iterator[T], AsyncIterator[T]):
+class Stream(Iterator[T], AsyncIterator[T], Generic[T]):
     """Items of a run as they come: `for item in stream:` in a thread, `async for item in stream:` in a coroutine."""
 
     def __init__(self, waiting: Waiting[None]) -> None:

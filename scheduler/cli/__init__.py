@@ -30,7 +30,7 @@ COMMANDS = {
     "runs": ("runs", "List, show, watch and cancel runs."),
     "graph": ("graph", "Check and draw graphs."),
     "doctor": ("doctor", "Say what is wrong with this installation."),
-    "version": ("version", "Print versions."),
+    "version": ("doctor", "Print versions."),
 }
 """Command -> (file that has it, what `--help` says about it)."""
 

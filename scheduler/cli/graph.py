@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from .output import Output, json_text, output_option
 from .place import Place, place_options, runs_of
 from .sources import graph_of, inputs_of
-
-if TYPE_CHECKING:
-    from ..compile import CompiledGraph
 
 _input_option = click.option(
     "--input", "-i", "inputs", multiple=True, metavar="NAME=VALUE", help="Argument of the function that GRAPH names."
@@ -31,6 +28,8 @@ def graph_command() -> None:
 @output_option
 def check(graph: str, inputs: tuple[str, ...], published: bool, place: Place, out: Output) -> None:
     """Say what is wrong with GRAPH (exit status 6), or what it holds."""
+    from .drawing import levels, shape_of
+
     built = graph_of(graph, inputs_of(inputs))
     settings = place.settings()
     contracts = None
@@ -44,7 +43,7 @@ def check(graph: str, inputs: tuple[str, ...], published: bool, place: Place, ou
         "hash": compiled.hash,
         "nodes": compiled.nodes,
         "edges": compiled.header["edges"],
-        "levels": len(levels_of(compiled)),
+        "levels": len(levels(shape_of(compiled))),
         "executors": sorted({it["executor"] for it in profiles}),
         "returns": None if compiled.header["returns"] is None else compiled.keys[compiled.header["returns"]],
     }
@@ -61,7 +60,7 @@ def check(graph: str, inputs: tuple[str, ...], published: bool, place: Place, ou
 @output_option
 def draw(graph: str, inputs: tuple[str, ...], form: str, out: Output) -> None:
     """Draw GRAPH as text, Mermaid or Graphviz, or print its document."""
-    from .drawing import dot, mermaid, text
+    from .drawing import dot, mermaid, shape_of, text
 
     built = graph_of(graph, inputs_of(inputs))
     compiled = built.compile()
@@ -69,7 +68,7 @@ def draw(graph: str, inputs: tuple[str, ...], form: str, out: Output) -> None:
         out.document(built.document()) if out.json else out.line(json_text(built.document(), indent=2))
         return
     drawn = {"txt": text, "mermaid": mermaid, "dot": dot}
-    out.line(built.to_yaml().rstrip("\n") if form == "yaml" else drawn[form](compiled))
+    out.line(built.to_yaml().rstrip("\n") if form == "yaml" else drawn[form](shape_of(compiled)))
 
 
 @graph_command.command("schema")
@@ -80,9 +79,3 @@ def schema(out: Output) -> None:
 
     out.document(graph_schema()) if out.json else out.line(json_text(graph_schema(), indent=2))
 
-
-def levels_of(compiled: CompiledGraph) -> list[list[int]]:
-    """Nodes by the longest way that leads to them."""
-    from .drawing import levels
-
-    return levels(compiled)

@@ -174,8 +174,8 @@ def _opened(run: Run, _event: Opened, now: int) -> Decision:
     decision = Decision()
     if run.deadline_at_ms is not None:
         decision.timers.append(Timer("deadline", run.deadline_at_ms))
-    if NodeState.CANCELLED in run.state:
-        return decision  # a crash broke off a stop; the event that stops the run was not consumed and comes again
+    if _stop_broken_off(run):
+        return decision
     moves = decision.moves
     extra: dict[int, list[int]] = {}
     for node, state in enumerate(run.state):
@@ -262,7 +262,7 @@ def _end(run: Run, decision: Decision) -> Decision:
             closing += 1
             if target not in GOOD_ENDS and run.is_sink(move[0]):
                 bad += 1
-    if run.open == closing:
+    if run.open == closing and not _stop_broken_off(run):
         decision.cancelled.append("deadline")
         if run.run_state is RunState.CANCELLING:
             decision.cancelled.append("grace")
@@ -272,6 +272,11 @@ def _end(run: Run, decision: Decision) -> Decision:
         else:
             decision.run, decision.why = RunState.SUCCEEDED, "every last node succeeded or was skipped"
     return decision
+
+
+def _stop_broken_off(run: Run) -> bool:
+    """Whether a crash kept the end of a stop from the record. The event that stops the run comes again and ends it."""
+    return run.run_state is RunState.RUNNING and run.by_state[NodeState.CANCELLED] > 0
 
 
 def _admitted(run: Run, event: Admitted, _now: int) -> Decision:

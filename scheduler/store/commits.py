@@ -113,8 +113,8 @@ class Commit:
 
 
 def _add(writes: list[Write], command: str, key: str, arguments: Sequence[Part]) -> None:
-    for at in range(0, len(arguments), _ARGUMENTS_PER_WRITE):
-        writes.append((command, key, arguments[at : at + _ARGUMENTS_PER_WRITE]))
+    size = _ARGUMENTS_PER_WRITE
+    writes += ((command, key, arguments[at : at + size]) for at in range(0, len(arguments), size))
 
 
 def _in_buckets(values: Mapping[int, Part]) -> dict[int, list[Part]]:

@@ -1,0 +1,155 @@
+"""celeriac: durable dependency graphs for the Celery you already run.
+
+    from scheduler import Client, Graph
+
+    g = Graph("digest")
+    page = g.add("web.fetch", url="https://example.org")
+    text = g.add("llm.summarise", page=page)
+    print(Client.from_env().submit(g).get(text))
+
+These names are the public surface; everything else may change. Each is imported when it is first used, so that
+``import scheduler`` costs nothing. What executors use stands in `scheduler.worker`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .client import Client
+    from .core.states import NodeState, RunState
+    from .errors import (
+        CeleriacError,
+        ContractBroken,
+        CycleFound,
+        DuplicateNode,
+        ExecutorError,
+        Fenced,
+        GraphError,
+        HandleMisused,
+        IllegalMove,
+        InputMismatch,
+        InvalidInput,
+        InvalidValue,
+        KeyReused,
+        NodeFailed,
+        NodeNotFound,
+        NodeWithoutOutput,
+        NotAnAncestor,
+        NotJson,
+        PathNotInOutput,
+        Permanent,
+        RateLimited,
+        RunCancelled,
+        RunError,
+        RunFailed,
+        RunNotFound,
+        SelfLoop,
+        SettingsError,
+        StoreError,
+        StoreUnreachable,
+        StoreUnsafe,
+        TooLarge,
+        Transient,
+        UnknownClass,
+        UnknownExecutor,
+        UnknownNode,
+        UnreadableDocument,
+        WaitTimeout,
+        WireError,
+    )
+    from .graph import Graph, Node, Path, Retry
+    from .handle import RunHandle
+    from .settings import QueueClass, Settings
+    from .steps import Completed
+    from .store.runs import Summary
+    from .views import Event, NodeView
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CeleriacError",
+    "Client",
+    "Completed",
+    "ContractBroken",
+    "CycleFound",
+    "DuplicateNode",
+    "Event",
+    "ExecutorError",
+    "Fenced",
+    "Graph",
+    "GraphError",
+    "HandleMisused",
+    "IllegalMove",
+    "InputMismatch",
+    "InvalidInput",
+    "InvalidValue",
+    "KeyReused",
+    "Node",
+    "NodeFailed",
+    "NodeNotFound",
+    "NodeState",
+    "NodeView",
+    "NodeWithoutOutput",
+    "NotAnAncestor",
+    "NotJson",
+    "Path",
+    "PathNotInOutput",
+    "Permanent",
+    "QueueClass",
+    "RateLimited",
+    "Retry",
+    "RunCancelled",
+    "RunError",
+    "RunFailed",
+    "RunHandle",
+    "RunNotFound",
+    "RunState",
+    "SelfLoop",
+    "Settings",
+    "SettingsError",
+    "StoreError",
+    "StoreUnreachable",
+    "StoreUnsafe",
+    "Summary",
+    "TooLarge",
+    "Transient",
+    "UnknownClass",
+    "UnknownExecutor",
+    "UnknownNode",
+    "UnreadableDocument",
+    "WaitTimeout",
+    "WireError",
+    "__version__",
+]
+
+_HOME = {
+    "Client": "client",
+    "Completed": "steps",
+    "Event": "views",
+    "Graph": "graph",
+    "Node": "graph",
+    "NodeState": "core.states",
+    "NodeView": "views",
+    "Path": "graph",
+    "QueueClass": "settings",
+    "Retry": "graph",
+    "RunHandle": "handle",
+    "RunState": "core.states",
+    "Settings": "settings",
+    "Summary": "store.runs",
+}
+"""Where names live that are not errors; the others are in errors.py."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f".{_HOME.get(name, 'errors')}", __name__), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

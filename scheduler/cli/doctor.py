@@ -1,0 +1,171 @@
+"""`celeriac doctor`: what is wrong with this installation, and what to do about it. Changes nothing.
+
+Three questions, in this order: does Redis keep what it acknowledged, does a scheduler own every shard, is there a worker for
+whatever there is to do? Each finding is ok, a note, or wrong; exit status 1 when something is wrong.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from ..errors import escaped
+from .output import Output, note, output_option, span
+from .place import Place, place_options, runs_of
+from .status import FAILED
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+    from ..store.health import Health
+    from ..store.runs import Runs
+
+PACKAGES = ("celeriac", "celery", "kombu", "redis", "pydantic", "click", "rich", "flower")
+_CLOCK_MS = 2_000
+_LOADED_RUNS = 500
+
+
+class Finding(NamedTuple):
+    """One answer: `state` is ok, note or wrong."""
+
+    state: str
+    subject: str
+    found: str
+    remedy: str = ""
+
+
+@click.command("doctor")
+@place_options
+@output_option
+@click.pass_context
+def doctor_command(ctx: click.Context, place: Place, out: Output) -> None:
+    """Say what is wrong with this installation: Redis, schedulers, workers, work without workers."""
+    with place.for_reading() as settings:
+        findings = list(examine(settings))
+        shown = settings.redacted()
+    wrong = [it for it in findings if it.state == "wrong"]
+    if out.json:
+        document = {"ok": not wrong, "findings": [it._asdict() for it in findings]}
+        out.document({**document, "settings": shown, "versions": versions()})
+    else:
+        out.table(
+            ["state", "subject", "found", "what to do"], [[it.state, it.subject, it.found, it.remedy] for it in findings]
+        )
+    note("Nothing is wrong." if not wrong else f"{len(wrong)} of {len(findings)} findings need attention.")
+    ctx.exit(FAILED if wrong else 0)
+
+
+@click.command("version")
+@output_option
+def version_command(out: Output) -> None:
+    """Print versions, of celeriac and of what it stands on."""
+    found = {"python": platform.python_version(), **versions()}
+    if out.json:
+        out.document(found)
+    else:
+        out.facts(list(found.items()))
+
+
+def versions() -> dict[str, str]:
+    """Distribution -> installed version; of celeriac "source" where it runs without being installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "source" if name == "celeriac" else "not installed"
+    return found
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """All findings.
+
+    Raises:
+        redis.exceptions.RedisError: Redis does not answer at all.
+    """
+    from ..store.health import look
+
+    runs = runs_of(settings, timeout_seconds=5.0)
+    yield from _redis(look(runs.client), settings)
+    yield from _shards(runs)
+    yield from _workers(settings, runs)
+
+
+def _redis(health: Health, settings: Settings) -> Iterator[Finding]:
+    from ..settings import redacted
+
+    where = escaped(redacted(settings.redis_url or ""), 200)
+    yield Finding("ok", "redis", f"{health.version} at {where}, answers in {health.answer_ms:g} ms")
+    for problem, remedy in health.problems():
+        yield Finding("wrong", "redis", problem, remedy)
+    if health.append_only and health.eviction == "noeviction":
+        yield Finding("ok", "persistence", f"appendonly, fsync {health.fsync or 'unknown'}; nothing is evicted")
+    elif health.append_only is None or health.eviction is None:
+        yield Finding("note", "persistence", "the server does not say how it keeps data", "Check appendonly yourself.")
+    if abs(health.clock_ms) > _CLOCK_MS:
+        yield Finding(
+            "note", "clock", f"ours and Redis's differ by {span(abs(health.clock_ms))}", "Synchronise them (NTP)."
+        )
+    else:
+        yield Finding("ok", "clock", f"{abs(health.clock_ms)} ms from ours")
+    if settings.broker_url is not None and not settings.broker_url.startswith("redis"):
+        yield Finding("note", "broker", f"{escaped(redacted(settings.broker_url), 200)} is not looked at")
+
+
+def _shards(runs: Runs) -> Iterator[Finding]:
+    from ..store.health import live_schedulers
+    from ..store.owners import Owners
+
+    now = runs.now_ms()
+    schedulers = live_schedulers(runs.client, runs.keys)
+    owned: dict[str, int] = {}
+    free = 0
+    table = Owners(runs.client, runs.namespace, "doctor", 0).table()
+    for shard in range(runs.shards):
+        owner = table.get(shard)
+        if owner is None or owner.lease_end_ms <= now:
+            free += 1
+        else:
+            owned[owner.scheduler] = owned.get(owner.scheduler, 0) + 1
+    for name in sorted({*schedulers, *owned}):
+        yield Finding("ok", "scheduler", f"{escaped(name, 100)} owns {owned.get(name, 0)} of {runs.shards} shards")
+    if not schedulers:
+        yield Finding("wrong", "scheduler", "none is running", "Start `celeriac scheduler`, or `celeriac up`.")
+    elif free:
+        yield Finding(
+            "note", "shards", f"{free} of {runs.shards} have no owner now", "A scheduler takes them within its lease."
+        )
+
+
+def _workers(settings: Settings, runs: Runs) -> Iterator[Finding]:
+    from ..core.states import ENDED_RUNS
+    from .work import demand_of, live_workers, served_classes
+
+    workers = live_workers(runs)
+    known = runs.workers()
+    served = served_classes(settings, workers.values())
+    live = [it for it in runs.newest(limit=_LOADED_RUNS, ended=False) if it.state not in ENDED_RUNS]
+    demand = demand_of(settings, runs, runs.load_many([it.id for it in live]))
+    for name, queue_class in settings.classes.items():
+        mine = [it for it in workers.values() if it.get("queue_class") == name or queue_class.queue in it.get("queues", ())]
+        slots = sum(it.get("concurrency") or 0 for it in mine)
+        work = f"; {demand.ready.get(name, 0)} nodes ready, {demand.flying.get(name, 0)} attempts sent"
+        found = f"{len(mine)} workers, {slots} slots{work if name in demand.classes else ''}"
+        if name in demand.classes and not mine:
+            yield Finding("wrong", f"class {name}", f"{found}, and no worker", f"Start `celeriac worker {name}`.")
+        else:
+            yield Finding("ok" if mine else "note", f"class {name}", found)
+    for name in sorted(demand.classes - set(settings.classes) - served):
+        yield Finding("wrong", f"class {escaped(name, 64)}", "has work and is not declared here", "Add it to queues.toml.")
+    for why, number in sorted(demand.apart.items()):
+        yield Finding(
+            "wrong", "waiting nodes", f"{number} wait: {escaped(why, 300)}", "Start a worker that has it, or cancel the run."
+        )
+    for name in sorted(set(known) - set(workers)):
+        silent = runs.now_ms() - known[name].get("seen_at_ms", 0)
+        yield Finding("note", f"worker {escaped(name, 100)}", f"silent for {span(silent)}", "It has died, or Redis is away.")
+    if len(live) >= _LOADED_RUNS:
+        yield Finding("note", "runs", f"only the newest {_LOADED_RUNS} live runs were looked at")

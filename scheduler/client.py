@@ -1,0 +1,285 @@
+"""The client: submit graphs, find runs. Sync, and with an `a` in front for coroutines.
+
+    with Client.from_env() as client:
+        run = client.submit(graph, key="digest:2026-11-20", deadline="10m")
+        print(run.get(text, timeout=60))
+
+A submit is checked whole before anything is stored, and streams in pages, so a graph may have a hundred thousand
+nodes. It is safe to repeat: under the same key always the same run is found. A client is safe to share between threads
+and event loops, and holds no connection until it needs one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from .access import Access
+from .errors import InvalidValue, RunNotFound, SettingsError, quoted, shown
+from .graph import CompiledGraph, Graph
+from .handle import RunHandle
+from .limits import MAX_LABELS, kind_of, name_of, seconds_of
+from .policy import Duration
+from .store.connection import UNREACHABLE
+from .store.runs import Summary
+from .wire import RunId, is_run_id, new_run_id, run_id_for_key
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from .settings import Settings
+
+T = TypeVar("T")
+
+DEFAULT_NAMESPACE, DEFAULT_SHARDS = "cel", 16
+SUBMIT_PAUSES_SECONDS = (0.05, 0.2, 0.5)
+"""Before each repetition of a submit whose reply was lost; the same run id makes that harmless."""
+_NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,32}")
+
+
+class Client:
+    """One installation, as those see it who submit and wait.
+
+    Args:
+        redis_url: of the store; wins over `settings`. With neither, settings are loaded as `from_env` does.
+        namespace: first part of every key; wins over `settings`.
+        settings: where the rest comes from. When given, graphs that name a queue class nobody declared are refused.
+
+    Raises:
+        SettingsError: no Redis is named, and none embedded runs here; or the URL or the namespace cannot be.
+    """
+
+    def __init__(
+        self, redis_url: str | None = None, *, namespace: str | None = None, settings: Settings | None = None
+    ) -> None:
+        if settings is None and redis_url is None:
+            from .settings import Settings
+
+            settings = Settings.load()
+        if namespace is None:
+            namespace = DEFAULT_NAMESPACE if settings is None else settings.namespace
+        self._settings = settings
+        self._access = Access(
+            redis_url or _url_of(settings),
+            _checked(namespace),
+            DEFAULT_SHARDS if settings is None else settings.shards,
+            None if settings is None else settings.default_class.name,
+        )
+        self._contracts: tuple[int, Mapping[str, Mapping[str, Any]]] | None = None
+
+    @classmethod
+    def from_env(cls, **overrides: Any) -> Self:
+        """A client by the environment (`CELERIAC_REDIS_URL`, ...) and celeriac.toml; `overrides` are settings.
+
+        Raises:
+            SettingsError: a setting cannot be used.
+        """
+        from .settings import Settings
+
+        return cls(settings=Settings.load(**overrides))
+
+    @property
+    def namespace(self) -> str:
+        """First part of every key of this installation."""
+        return self._access.namespace
+
+    def __repr__(self) -> str:
+        return f"Client({self._access.shown_url!r}, namespace={self.namespace!r})"
+
+    # --- submit ------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        graph: Graph | Mapping[str, Any],
+        *,
+        key: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        correlation_id: str | None = None,
+        deadline: Duration | None = None,
+        check: bool = True,
+    ) -> RunHandle:
+        """Makes a run of a graph. Returns when it is stored; everything is checked before anything is.
+
+        Args:
+            graph: a `Graph`, or a document as Python values; for text there are Graph.from_json and Graph.from_yaml.
+            key: idempotency key. The same key and graph find the same run, however often they are submitted.
+            labels: names and texts to find the run by, up to 64.
+            correlation_id: your own id, handed to every executor.
+            deadline: seconds, "10m" or a timedelta from now, by when the run has ended or fails.
+            check: compare with what workers have published (executors, inputs, outputs) and with the declared classes;
+                False submits what no worker knows yet, and the nodes wait for one.
+
+        Raises:
+            GraphError: the graph or an argument cannot be used; says where and why. Nothing is stored.
+            KeyReused: the key belongs to a run of another graph.
+            StoreUnreachable: no answer, also not when asked again. Whether the run is stored is then unknown; repeating
+                the call with the same key is harmless.
+        """
+        facts = _facts(key, labels, correlation_id, deadline)
+        compiled = self._compile(_graph_of(graph), check)
+        run = new_run_id(time.time_ns() // 1_000_000) if key is None else run_id_for_key(self.namespace, key)
+        created = self._access.reach(lambda: self._send(run, compiled, facts))
+        # a run that was there already may have its nodes in another order: then the handle asks the store
+        return RunHandle(self._access, run, compiled.keys if created else None)
+
+    async def asubmit(
+        self,
+        graph: Graph | Mapping[str, Any],
+        *,
+        key: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        correlation_id: str | None = None,
+        deadline: Duration | None = None,
+        check: bool = True,
+    ) -> RunHandle:
+        """`submit` for a coroutine, in a thread, because compiling is work. Cancelling it takes nothing back."""
+        return await asyncio.to_thread(
+            self.submit, graph, key=key, labels=labels, correlation_id=correlation_id, deadline=deadline, check=check
+        )
+
+    # --- runs --------------------------------------------------------------------------------------------
+
+    def run(self, id: str) -> RunHandle:
+        """The handle of a run by its id. Asks nothing: whether it is there shows when the handle is used.
+
+        Raises:
+            RunNotFound: that is not the form of a run's id.
+        """
+        if not is_run_id(str(id)):
+            raise RunNotFound(str(id))
+        return RunHandle(self._access, RunId(id))
+
+    def run_of(self, key: str) -> RunHandle:
+        """The handle of the run that was, or would be, submitted under an idempotency key."""
+        return RunHandle(self._access, run_id_for_key(self.namespace, name_of(key, "key")))
+
+    def runs(self, *, limit: int = 100, live: bool = True, ended: bool = True) -> list[Summary]:
+        """The newest runs, newest first.
+
+        Args:
+            limit: at most so many.
+            live: those that have not ended.  ended: those that have.
+        """
+        return self._access.reach(lambda: self._access.runs.newest(limit=limit, live=live, ended=ended))
+
+    async def aruns(self, *, limit: int = 100, live: bool = True, ended: bool = True) -> list[Summary]:
+        """`runs` for a coroutine."""
+        return await asyncio.to_thread(self.runs, limit=limit, live=live, ended=ended)
+
+    # --- life --------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Closes its connections. A client that is used again opens new ones."""
+        self._access.close()
+
+    async def aclose(self) -> None:
+        """`close` for a coroutine; closes what this event loop has open too."""
+        await self._access.aclose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    # --- how it submits ------------------------------------------------------------------------------------
+
+    def _compile(self, graph: Graph, check: bool) -> CompiledGraph:
+        if not check:
+            return graph.compile()
+        contracts = self._access.reach(self._published)
+        classes = None if self._settings is None else self._access.reach(lambda: self._classes(contracts))
+        return graph.compile(contracts=contracts, classes=classes)
+
+    def _published(self) -> Mapping[str, Mapping[str, Any]]:
+        """What workers have published; read again only when it has changed."""
+        runs = self._access.runs
+        version, known = runs.contracts_version(), self._contracts
+        if known is None or known[0] != version:
+            known = self._contracts = (version, runs.contracts())
+        return known[1]
+
+    def _classes(self, contracts: Mapping[str, Mapping[str, Any]]) -> set[str]:
+        """Queue classes known here or to any worker."""
+        classes = set(self._settings.classes) if self._settings is not None else set()
+        described = (*contracts.values(), *self._access.runs.workers().values())
+        return classes | {str(it["queue_class"]) for it in described if it.get("queue_class")}
+
+    def _send(self, run: RunId, graph: CompiledGraph, facts: Mapping[str, str | int]) -> bool:
+        """Store it. When the reply is lost it is sent again: if the first one arrived, the second finds its run."""
+        for pause in SUBMIT_PAUSES_SECONDS:
+            try:
+                return self._access.runs.submit(run, graph, facts)[0]
+            except UNREACHABLE:
+                time.sleep(pause)
+        return self._access.runs.submit(run, graph, facts)[0]
+
+
+def _checked(namespace: object) -> str:
+    """A namespace: it becomes part of keys."""
+    if not isinstance(namespace, str) or not _NAMESPACE.fullmatch(namespace):
+        remedy = "Use up to 32 letters, digits, dots, dashes and underscores"
+        raise SettingsError("namespace", f"{shown(namespace)} cannot be one", remedy)
+    return namespace
+
+
+def _url_of(settings: Settings | None) -> str:
+    """The store of these settings; without one, the embedded Redis that runs for their directory."""
+    assert settings is not None  # noqa: S101  the constructor has loaded them
+    if settings.redis_url is not None:
+        return settings.redis_url
+    from .embedded import running
+
+    url = running(settings.data_dir)
+    if url is None:
+        raise SettingsError(
+            "redis_url",
+            f"is not set, and no embedded Redis runs in {settings.data_dir}",
+            "Set CELERIAC_REDIS_URL, or start `celeriac up` in this directory",
+        )
+    return url
+
+
+def _graph_of(graph: object) -> Graph:
+    if isinstance(graph, Graph):
+        return graph
+    if isinstance(graph, str | bytes):
+        raise InvalidValue(
+            "graph", graph, f"is {kind_of(graph)}, not a graph", "Read it with Graph.from_json or Graph.from_yaml."
+        )
+    return Graph.from_document(graph)
+
+
+def _facts(key: object, labels: object, correlation_id: object, deadline: Duration | None) -> dict[str, str | int]:
+    """Further fields of the run, checked."""
+    facts: dict[str, str | int] = {}
+    if key is not None:
+        facts["key"] = name_of(key, "key")
+    if labels is not None:
+        if not isinstance(labels, Mapping):
+            raise InvalidValue("labels", labels, f"is not an object but {kind_of(labels)}", 'Write {"name": "text"}.')
+        if len(labels) > MAX_LABELS:
+            raise InvalidValue(
+                "labels", len(labels), f"are more than {MAX_LABELS} labels", "Keep what is searched for."
+            )
+        checked = {name_of(n, "labels"): name_of(t, f"labels[{quoted(str(n))}]") for n, t in labels.items()}
+        facts["labels"] = json.dumps(checked, ensure_ascii=False)
+    if correlation_id is not None:
+        facts["correlation_id"] = name_of(correlation_id, "correlation_id")
+    if deadline is not None:
+        facts["deadline_ms"] = max(1, round(seconds_of(deadline, "deadline") * 1000))
+    return facts

@@ -1,0 +1,340 @@
+"""What a waiting client does, step by step: for the end of a run or a node, for outputs, for news.
+
+Generators of the steps of waiting.py, so each is written once for threads and for coroutines. The log tells that
+something has ended and wakes whoever waits; what it came to is read from the node's record and value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from .access import Access
+from .core.run import Run
+from .core.states import ENDED_RUNS, FIRST_ENDED, NodeState, RunState
+from .errors import (
+    InvalidValue,
+    NodeFailed,
+    NodeNotFound,
+    NodeWithoutOutput,
+    RunCancelled,
+    RunError,
+    RunFailed,
+    StoreUnsafe,
+    escaped,
+    shown,
+)
+from .store.follow import Entries
+from .store.outcomes import Outcome, log_end, read_outcomes, read_states, run_state
+from .store.runs import Summary
+from .views import Event, cause_text
+from .waiting import Ask, Follow, Pause, Steps, Tell
+from .wire import RunId
+
+Decode = Callable[[bytes], Any]
+
+CHUNK = 500
+"""Nodes whose outputs are read at once."""
+MOST_CAUSES = 100
+_ENDS = frozenset({"succeed", "fail", "skip", "upstream_fail", "cancel"})
+_EVENT_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})(?:\.([0-9]{1,9}))?")
+_PAUSES_SECONDS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, *([1.0] * 60))
+"""Before each look at a node whose end is in the log and whose record is not there yet."""
+
+
+class Completed(NamedTuple):
+    """A node that has ended: its key, its state, and its output, or the error that `get` would raise."""
+
+    node: str
+    state: NodeState
+    value: Any
+
+
+class RunSteps:
+    """The steps of one run.
+
+    Args:
+        access: to the store.
+        run: its id.
+        keys: the user's key of every node, by number, when known; else asked for once.
+    """
+
+    def __init__(self, access: Access, run: RunId, keys: Sequence[str] | None = None) -> None:
+        self.access = access
+        self.run = run
+        self._known_keys = keys
+        self._numbers: dict[str, int] | None = None
+
+    def state(self) -> RunState:
+        """The run's state; not a step but a plain question.
+
+        Raises:
+            RunNotFound: there is no such run.
+        """
+        return run_state(self.access.runs, self.run)
+
+    # --- ends --------------------------------------------------------------------------------------------
+
+    def end(self) -> Steps[RunState]:
+        """The run's state, once it has ended."""
+        after: str = yield Ask(self._log_end)
+        while True:
+            state: RunState = yield Ask(self.state)
+            if state in ENDED_RUNS:
+                return state
+            while entries := (yield Follow(after, state.value)):
+                after = entries[-1][0]
+                ended = _run_end(entries)
+                if ended is not None:
+                    return ended
+
+    def output(self, key: str, decode: Decode = json.loads) -> Steps[Any]:
+        """A node's output, once it has ended.
+
+        Raises:
+            NodeNotFound, NodeFailed, NodeWithoutOutput, RunCancelled: see RunHandle.get.
+        """
+        node = yield from self._number(key)
+        outcome = yield from self._node_end(node, key)
+        value = yield from self._value(node, outcome, decode)
+        if isinstance(value, RunError):
+            raise value
+        return value
+
+    def result(self) -> Steps[Any]:
+        """The output of the run; see RunHandle.result."""
+        run: Run = yield Ask(partial(self._load, self.run))
+        node = run.returns
+        if node is None:
+            sinks = [node for node in range(run.n) if run.is_sink(node)]
+            if len(sinks) != 1:
+                raise RunError(
+                    f"run {self.run} has {len(sinks)} last nodes and returns none of them. Use get(node) or results(), "
+                    "or let the graph say which: Graph.returns(node).",
+                    run=self.run,
+                )
+            node = sinks[0]
+        outcome = yield from self._node_end(node, run.keys[node])
+        value = yield from self._value(node, outcome)
+        if isinstance(value, NodeWithoutOutput):
+            state = yield from self.end()
+            if state is RunState.FAILED:
+                causes = yield from self._causes()
+                raise RunFailed(self.run, causes) from value
+        if isinstance(value, RunError):
+            raise value
+        return value
+
+    def results(self) -> Steps[dict[str, Any]]:
+        """Key -> output of every node that succeeded, once the run has ended."""
+        yield from self.end()
+        keys = yield from self._keys()
+        states: list[Outcome] = yield Ask(partial(read_states, self.access.runs, self.run, len(keys)))
+        succeeded = [node for node, outcome in enumerate(states) if outcome.state is NodeState.SUCCEEDED]
+        results: dict[str, Any] = {}
+        for at in range(0, len(succeeded), CHUNK):
+            outcomes = yield from self._settled(succeeded[at : at + CHUNK])
+            for node, outcome in outcomes.items():
+                results[keys[node]] = yield from self._value(node, outcome)
+        return results
+
+    # --- news --------------------------------------------------------------------------------------------
+
+    def completed(self) -> Steps[None]:
+        """Tells each node that has ended, once, in the order of the log, until the run has ended."""
+        keys = yield from self._keys()
+        told = bytearray(len(keys))
+        after, state, over = "0", RunState.RUNNING.value, False
+        while not over:
+            entries: Entries = yield Follow(after, state)
+            if entries:
+                after = entries[-1][0]
+                over = _run_end(entries) is not None
+            else:
+                found: RunState = yield Ask(self.state)
+                state, over = found.value, found in ENDED_RUNS
+            news = [move[0] for _, moves in entries for move in moves if move[0] >= 0 and move[1] in _ENDS]
+            if over:  # what a crash may have kept out of the log stands in the records all the same
+                states: list[Outcome] = yield Ask(partial(read_states, self.access.runs, self.run, len(keys)))
+                news += [node for node, outcome in enumerate(states) if outcome.state >= FIRST_ENDED]
+            news = [node for node in dict.fromkeys(news) if not told[node]]
+            for at in range(0, len(news), CHUNK):
+                outcomes = yield from self._settled(news[at : at + CHUNK])
+                for node in news[at : at + CHUNK]:
+                    told[node] = 1
+                    value = yield from self._value(node, outcomes[node])
+                    yield Tell(Completed(keys[node], outcomes[node].state, value))
+
+    def events(self, after: str | None, follow: bool) -> Steps[None]:
+        """Tells every move of the log behind an event's id.
+
+        Raises:
+            InvalidValue: that is no event's id.
+        """
+        read_after, skip_in, skip = _place(after)
+        keys = yield from self._keys()
+        state = RunState.RUNNING.value
+        while True:
+            entries: Entries = yield Follow(read_after, state, wait=follow)
+            for id_, moves in entries:
+                read_after = id_
+                at_ms = int(id_.partition("-")[0])
+                for at, (node, word, attempt, cause, why) in enumerate(moves):
+                    if id_ == skip_in and at < skip:
+                        continue
+                    key, because = (keys[it] if it >= 0 else None for it in (node, cause))
+                    yield Tell(Event(f"{id_}.{at}", at_ms, key, word, attempt, because, why))
+                    if node == -1 and word in ENDED_RUNS:
+                        return
+            if not entries:
+                if not follow:
+                    return
+                found: RunState = yield Ask(self.state)
+                state, follow = found.value, found not in ENDED_RUNS
+
+    # --- one node ----------------------------------------------------------------------------------------
+
+    def _node_end(self, node: int, key: str) -> Steps[Outcome]:
+        """A node's outcome, once it has ended."""
+        after: str = yield Ask(self._log_end)
+        yield Ask(self.state)  # a run that is not there has no nodes either
+        while True:
+            found: dict[int, Outcome] = yield Ask(partial(read_outcomes, self.access.runs, self.run, [node]))
+            if found[node].settled:
+                return found[node]
+            while entries := (yield Follow(after, found[node].state.word, key)):
+                after = entries[-1][0]
+                moves = [move for _, moves in entries for move in moves if move[0] == node]
+                if _run_end(entries) or any(move[1] in _ENDS for move in moves):
+                    settled = yield from self._settled([node])
+                    return settled[node]
+            yield Ask(self.state)
+
+    def _settled(self, nodes: Sequence[int]) -> Steps[dict[int, Outcome]]:
+        """Outcomes of nodes that have ended. Log, record and value may come with different calls of one commit."""
+        found: dict[int, Outcome] = {}
+        missing = list(nodes)
+        for seconds in _PAUSES_SECONDS:
+            if seconds:
+                yield Pause(seconds)
+            some: dict[int, Outcome] = yield Ask(partial(read_outcomes, self.access.runs, self.run, missing))
+            found |= some
+            missing = [node for node in missing if not found[node].settled]
+            if not missing:
+                return found
+        keys = yield from self._keys()
+        raise StoreUnsafe(
+            f"run {self.run}: node {shown(keys[missing[0]])} has ended, and its record or output is not there",
+            "Redis lost what it had acknowledged, or no scheduler runs; see `celeriac doctor`",
+        )
+
+    def _value(self, node: int, outcome: Outcome, decode: Decode = json.loads) -> Steps[Any]:
+        """The output of a node that has ended, or the error that says why there is none."""
+        keys = yield from self._keys()
+        key, state = keys[node], outcome.state
+        if state is NodeState.SUCCEEDED:
+            raw = outcome.raw
+            if outcome.output == "b":
+                raw = yield Ask(partial(self._blob, key, outcome))
+            return decode(b"null" if raw is None or outcome.output == "n" else raw)
+        if state is NodeState.FAILED:
+            return NodeFailed(run=self.run, node=key, attempt=outcome.attempt, error=_error(outcome))
+        if state is NodeState.CANCELLED:
+            summary: Summary = yield Ask(partial(self.access.runs.summary, self.run))
+            if summary.state is not RunState.FAILED:
+                return RunCancelled(self.run, summary.reason)
+            cause = summary.reason
+        else:
+            cause = yield from self._root(outcome)
+        return NodeWithoutOutput(run=self.run, node=key, state=state.word, cause=cause)
+
+    def _root(self, outcome: Outcome) -> Steps[str]:
+        """Why a node was passed over, from the node that began it; one question per step upstream."""
+        keys = yield from self._keys()
+        while (node := outcome.cause) is not None:
+            found: dict[int, Outcome] = yield Ask(partial(read_outcomes, self.access.runs, self.run, [node]))
+            outcome = found[node]
+            if outcome.cause is None:
+                said = ""
+                if outcome.state is NodeState.FAILED:
+                    error = _error(outcome)
+                    said = f": {error.get('type', '')}: {error.get('message', '')}"
+                return f"{cause_text(keys[node], outcome.state)}{escaped(said, 300)}"
+        return ""
+
+    def _causes(self) -> Steps[list[tuple[str, dict[str, Any]]]]:
+        """Nodes that failed themselves, with their errors; the first hundred."""
+        keys = yield from self._keys()
+        states: list[Outcome] = yield Ask(partial(read_states, self.access.runs, self.run, len(keys)))
+        failed = [node for node, outcome in enumerate(states) if outcome.state is NodeState.FAILED][:MOST_CAUSES]
+        found: dict[int, Outcome] = yield Ask(partial(read_outcomes, self.access.runs, self.run, failed))
+        return [(keys[node], _error(found[node])) for node in failed]
+
+    # --- questions ---------------------------------------------------------------------------------------
+
+    def _log_end(self) -> str:
+        return log_end(self.access.runs, self.run)
+
+    def _load(self, run: RunId) -> Run:
+        found = self.access.runs.load(run)
+        self._known_keys = found.keys
+        return found
+
+    def _keys(self) -> Steps[Sequence[str]]:
+        if self._known_keys is None:
+            yield Ask(partial(self._load, self.run))
+        assert self._known_keys is not None  # noqa: S101  _load has set it
+        return self._known_keys
+
+    def _number(self, key: str) -> Steps[int]:
+        keys = yield from self._keys()
+        if self._numbers is None:
+            self._numbers = {key: number for number, key in enumerate(keys)}
+        number = self._numbers.get(key)
+        if number is None:
+            raise NodeNotFound(self.run, str(key), keys)
+        return number
+
+    def _blob(self, key: str, outcome: Outcome) -> bytes:
+        """A large output, whole."""
+        known = json.loads(outcome.raw or b"{}")
+        data = self.access.runs.blob(str(known.get("blob")))
+        if data is None:
+            problem = "is gone"
+        elif known.get("sha256") not in (None, hashlib.sha256(data).hexdigest()):
+            problem = "is not what was stored"
+        else:
+            return data
+        raise StoreUnsafe(
+            f"run {self.run}: the large output of node {shown(key)} {problem}",
+            "Redis lost what it had acknowledged; check maxmemory-policy (noeviction)",
+        )
+
+
+def _run_end(entries: Entries) -> RunState | None:
+    """The run's last state, if these entries hold its end."""
+    words = [move[1] for _, moves in entries for move in moves if move[0] == -1 and move[1] in ENDED_RUNS]
+    return RunState(words[-1]) if words else None
+
+
+def _error(outcome: Outcome) -> dict[str, Any]:
+    error = json.loads(outcome.raw or b"{}")
+    return error if isinstance(error, dict) else {}
+
+
+def _place(after: str | None) -> tuple[str, str, int]:
+    """An event's id as (read the log after this, in this entry, skip so many moves)."""
+    if after is None:
+        return "0", "", 0
+    found = _EVENT_ID.fullmatch(str(after))
+    if found is None:
+        raise InvalidValue("after", after, "is not the id of an event", "Give Event.id, or None for all events.")
+    instant, number, move = found.groups()
+    if move is None:
+        return after, "", 0
+    before = f"{instant}-{int(number) - 1}" if int(number) else f"{int(instant) - 1}-{2**64 - 1}"
+    return before if int(instant) else "0", f"{instant}-{number}", int(move) + 1
