@@ -105,16 +105,6 @@ class _Inputs:
         properties = _mapping(schema, "properties")
         closed = bool(properties) and "patternProperties" not in schema
         extra = schema.get("additionalProperties", not closed)
-        required = schema.get("required")
-        if isinstance(required, list) and not positional:
-            for name in required:
-                if isinstance(name, str) and name not in kwargs:
-                    raise InputMismatch(
-                        f"nodes[{quoted(self.node)}].inputs",
-                        executor=self.executor,
-                        problem=f"the input {shown(name)} is missing",
-                        remedy=f"Hand over {shown(name)}, a value or a node.",
-                    )
         for name, value in kwargs.items():
             trail = (None, "inputs", name)
             if name in properties:
@@ -127,6 +117,16 @@ class _Inputs:
                     remedy=f"Known are {', '.join(map(shown, sorted(properties))) or 'none'}."
                     + did_you_mean(name, properties),
                 )
+        required = schema.get("required")
+        if isinstance(required, list) and not positional:
+            for name in required:
+                if isinstance(name, str) and name not in kwargs:
+                    raise InputMismatch(
+                        f"nodes[{quoted(self.node)}].inputs",
+                        executor=self.executor,
+                        problem=f"the input {shown(name)} is missing",
+                        remedy=f"Hand over {shown(name)}, a value or a node.",
+                    )
 
     def _value(self, schema: Schema, value: Any, trail: Trail) -> None:
         problem = self._problem(schema, value, trail, 0)

@@ -334,7 +334,7 @@ class Graph:
             count += 1
             key = executor if count == 1 else f"{executor[: MAX_NAME - 8]}-{count}"  # a million has 7 digits
             if key not in self._specs:
-                self._counters[executor] = count
+                self._counters[executor] = count - 1  # not count: a node that is refused leaves its key free
                 return key
 
     def _new_key(self, key: object) -> str:

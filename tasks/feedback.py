@@ -1,4 +1,4 @@
-"""Customer feedback, one executor a step: ingest, sentiment, topics, action; what notes a failure; what counts the rest.
+"""Customer feedback, an executor a step: ingest, sentiment, topics, action; one that notes failures, one that counts.
 
 Keyword rules stand in for models. Words are looked for anywhere in the text, in any case, inside other words too:
 "glove" holds "love". Pure functions of their inputs, so a repeated attempt does no harm.
@@ -147,9 +147,7 @@ def action(feedback: Extracted) -> Processed:
         team = "Product Development Team"
     elif "feature_request" in feedback.topics:
         team = "Product Ideas Team"
-    return Processed(
-        feedback_id=feedback.feedback_id, sentiment=feedback.sentiment, topics=feedback.topics, team=team
-    )
+    return Processed(feedback_id=feedback.feedback_id, sentiment=feedback.sentiment, topics=feedback.topics, team=team)
 
 
 @executor("feedback.log_error", queue_class=QUICK, timeout=30, purity="idempotent", cost=1)

@@ -1,7 +1,7 @@
 """`celeriac doctor`: what is wrong with this installation, and what to do about it. Changes nothing.
 
-Three questions, in this order: does Redis keep what it acknowledged, does a scheduler own every shard, is there a worker for
-whatever there is to do? Each finding is ok, a note, or wrong; exit status 1 when something is wrong.
+Three questions, in this order: does Redis keep what it acknowledged, does a scheduler own every shard, is there a
+worker for whatever there is to do? Each finding is ok, a note, or wrong; exit status 1 when something is wrong.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from .. import __version__
 from ..errors import escaped
 from .output import Output, note, output_option, span
 from .place import Place, place_options, runs_of
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ..store.health import Health
     from ..store.runs import Runs
 
-PACKAGES = ("celeriac", "celery", "kombu", "redis", "pydantic", "click", "rich", "flower")
+PACKAGES = ("celery", "kombu", "redis", "pydantic", "click", "rich", "flower")
 _CLOCK_MS = 2_000
 _LOADED_RUNS = 500
 
@@ -52,7 +53,8 @@ def doctor_command(ctx: click.Context, place: Place, out: Output) -> None:
         out.document({**document, "settings": shown, "versions": versions()})
     else:
         out.table(
-            ["state", "subject", "found", "what to do"], [[it.state, it.subject, it.found, it.remedy] for it in findings]
+            ["state", "subject", "found", "what to do"],
+            [[it.state, it.subject, it.found, it.remedy] for it in findings],
         )
     note("Nothing is wrong." if not wrong else f"{len(wrong)} of {len(findings)} findings need attention.")
     ctx.exit(FAILED if wrong else 0)
@@ -70,13 +72,13 @@ def version_command(out: Output) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Distribution -> installed version; of celeriac "source" where it runs without being installed."""
-    found = {}
+    """Package -> version."""
+    found = {"celeriac": __version__}
     for name in PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "source" if name == "celeriac" else "not installed"
+            found[name] = "not installed"
     return found
 
 
@@ -150,7 +152,8 @@ def _workers(settings: Settings, runs: Runs) -> Iterator[Finding]:
     live = [it for it in runs.newest(limit=_LOADED_RUNS, ended=False) if it.state not in ENDED_RUNS]
     demand = demand_of(settings, runs, runs.load_many([it.id for it in live]))
     for name, queue_class in settings.classes.items():
-        mine = [it for it in workers.values() if it.get("queue_class") == name or queue_class.queue in it.get("queues", ())]
+        queue = queue_class.queue
+        mine = [it for it in workers.values() if it.get("queue_class") == name or queue in it.get("queues", ())]
         slots = sum(it.get("concurrency") or 0 for it in mine)
         work = f"; {demand.ready.get(name, 0)} nodes ready, {demand.flying.get(name, 0)} attempts sent"
         found = f"{len(mine)} workers, {slots} slots{work if name in demand.classes else ''}"
@@ -159,13 +162,20 @@ def _workers(settings: Settings, runs: Runs) -> Iterator[Finding]:
         else:
             yield Finding("ok" if mine else "note", f"class {name}", found)
     for name in sorted(demand.classes - set(settings.classes) - served):
-        yield Finding("wrong", f"class {escaped(name, 64)}", "has work and is not declared here", "Add it to queues.toml.")
+        yield Finding(
+            "wrong", f"class {escaped(name, 64)}", "has work and is not declared here", "Add it to queues.toml."
+        )
     for why, number in sorted(demand.apart.items()):
         yield Finding(
-            "wrong", "waiting nodes", f"{number} wait: {escaped(why, 300)}", "Start a worker that has it, or cancel the run."
+            "wrong",
+            "waiting nodes",
+            f"{number} wait: {escaped(why, 300)}",
+            "Start a worker that has it, or cancel the run.",
         )
     for name in sorted(set(known) - set(workers)):
         silent = runs.now_ms() - known[name].get("seen_at_ms", 0)
-        yield Finding("note", f"worker {escaped(name, 100)}", f"silent for {span(silent)}", "It has died, or Redis is away.")
+        yield Finding(
+            "note", f"worker {escaped(name, 100)}", f"silent for {span(silent)}", "It has died, or Redis is away."
+        )
     if len(live) >= _LOADED_RUNS:
         yield Finding("note", "runs", f"only the newest {_LOADED_RUNS} live runs were looked at")

@@ -78,4 +78,3 @@ def schema(out: Output) -> None:
     from ..schema import graph_schema
 
     out.document(graph_schema()) if out.json else out.line(json_text(graph_schema(), indent=2))
-

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 CELL_CHARACTERS = 200
@@ -183,7 +182,24 @@ def counts_in_words(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{state} {number}" for state, number in counts.items() if number)
 
 
-def output_option(command: Callable[P, T]) -> Callable[P, T]:
+def duration(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
+    """Callback of options that are durations: `90`, `0.5`, `500ms`, `10m`, `2h`, `1d` in seconds.
+
+    Raises:
+        click.BadParameter: it is none.
+    """
+    from ..errors import InvalidValue
+    from ..limits import seconds_of
+
+    if value is None:
+        return None
+    try:
+        return seconds_of(float(value) if value.replace(".", "", 1).isdecimal() else value, "duration")
+    except InvalidValue as wrong:
+        raise click.BadParameter(f"{wrong.found} {wrong.problem}. {wrong.remedy}") from None
+
+
+def output_option(command: Callable[..., T]) -> Callable[..., T]:
     """Adds `-o text|json`; the command gets an `Output` as its argument `out`."""
 
     @click.option(
@@ -196,7 +212,7 @@ def output_option(command: Callable[P, T]) -> Callable[P, T]:
         help="One JSON document instead of text.",
     )
     @wraps(command)
-    def with_output(*args: P.args, **kwargs: P.kwargs) -> T:
+    def with_output(*args: Any, **kwargs: Any) -> T:
         return command(*args, **kwargs)
 
     return with_output

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ..settings import Settings
     from ..store.runs import Runs
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -43,7 +42,7 @@ class Place:
 
         return Settings.load(self.config, **{**self.overrides, **more})
 
-    def located(self) -> Settings:
+    def located(self, **more: Any) -> Settings:
         """Settings with a Redis that should be answering: as configured, else the embedded one if it runs.
 
         Raises:
@@ -51,15 +50,16 @@ class Place:
         """
         from ..embedded import running
 
-        settings = self.settings()
+        settings = self.settings(**more)
         if settings.redis_url is not None:
             return settings
         url = running(settings.data_dir)
         if url is None:
             raise StoreUnreachable(
-                f"{settings.data_dir} (embedded)", "no `celeriac up` is running there, and CELERIAC_REDIS_URL is not set"
+                f"{settings.data_dir} (embedded)",
+                "no `celeriac up` is running there, and CELERIAC_REDIS_URL is not set",
             )
-        return self.settings(redis_url=url)
+        return self.settings(redis_url=url, **more)
 
     @contextlib.contextmanager
     def for_reading(self) -> Iterator[Settings]:
@@ -91,7 +91,7 @@ def runs_of(settings: Settings, *, timeout_seconds: float | None = None) -> Runs
     return connect_runs(client, settings.namespace, settings.shards)
 
 
-def place_options(command: Callable[P, T]) -> Callable[P, T]:
+def place_options(command: Callable[..., T]) -> Callable[..., T]:
     """Adds `--redis`, `--namespace` and `--config`; the command gets a `Place` as its argument `place`."""
 
     @click.option("--redis", "redis_url", metavar="URL", help="Redis of the installation [CELERIAC_REDIS_URL].")
@@ -104,6 +104,6 @@ def place_options(command: Callable[P, T]) -> Callable[P, T]:
     @wraps(command)
     def with_place(*args: Any, redis_url: str | None, namespace: str | None, config: Path | None, **kwargs: Any) -> T:
         place = Place(config, {"redis_url": redis_url, "namespace": namespace})
-        return command(*args, place=place, **kwargs)  # type: ignore[arg-type]  # ParamSpec cannot say "one more keyword"
+        return command(*args, place=place, **kwargs)
 
-    return with_place  # type: ignore[return-value]  # the same
+    return with_place

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import signal
 import sys
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from ..errors import SettingsError
+from ..errors import SettingsError, did_you_mean
 from .output import note
 from .place import Place, place_options
+
+if TYPE_CHECKING:
+    from ..settings import QueueClass, Settings
 
 
 def log_to_stderr(level: str) -> None:
@@ -25,6 +30,54 @@ def log_to_stderr(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [out]
     root.setLevel(level.upper())
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """Our environment, with where the installation is, for a process that finds its own settings."""
+    told = settings.model_dump(mode="json")
+    named = {f"CELERIAC_{name.upper()}": str(value) for name, value in told.items() if value is not None}
+    return {**os.environ, **named}
+
+
+def become(command: list[str], environment: dict[str, str]) -> NoReturn:
+    """Goes on as another program, under the same process id: signals and parents keep meaning the same process."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(command[0], command, environment)  # noqa: S606  a list, no shell
+
+
+def app_to_load(name: str) -> str:
+    """The import path of the Celery app, if its module is there.
+
+    Raises:
+        SettingsError: it is not; says what to do, which for the default app is a matter of where one stands.
+    """
+    module = name.partition(":")[0].partition(".")[0]
+    if os.getcwd() not in sys.path:  # noqa: PTH109  sys.path holds text
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109  as Celery does
+    if importlib.util.find_spec(module) is None:
+        raise SettingsError(
+            f"app {name}",
+            f"there is no module {module!r} in the working directory or on the Python path",
+            "Name your Celery app with --app MODULE:APP or CELERIAC_APP. tasks.app:app belongs to the repository "
+            "and the image, not to the installed package",
+        )
+    return name
+
+
+def check_class(name: str, settings: Settings) -> QueueClass:
+    """The queue class of that name.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    if name not in settings.classes:
+        raise SettingsError(
+            f"queue class {name}",
+            f"is not declared.{did_you_mean(name, settings.classes)} Declared are {', '.join(settings.classes)}",
+            "Correct the name, or declare it in queues.toml",
+        )
+    return settings.classes[name]
 
 
 @click.command("scheduler")
@@ -52,12 +105,13 @@ def worker_command(
     queue_class: str, app: str | None, concurrency: int | None, hostname: str | None, place: Place
 ) -> None:
     """One Celery worker for the queue class CLASS, with its pool, queue, limits and settings."""
-    from ..worker.options import worker_argv
+    from ..worker.options import worker_argv, worker_environment
 
-    settings = place.located()
-    if app is not None:
-        settings = settings.model_copy(update={"app": app})
-    become(worker_argv(settings, queue_class), environment_of(settings) | {"CELERIAC_QUEUE_CLASS": queue_class})
+    settings = place.located(app=app)
+    served = check_class(queue_class, settings)
+    argv = worker_argv(served, hostname=hostname, concurrency=concurrency, loglevel=settings.log_level.upper())
+    command = [sys.executable, "-m", "celery", "-A", app_to_load(settings.app), *argv]
+    become(command, environment_of(settings) | worker_environment(served))
 
 
 @click.command("flower")
@@ -70,22 +124,13 @@ def flower_command(app: str | None, address: str | None, port: int | None, place
 
     Its settings are config/flower.py and nothing else: a flowerconfig.py in the working directory is not loaded.
     """
-    import importlib.util
-
     from ..settings import default_file, redacted
 
     if importlib.util.find_spec("flower") is None:
         raise SettingsError("flower", "is not installed", "pip install 'celeriac[flower]'")
-    settings = place.located()
-    settings = settings.model_copy(
-        update={
-            name: value
-            for name, value in (("app", app), ("flower_address", address), ("flower_port", port))
-            if value is not None
-        }
-    )
+    settings = place.located(app=app, flower_address=address, flower_port=port)
     host = "127.0.0.1" if settings.flower_address in ("", "0.0.0.0") else settings.flower_address  # noqa: S104  compared
-    note(f"Flower: http://{host}:{settings.flower_port}  (one run: http://{host}:{settings.flower_port}/tasks?search=kwargs:run=RUN)")
+    note(f"Flower: http://{host}:{settings.flower_port}/tasks  (search for kwargs:run=RUN to see one run)")
     note(f"Broker: {redacted(settings.broker_url or '')}")
-    command = [sys.executable, "-m", "celery", "-A", flower_app(settings.app), "flower"]
+    command = [sys.executable, "-m", "celery", "-A", app_to_load(settings.app), "flower"]
     become([*command, f"--conf={default_file('flower.py')}"], environment_of(settings))

@@ -4,28 +4,62 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from ..errors import escaped
-from .output import Output, counts_in_words, json_text, note, output_option, span
+from ..wire import RunId
+from .output import Output, counts_in_words, duration, json_text, note, output_option, span
 from .place import Place, place_options, runs_of
 from .status import CANCELLED, DETACHED, FAILED, NO_WORKER, TIMED_OUT
 
 if TYPE_CHECKING:
-    from ..client import RunHandle
     from ..settings import Settings
     from ..store.runs import Runs
     from .follow import Followed
 
-P = ParamSpec("P")
 T = TypeVar("T")
+_SHOWN_FAILURES = 5
 
 
-def submission_options(command: Callable[P, T]) -> Callable[P, T]:
-    """The options that `run` and `submit` share."""
+@dataclass
+class Submission:
+    """What is to be submitted, as the options said."""
+
+    graph: str
+    inputs: tuple[str, ...]
+    key: str | None
+    labels: tuple[str, ...]
+    correlation_id: str | None
+    deadline: float | None
+    no_check: bool
+
+    def submit(self, settings: Settings) -> str:
+        """Does it; returns the run's id.
+
+        Raises:
+            click.UsageError, CeleriacError: nothing was stored.
+        """
+        from ..client import Client
+        from .sources import graph_of, inputs_of
+
+        graph = graph_of(self.graph, inputs_of(self.inputs))
+        with Client(settings=settings) as client:
+            return client.submit(
+                graph,
+                key=self.key,
+                labels=labels_of(self.labels) or None,
+                correlation_id=self.correlation_id,
+                deadline=self.deadline,
+                check=not self.no_check,
+            ).id
+
+
+def submission_options(command: Callable[..., T]) -> Callable[..., T]:
+    """The argument and options that `run` and `submit` share; the command gets a `Submission` as `submission`."""
 
     @click.argument("graph")
     @click.option(
@@ -39,72 +73,60 @@ def submission_options(command: Callable[P, T]) -> Callable[P, T]:
     @click.option("--key", help="Idempotency key: the same key finds the same run.")
     @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="To find the run by.")
     @click.option("--correlation-id", metavar="ID", help="Travels with every attempt of the run.")
-    @click.option("--deadline", metavar="10m", help="How long the run may take before it is cancelled.")
+    @click.option("--deadline", callback=duration, metavar="10m", help="How long the run may take.")
+    @click.option("--no-check", is_flag=True, help="Also what no worker knows yet; the nodes wait for one.")
     @wraps(command)
-    def with_options(*args: P.args, **kwargs: P.kwargs) -> T:
-        return command(*args, **kwargs)
+    def with_submission(*args: Any, **kwargs: Any) -> T:
+        given = {name: kwargs.pop(name) for name in Submission.__dataclass_fields__}
+        return command(*args, submission=Submission(**given), **kwargs)
 
-    return with_options
+    return with_submission
 
 
 @click.command("run")
 @submission_options
 @click.option("--detach", is_flag=True, help="Print the run's id and leave, as `submit` does.")
-@click.option("--timeout", metavar="10m", help="How long to wait; the run goes on (exit status 124).")
 @click.option(
-    "--worker-timeout", metavar="30s", help="Give up when a class with work has no worker for so long (exit status 75)."
+    "--timeout", callback=duration, metavar="10m", help="How long to wait; the run goes on (exit status 124)."
+)
+@click.option(
+    "--worker-timeout",
+    callback=duration,
+    metavar="30s",
+    help="Give up when a class with work has no worker for so long (exit status 75).",
 )
 @place_options
 @output_option
 @click.pass_context
 def run_command(
     ctx: click.Context,
-    graph: str,
-    inputs: tuple[str, ...],
-    key: str | None,
-    labels: tuple[str, ...],
-    correlation_id: str | None,
-    deadline: str | None,
+    submission: Submission,
     detach: bool,
-    timeout: str | None,
-    worker_timeout: str | None,
+    timeout: float | None,
+    worker_timeout: float | None,
     place: Place,
     out: Output,
 ) -> None:
     """Submit GRAPH, watch it, print its result.
 
-    GRAPH is a .json, .yaml or .yml file, - for JSON on standard input, or an import path such as
-    shop.graphs:order of a Graph or of a function that returns one. Ctrl-C leaves the run alone and says how to come back.
+    GRAPH is a .json, .yaml or .yml file, - for JSON on standard input, or an import path such as shop.graphs:order
+    of a Graph or of a function that returns one. Ctrl-C leaves the run alone and says how to come back.
     """
-    from ..limits import seconds_of
-
-    wait_seconds = None if timeout is None else seconds_of(timeout, "--timeout")
-    worker_seconds = None if worker_timeout is None else seconds_of(worker_timeout, "--worker-timeout")
     settings = place.located()
-    handle = _submitted(settings, graph, inputs, key, labels, correlation_id, deadline)
+    run = submission.submit(settings)
     if detach:
-        _tell_id(handle.id, out)
+        _tell_id(run, out)
         return
-    ctx.exit(finish(settings, handle.id, out, wait_seconds=wait_seconds, worker_seconds=worker_seconds))
+    ctx.exit(finish(settings, run, out, wait_seconds=timeout, worker_seconds=worker_timeout))
 
 
 @click.command("submit")
 @submission_options
 @place_options
 @output_option
-def submit_command(
-    graph: str,
-    inputs: tuple[str, ...],
-    key: str | None,
-    labels: tuple[str, ...],
-    correlation_id: str | None,
-    deadline: str | None,
-    place: Place,
-    out: Output,
-) -> None:
+def submit_command(submission: Submission, place: Place, out: Output) -> None:
     """Submit GRAPH and print the run's id. GRAPH is what `celeriac run` takes."""
-    handle = _submitted(place.located(), graph, inputs, key, labels, correlation_id, deadline)
-    _tell_id(handle.id, out)
+    _tell_id(submission.submit(place.located()), out)
 
 
 def _tell_id(run: str, out: Output) -> None:
@@ -112,25 +134,6 @@ def _tell_id(run: str, out: Output) -> None:
         out.document({"run": run})
     else:
         out.line(run)
-
-
-def _submitted(
-    settings: Settings,
-    source: str,
-    inputs: tuple[str, ...],
-    key: str | None,
-    labels: tuple[str, ...],
-    correlation_id: str | None,
-    deadline: str | None,
-) -> RunHandle:
-    from ..client import Client
-    from .sources import graph_of, inputs_of
-
-    graph = graph_of(source, inputs_of(inputs))
-    with Client(settings=settings) as client:
-        return client.submit(
-            graph, key=key, labels=labels_of(labels), correlation_id=correlation_id, deadline=deadline
-        )
 
 
 def labels_of(given: tuple[str, ...]) -> dict[str, str]:
@@ -157,7 +160,6 @@ def finish(
     worker_seconds: float | None = None,
 ) -> int:
     """Watches a run until it ends, tells its result, and returns the exit status."""
-    from ..wire import RunId
     from .follow import Followed
     from .progress import watch
 
@@ -204,10 +206,22 @@ def tell_result(runs: Runs, followed: Followed, out: Output) -> int:
         if result is not None:
             out.line(json_text(result))
     if status:
-        for failed in followed.failures:
-            note(f"  {escaped(run.keys[failed.node], 100)}: attempt {failed.attempt}: {escaped(failed.why, 300)}")
+        _tell_failures(runs, RunId(run.id))
         note(f"See: celeriac runs show {run.id} --nodes")
     return status
+
+
+def _tell_failures(runs: Runs, run_id: RunId) -> None:
+    """The first nodes that failed, with what they said."""
+    from ..core.states import NodeState
+    from .values import errors_of
+
+    run = runs.load(run_id)
+    failed = [node for node, state in enumerate(run.state) if state == NodeState.FAILED]
+    for node, error in errors_of(runs, run, failed[:_SHOWN_FAILURES]).items():
+        note(escaped(f"  {run.keys[node]}: {error.get('type', '')}: {error.get('message', '')}", 500))
+    if len(failed) > _SHOWN_FAILURES:
+        note(f"  ... and {len(failed) - _SHOWN_FAILURES} more")
 
 
 def result_of(runs: Runs, followed: Followed) -> Any:
@@ -272,4 +286,3 @@ class _Patience:
                 f"No worker for {', '.join(idle)} within {self._worker:g} s; the run goes on. "
                 f"Come back with: celeriac runs watch {followed.id}",
             )
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -152,7 +153,9 @@ def result(ctx: click.Context, run: str, key: str | None, wait: bool, place: Pla
         state = NodeState(loaded.state[node])
         error = errors_of(runs, loaded, [node]).get(node, {})
     word = state.word if state >= FIRST_ENDED or loaded.run_state in ENDED_RUNS else f"{state.word}, not ended yet"
-    told = f": {escaped(str(error.get('type', '')), 100)}: {escaped(str(error.get('message', '')), 500)}" if error else ""
+    told = (
+        f": {escaped(str(error.get('type', '')), 100)}: {escaped(str(error.get('message', '')), 500)}" if error else ""
+    )
     note(f"node {escaped(loaded.keys[node], 100)} is {word} and has no output{told}")
     ctx.exit(CANCELLED if state == NodeState.CANCELLED else FAILED)
 
@@ -174,7 +177,7 @@ def cancel(ids: tuple[str, ...], reason: str, yes: bool, place: Place, out: Outp
     """Ask for the end of runs: nothing more of them is started, what runs is stopped."""
     checked = [checked_id(run) for run in ids]
     if not yes:
-        if not click.get_text_stream("stdin").isatty():
+        if not sys.stdin.isatty():
             raise click.UsageError("cancelling needs --yes where nobody can be asked.")
         click.confirm(f"Cancel {len(ids)} run{'s' if len(ids) > 1 else ''}?", abort=True, err=True)
     runs = runs_of(place.located())

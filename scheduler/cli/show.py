@@ -1,7 +1,7 @@
 """`celeriac runs show`: a run, its nodes, edges and attempts, read from Redis alone and put into words.
 
-Nothing is guessed: states and timelines are the stored ones, reasons follow from them (which upstream nodes are open, which
-class has no worker) or are quoted from the run's log.
+Nothing is guessed: states and timelines are the stored ones, and reasons follow from them: which upstream nodes are
+open, which class has no worker, which rule answered what.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def summary_document(it: Summary) -> dict[str, Any]:
         "name": it.name,
         "state": it.state.value,
         "reason": it.reason,
-        "nodes": it.nodes,
+        "node_count": it.nodes,
         "progress": it.progress,
         "created_at_ms": it.created_at_ms,
         "ended_at_ms": it.ended_at_ms,
@@ -199,7 +199,7 @@ def _document(
         found["edges"] = [
             [view.run.keys[up], view.run.keys[node]] for node in numbers for up in view.run.upstream(node)
         ]
-        found["node_list"] = [
+        found["nodes"] = [
             view.document(node, errors.get(node)) | ({"output": outputs[node]} if node in outputs else {})
             for node in numbers
         ]

@@ -59,7 +59,7 @@ def words_of(error: Exception) -> str:
     """The error as one message for a terminal."""
     if isinstance(error, CeleriacError):
         return escaped(str(error), 20_000, keep="\n")
-    return f"Redis does not answer: {_from_redis(error)}. `celeriac doctor` tells more."
+    return f"Redis does not answer: {escaped(_from_redis(error), 500).rstrip('.')}. `celeriac doctor` tells more."
 
 
 def _from_redis(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """A small supervisor: starts processes, passes on what they say, keeps them going, ends them in order.
 
-For `celeriac up` and `celeriac demo`. Every child leads a process group of its own, so that Ctrl-C on the terminal reaches
-us alone and a child is ended with all it started; on Linux it also gets SIGTERM when we die, however we die.
+For `celeriac up` and `celeriac demo`. Every child leads a process group of its own, so that Ctrl-C on the terminal
+reaches us alone and a child is killed with all it started; on Linux it also gets SIGTERM when we die, however we die.
 Only processes that were started here are ever signalled.
 """
 
@@ -106,7 +106,11 @@ class Supervisor:
             for stage in sorted({child.stage for child in self.children}, reverse=True):
                 self._end([child for child in self.children if child.stage == stage])
         for key in list(self._selector.get_map().values()):
-            self._selector.unregister(key.fileobj)
+            child: Child = key.data
+            while self._read(child):
+                pass
+            if child.process is not None and child.process.stdout is not None:
+                child.process.stdout.close()
         self._selector.close()
 
     def last_words(self, child: Child, lines: int = 15) -> str:
@@ -148,20 +152,24 @@ class Supervisor:
             else:
                 os.read(key.fd, 512)
 
-    def _read(self, child: Child) -> None:
+    def _read(self, child: Child) -> bool:
+        """Passes on what a child has said; whether there may be more."""
         stdout = child.process.stdout if child.process is not None else None
-        if stdout is None:
-            return
-        with contextlib.suppress(BlockingIOError):
+        if stdout is None or stdout.closed:
+            return False
+        try:
             data = os.read(stdout.fileno(), 65_536)
-            *lines, child.rest = (child.rest + data).split(b"\n")
-            if not data:
-                self._selector.unregister(stdout)
-                stdout.close()
-                if child.rest:
-                    lines, child.rest = [*lines, child.rest], b""
-            for line in lines:
-                self._say(child.name, line.decode("utf-8", errors="replace"))
+        except BlockingIOError:
+            return False
+        *lines, child.rest = (child.rest + data).split(b"\n")
+        if not data:
+            self._selector.unregister(stdout)
+            stdout.close()
+            if child.rest:
+                lines, child.rest = [*lines, child.rest], b""
+        for line in lines:
+            self._say(child.name, line.decode("utf-8", errors="replace"))
+        return bool(data)
 
     def _revive(self, child: Child) -> bool:
         """Starts an ended child again when its time has come; False when that makes no sense any more."""

@@ -1,4 +1,4 @@
-"""Who is there to work, and what there is to do: workers by class, nodes by class. For `doctor`, `run` and `runs show`."""
+"""Who is there to work, and what there is to do: workers and nodes by class, for `doctor`, `run` and `runs show`."""
 
 from __future__ import annotations
 

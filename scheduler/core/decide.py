@@ -78,7 +78,7 @@ def decide(run: Run, event: Event, now: int) -> Decision:
 def _reported(run: Run, event: Reported, now: int) -> Decision:
     node = event.node
     if (
-        node >= len(run.state)
+        not 0 <= node < len(run.state)
         or run.state[node] not in _IN_FLIGHT
         or event.attempt != run.attempt[node]
         or event.epoch != 1
@@ -147,7 +147,7 @@ def _lost(run: Run, node: int, error: dict[str, Any], ending: tuple[int | None, 
 def _lease_expired(run: Run, event: LeaseExpired, now: int) -> Decision:
     node = event.node
     if (
-        node >= len(run.state)
+        not 0 <= node < len(run.state)
         or run.state[node] not in _IN_FLIGHT
         or event.attempt != run.attempt[node]
         or event.epoch != 1
@@ -281,7 +281,7 @@ def _stop_broken_off(run: Run) -> bool:
 
 def _admitted(run: Run, event: Admitted, _now: int) -> Decision:
     state = run.state
-    ready = [node for node in dict.fromkeys(event.nodes) if node < len(state) and state[node] == _AT_READY]
+    ready = [node for node in dict.fromkeys(event.nodes) if 0 <= node < len(state) and state[node] == _AT_READY]
     if not ready or run.run_state is not RunState.RUNNING:
         return STALE
     return Decision([Move(node, _DISPATCH) for node in ready])
@@ -289,7 +289,7 @@ def _admitted(run: Run, event: Admitted, _now: int) -> Decision:
 
 def _retry_due(run: Run, event: RetryDue, _now: int) -> Decision:
     node = event.node
-    if node >= len(run.state) or run.state[node] != _WAITING or run.attempt[node] != event.attempt:
+    if not 0 <= node < len(run.state) or run.state[node] != _WAITING or run.attempt[node] != event.attempt:
         return STALE
     return Decision([Move(node, MoveKind.WAKE, -1, "the wait before the next try is over")])
 

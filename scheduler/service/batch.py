@@ -25,10 +25,11 @@ _WITH_ERROR = frozenset({int(MoveKind.FAIL), int(MoveKind.RETRY), int(MoveKind.L
 class Pages:
     """What a batch changes in one run."""
 
-    __slots__ = ("dirty", "log", "run", "values")
+    __slots__ = ("changed", "dirty", "log", "run", "values")
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self.changed = False
         self.dirty: dict[int, None] = {}
         self.values: dict[int, bytes] = {}
         self.log: list[list[Any]] = []
@@ -103,6 +104,7 @@ class Batch:
         for name in decision.cancelled:
             self.timers_done.append(f"{run.id} {name}")
         if decision.run is not None:
+            page.changed = True
             log.append([-1, decision.run.value, 0, -1, decision.why])
             if decision.run in ENDED_RUNS:
                 self.ended.append(run)
@@ -136,6 +138,7 @@ class Batch:
                 for node in page.dirty:
                     if run.state[node] >= FIRST_ENDED:
                         run.ended.pop(node, None)
+            if page.dirty or page.changed:
                 commit.run(page_id, self._facts(run))
             if page.values:
                 commit.values(page_id, page.values)

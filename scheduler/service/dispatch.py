@@ -95,15 +95,21 @@ class Dispatch:
         if queue_class is not None:
             self.admission.flying[queue_class] -= 1
 
-    def still_queued(self, id_: str, queue_class: str) -> bool:
-        """Whether an unclaimed attempt simply waits in its queue: then it is not lost, however long it takes."""
+    def still_queued(self, id_: str, queue_class: str, seen: dict[str, frozenset[str] | None]) -> bool:
+        """Whether an unclaimed attempt simply waits in its queue: then it is not lost, however long it takes.
+
+        Args:
+            seen: queue class -> what its queue was found to hold, so that one look serves many attempts.
+        """
         if queue_class not in self._classes:
             return False
-        try:
-            waiting = self._transport.waiting(self._classes[queue_class].queue)
-        except Exception as broken:  # noqa: BLE001  any broker, any client library
-            log.warning("the broker does not answer (%s); unclaimed attempts wait on", type(broken).__name__)
-            return True
+        if queue_class not in seen:
+            try:
+                seen[queue_class] = self._transport.waiting(self._classes[queue_class].queue)
+            except Exception as broken:  # noqa: BLE001  any broker, any client library
+                log.warning("the broker does not answer (%s); unclaimed attempts wait on", type(broken).__name__)
+                seen[queue_class] = None
+        waiting = seen[queue_class]
         return waiting is None or id_ in waiting
 
     def claim_by_ms(self, queue_class: str, run: Run, node: int) -> int:
@@ -169,11 +175,14 @@ class Dispatch:
 
     def republish(self, held: Held, attempts: Mapping[str, str], outbox: list[list[str]]) -> None:
         """Send again what a former owner left in the outbox and no worker has claimed. The claim makes it harmless."""
+        again = []
         for id_ in (id_ for ids in outbox for id_ in ids):
             _shard, run, node, _epoch, _attempt = id_.split(".")
             if attempts.get(id_, "")[:1] == "s" and run in held.runs:
-                self.unsent.append(Outgoing(held, RunId(run), int(node), id_))
+                again.append(Outgoing(held, RunId(run), int(node), id_))
+        self.unsent += again
         held.batches_out = len(outbox)
+        held.published = 0 if again else len(outbox)
 
     def publish(self, runs: Runs) -> None:
         """Send everything that is committed and not sent."""

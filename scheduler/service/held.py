@@ -5,7 +5,9 @@ commit that may have been applied in part; loaded again from Redis, where all of
 from __future__ import annotations
 
 from ..core.run import Run
+from ..core.states import IN_FLIGHT
 from ..store.keys import ShardKeys
+from ..wire import AttemptId
 
 CHECK_MS = 2_000
 """How often leases of attempts in flight are looked at: workers write them, so only Redis knows them."""
@@ -37,3 +39,15 @@ class Held:
         """Look for what has run out no later than at this instant."""
         if self.due_at_ms is None or at_ms < self.due_at_ms:
             self.due_at_ms = at_ms
+
+    def is_current(self, id_: str) -> bool:
+        """Whether an attempt is the one that its node waits for. For adoption; off the hot path."""
+        attempt = AttemptId.parse(id_)
+        run = self.runs.get(attempt.run) if attempt else None
+        return (
+            attempt is not None
+            and run is not None
+            and attempt.node < run.n
+            and run.state[attempt.node] in IN_FLIGHT
+            and (attempt.epoch, attempt.attempt) == (1, run.attempt[attempt.node])
+        )

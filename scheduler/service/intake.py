@@ -17,7 +17,8 @@ from ..core.events import CancelRequested, DeadlinePassed, Event, GraceOver, Lea
 from ..core.run import Run
 from ..core.states import ENDED_RUNS, IN_FLIGHT, MoveKind, NodeState
 from ..errors import WireError
-from ..store.inboxes import Entry, Inboxes
+from ..store.commits import Commit
+from ..store.inboxes import DUE_COUNT, Entry, Inboxes, Shard
 from ..store.runs import Runs
 from ..wire import AttemptId, Report, RunId, is_run_id
 from .batch import Batch
@@ -57,6 +58,22 @@ class Intake:
             held.runs[run.id] = run
             batch.ready += ((run, node) for node, state in enumerate(run.state) if state == _READY)
             self._apply(held, batch, run, Opened())
+
+    def broken_off(self, held: Held, found: Shard, now: int) -> Commit:
+        """What a crash between two calls of a commit left behind, to be removed before anything else is committed:
+        attempts, leases and timers that no record knows yet, or knows no more.
+        """
+        commit = Commit(held.keys, held.epoch)
+        known = {id_ for id_ in found.attempts if held.is_current(id_)}
+        commit.over([id_ for id_ in dict.fromkeys((*found.attempts, *found.leases)) if id_ not in known])
+        done = []
+        for timer in found.timers:
+            run_id, _, name = timer.partition(" ")
+            run, event = held.runs.get(run_id), _timer_event(name)
+            if run is None or (event is not None and decide(run, event, now).stale):
+                done.append(timer)
+        commit.timers({}, done)
+        return commit
 
     def _apply(self, held: Held, batch: Batch, run: Run, event: Event, attempt: str = "") -> bool:
         """Decide an event, apply and note it. False when it was stale."""
@@ -102,14 +119,17 @@ class Intake:
     def _open_submitted(self, held: Held, batch: Batch) -> None:
         """Runs submitted so far, loaded together."""
         if batch.submitted:
-            self.load(held, batch, [run for run in dict.fromkeys(batch.submitted) if is_run_id(run)])
+            here = [it for it in dict.fromkeys(batch.submitted) if is_run_id(it) and self._runs.shard(it) == held.keys.shard]
+            self.load(held, batch, here)
             batch.submitted.clear()
 
     def _take_report(self, held: Held, batch: Batch, raw: bytes, output: bytes | None, at_ms: int) -> None:
         report = Report.from_json(raw)
         id_ = report.id
         try:
-            _shard, run_id, node, epoch, attempt = id_.split(".")
+            shard, run_id, node, epoch, attempt = id_.split(".")
+            if not (node + epoch + attempt).isdigit() or not id_.isascii() or int(shard) != held.keys.shard:
+                raise ValueError
             event = Reported(
                 int(node),
                 int(epoch),
@@ -124,7 +144,7 @@ class Intake:
                 random.random(),
             )
         except ValueError:
-            raise WireError("report", "id is not shard.run.node.epoch.attempt", id_) from None
+            raise WireError("report", "id is no attempt of this shard, shard.run.node.epoch.attempt", id_) from None
         self._counts["reports"] += 1
         run = held.runs.get(run_id)
         if run is None:
@@ -136,6 +156,8 @@ class Intake:
             if event.node < run.n:
                 batch.note(run, event.node, "late", f"{report.end}, attempt {event.attempt}, from {report.worker}")
             return
+        if event.output != "none" or output is not None:
+            _check_output(report, output, bool(run.readers[event.node]))
         evolve(run, decision, batch.now)
         if report.end == "succeeded":
             if output is not None and run.readers[event.node]:
@@ -151,7 +173,7 @@ class Intake:
         try:
             asked = json.loads(record)
             run = held.runs.get(asked["run"])
-            reason = str(asked.get("reason", ""))
+            reason = str(asked.get("reason", "")).encode("utf-8", "replace").decode()
         except (ValueError, TypeError, KeyError, AttributeError) as broken:
             raise WireError("cancel", f"{type(broken).__name__}: {broken}", record[:200]) from broken
         if run is not None:
@@ -165,9 +187,12 @@ class Intake:
         nexts = [it for it in (due.next_timer_ms, due.next_lease_ms) if it is not None]
         if held.flying:
             nexts.append(due.now_ms + CHECK_MS)
+        if max(len(due.attempts), len(due.timers)) >= DUE_COUNT:
+            nexts.append(due.now_ms)
         held.due_at_ms = min(nexts, default=None)
+        seen: dict[str, frozenset[str] | None] = {}
         for id_, state in due.attempts.items():
-            self._lease_ended(held, batch, id_, state, due.now_ms)
+            self._lease_ended(held, batch, id_, state, due.now_ms, seen)
         for timer in due.timers:
             run_id, _, name = timer.partition(" ")
             batch.timers_done.append(timer)
@@ -175,13 +200,15 @@ class Intake:
             if run is not None and event is not None:
                 self._apply(held, batch, run, event)
 
-    def _lease_ended(self, held: Held, batch: Batch, id_: str, state: str, now: int) -> None:
+    def _lease_ended(
+        self, held: Held, batch: Batch, id_: str, state: str, now: int, seen: dict[str, frozenset[str] | None]
+    ) -> None:
         attempt = AttemptId.parse(id_)
         run = held.runs.get(attempt.run) if attempt else None
         parts = state.split("|", 7)
         if attempt is not None and run is not None and len(parts) >= 4:
             claimed = parts[0] == "c"
-            if not claimed and self._dispatch.still_queued(id_, parts[1]):
+            if not claimed and self._dispatch.still_queued(id_, parts[1], seen):
                 batch.deadlines[id_] = now + self._dispatch.claim_by_ms(parts[1], run, attempt.node)
                 return
             event = LeaseExpired(
@@ -214,6 +241,23 @@ def _paired(entry: Entry) -> Iterable[tuple[bytes, bytes, bytes | None]]:
         kind, record = name, value
     if kind:
         yield kind, record, None
+
+
+def _check_output(report: Report, output: bytes | None, wanted: bool) -> None:
+    """An output is there when its report says so, and JSON when other nodes will get it.
+
+    Raises:
+        WireError: the report is refused, and the attempt counts as lost when its lease ends.
+    """
+    if (report.output == "none") != (output is None) or report.end != "succeeded":
+        raise WireError("report", f"its output is said to be {report.output}, end {report.end}", output and output[:200])
+    if wanted and output is not None:
+        try:
+            value = json.loads(output)
+        except ValueError as broken:
+            raise WireError("output", f"is not JSON: {broken}", output[:200]) from broken
+        if report.output == "blob" and not (isinstance(value, dict) and isinstance(value.get("blob"), str)):
+            raise WireError("output", "does not name a blob", output[:200])
 
 
 def _timer_event(name: str) -> Event | None:

@@ -17,7 +17,7 @@ from collections import Counter
 from ..errors import StoreUnreachable
 from ..settings import Settings, redacted
 from ..store.commits import send_commits
-from ..store.connection import UNREACHABLE, connect
+from ..store.connection import BLOCK_SECONDS, UNREACHABLE, connect
 from ..store.inboxes import Entry, Inboxes
 from ..store.owners import Owners
 from ..store.runs import Runs, connect_runs
@@ -137,10 +137,10 @@ class Scheduler:
 
     def _turn(self) -> None:
         now_here = time.monotonic()
-        if now_here >= self._look_at:
-            self._look()
         if now_here >= self._contracts_at:
             self._learn_contracts()
+        if now_here >= self._look_at:
+            self._look()
         entries, now = self._read()
         batches: dict[int, Batch] = {}
         for held in self._held.values():
@@ -153,7 +153,8 @@ class Scheduler:
 
     def _read(self) -> tuple[dict[str, list[Entry]], int]:
         """What has arrived, and Redis's time; blocks until something does, or something is due."""
-        wait_ms = max(1, int((min(self._look_at, self._contracts_at) - time.monotonic()) * 1000))
+        wait_seconds = min(self._look_at, self._contracts_at, time.monotonic() + BLOCK_SECONDS) - time.monotonic()
+        wait_ms = max(1, int(wait_seconds * 1000))
         if not self._held:
             time.sleep(min(wait_ms, 100) / 1000)
             return {}, 0
@@ -239,17 +240,22 @@ class Scheduler:
             self.settings.heartbeat_file.touch()
 
     def _adopt(self, shard: int, epoch: int) -> None:
-        """Load a shard: attempts in flight, live runs, and what may not have been published."""
+        """Load a shard: live runs, attempts in flight, and what may not have been published."""
         runs = self._connected
         keys = runs.keys.shard(shard)
         found = self._inboxes.adopt(keys)
         now = runs.now_ms()
+        self._clock = (now, time.monotonic())
         held = self._held[shard] = Held(keys, epoch)
         held.look_by(now)
-        for id_, state in found.attempts.items():
-            self._dispatch.flies(held, id_, state.split("|", 2)[1])
         batch = Batch(keys, epoch, now)
         self._intake.load(held, batch, [RunId(run) for run in found.live])
+        broken_off = self._intake.broken_off(held, found, now)
+        if broken_off:
+            send_commits(self._client, [broken_off])
+        for id_, state in found.attempts.items():
+            if held.is_current(id_):
+                self._dispatch.flies(held, id_, state.split("|", 2)[1])
         self._dispatch.republish(held, found.attempts, found.outbox)
         self._settle({shard: batch}, now)
 
@@ -265,6 +271,7 @@ class Scheduler:
         if version != self._contracts_version:
             self._contracts_version = version
             self._dispatch.admission.learn(runs.contracts())
+            self._dispatch.more = True
         pause = CONTRACTS_SECONDS if self._dispatch.admission.waits() else self.settings.shard_lease_seconds / 3
         self._contracts_at = time.monotonic() + pause
 

@@ -20,7 +20,7 @@ from .publisher import Letter, Template
 
 Outgoing = Sequence[tuple[Template, Letter]]
 
-_ID_ON_REDIS = re.compile(rb'"task": "[^"]*", "id": "([^"]+)"')
+_ID_ON_REDIS = re.compile(rb'"task": "(?:[^"\\]|\\.)*", "id": "([^"]+)"')
 
 
 class Transport(Protocol):

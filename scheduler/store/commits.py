@@ -1,7 +1,7 @@
 """Commits: the writes of one batch for one shard, gathered in memory and applied by one fenced script.
 
 A commit of many nodes is cut into calls of a bounded size, and a crash may come between two of them. So the order
-counts: first what is harmless alone (outputs, attempts with their leases, timers), then the records that
+counts: first what is harmless alone (outputs, attempts with their leases and outbox, timers), then the records that
 make it true, then the log, and last what is over and the entries that were consumed. Whatever was cut off is
 decided again from the entries that are still there; nothing that a record promises can be missing.
 """
@@ -75,8 +75,8 @@ class Commit:
 
     def ended(self, run: RunId, at_ms: int) -> None:
         """The run is over."""
-        self._last.append(("ZREM", self.keys.live, (run,)))
         self._last.append(("ZADD", self.keys.ended, (at_ms, run)))
+        self._last.append(("ZREM", self.keys.live, (run,)))
 
     def keep_blob(self, attempt: str) -> None:
         """A large output was accepted: it lasts as long as its run."""
@@ -87,7 +87,7 @@ class Commit:
         if published:
             self._last.append(("LTRIM", self.keys.outbox, (published, -1)))
         for at in range(0, len(attempts), NODES_PER_CALL):
-            self._last.append(("RPUSH", self.keys.outbox, (" ".join(attempts[at : at + NODES_PER_CALL]),)))
+            self._first.append(("RPUSH", self.keys.outbox, (" ".join(attempts[at : at + NODES_PER_CALL]),)))
 
     def consumed(self, entries: Sequence[bytes]) -> None:
         """Inbox entries that this commit answers."""

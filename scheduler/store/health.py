@@ -104,7 +104,7 @@ def live_schedulers(client: Redis, keys: Keys) -> dict[str, int]:
     """Schedulers whose membership has not run out: id -> end of it, ms."""
     seconds, micros = client.time()
     now = int(seconds) * 1000 + int(micros) // 1000
-    found = client.zrangebyscore(keys.schedulers, now, "+inf", withscores=True)
+    found: Any = client.zrangebyscore(keys.schedulers, now, "+inf", withscores=True)
     return {name.decode(): int(end) for name, end in found}
 
 

@@ -13,6 +13,8 @@ from .scripts import DUE
 
 READ_COUNT = 256
 """Entries of one inbox that are read at a time."""
+DUE_COUNT = 500
+"""Leases and timers that are taken up at a time, of each."""
 
 
 class Entry(NamedTuple):
@@ -44,9 +46,13 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """What a new owner finds: attempts in flight with their states, unpublished batches, live runs."""
+    """What a new owner finds: attempts in flight with their states, those with a lease, timers, unpublished batches,
+    live runs.
+    """
 
     attempts: dict[str, str]
+    leases: list[str]
+    timers: list[str]
     outbox: list[list[str]]
     live: list[str]
 
@@ -77,7 +83,7 @@ class Inboxes:
             found, (seconds, micros) = pipe.execute()
         return found, int(seconds) * 1000 + int(micros) // 1000
 
-    def due(self, keys: ShardKeys, limit: int = 500) -> Due:
+    def due(self, keys: ShardKeys, limit: int = DUE_COUNT) -> Due:
         """Leases and timers that have run out, at most `limit` of each."""
         now, expired, timers, lease, timer = DUE(self.client, [keys.attempts, keys.leases, keys.timers], [limit])
         attempts = {id_.decode(): state.decode() for id_, state in zip(expired[::2], expired[1::2], strict=True)}
@@ -93,11 +99,15 @@ class Inboxes:
         """All that a new owner needs besides the runs themselves."""
         with self.client.pipeline(transaction=False) as pipe:
             pipe.hgetall(keys.attempts)
+            pipe.zrange(keys.leases, 0, -1)
+            pipe.zrange(keys.timers, 0, -1)
             pipe.lrange(keys.outbox, 0, -1)
             pipe.zrange(keys.live, 0, -1)
-            attempts, outbox, live = pipe.execute()
+            attempts, leases, timers, outbox, live = pipe.execute()
         return Shard(
             {id_.decode(): state.decode() for id_, state in attempts.items()},
+            [id_.decode() for id_ in leases],
+            [timer.decode() for timer in timers],
             [batch.decode().split() for batch in outbox],
             [run.decode() for run in live],
         )

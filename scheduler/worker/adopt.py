@@ -1,7 +1,7 @@
 """What install() lays around each task, without changing the task: claim, retry, replace, survival.
 
 Wraps the hooks that Celery documents for this (before_start, on_retry, on_replace,
-signature_from_request, Strategy) on the task's class, so that tasks with their own hooks and base classes work as before.
+signature_from_request, Strategy) on the task's class, so tasks with hooks and base classes of their own work as before.
 Done again it changes nothing.
 """
 

@@ -25,21 +25,21 @@ log = logging.getLogger(__name__)
 HANDOVER = Script("handover")
 
 
-class AttemptRefused(Ignore):  # type: ignore[misc]  # celery has no types
+class AttemptRefused(Ignore):
     """The claim was refused: the attempt ended, was cancelled, or another delivery of it runs.
 
     Its message is acknowledged and nothing is reported: whoever ended or holds the attempt has done that, or will.
     """
 
 
-def begin(installation: Installation, task: Any, task_id: str, args: Any, kwargs: Any) -> None:
+def begin(installation: Installation, task: Any, task_id: Any, args: Any, kwargs: Any) -> None:
     """Claim the attempt and make it this thread's own; returns at once for tasks that are not ours.
 
     Raises:
         AttemptRefused: it is not ours to run.
         Reject: Redis did not answer in time; the message goes back to the broker.
     """
-    attempt = AttemptId.parse(task_id) if isinstance(task_id, str) else None
+    attempt = AttemptId.parse(task_id) if type(task_id) is str else None
     if attempt is None:
         return
     request = task.request
@@ -53,7 +53,7 @@ def begin(installation: Installation, task: Any, task_id: str, args: Any, kwargs
     claim = _ask(installation, task_id, claimant(hostname), token)
     if claim.verdict is not Verdict.GRANTED:
         raise AttemptRefused(claim.verdict.value)
-    it = Held(installation, task, request, task_id, token, hostname)
+    it = Held(installation, task, request, attempt, token, hostname)
     it.claimed_at_ms = claim.now_ms
     it.hard_end_ms = claim.hard_end_ms
     it.lease_ms = claim.lease_end_ms - claim.now_ms
@@ -87,9 +87,7 @@ def hand_over(it: Held, why: str) -> bool:
         why: "requeued" (keeps one lease) or "replaced" (keeps the attempt's timeout).
     """
     attempts = it.installation.attempts()
-    attempt = AttemptId.parse(it.id)
-    assert attempt is not None  # it was claimed
-    keys = attempts.keys.shard(attempt.shard)
+    keys = attempts.keys.shard(it.parsed.shard)
     patience = Patience(it.lease_ms * 0.0005)
     while True:
         try:
@@ -138,5 +136,6 @@ def fetch(attempts: Attempts, places: Any, args: Any, kwargs: Any) -> None:
             try:
                 value = value[step]
             except (LookupError, TypeError) as problem:
-                raise InvalidInput(f"the output put aside as {key!r} has no {step!r} of path {reference['path']!r}") from problem
+                missing = f"the output put aside as {key!r} has no {step!r} of path {reference['path']!r}"
+                raise InvalidInput(missing) from problem
         inner[place[-1]] = value

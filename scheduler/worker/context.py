@@ -57,6 +57,7 @@ class Held:
         "id",
         "installation",
         "lease_ms",
+        "parsed",
         "replaced",
         "request",
         "retry_after_ms",
@@ -66,11 +67,14 @@ class Held:
         "worker",
     )
 
-    def __init__(self, installation: Installation, task: Any, request: Any, id_: str, token: str, worker: str) -> None:
+    def __init__(
+        self, installation: Installation, task: Any, request: Any, parsed: AttemptId, token: str, worker: str
+    ) -> None:
         self.installation = installation
         self.task = task
         self.request = request
-        self.id = id_
+        self.parsed = parsed
+        self.id = str(parsed)
         self.token = token
         self.worker = worker
         self.claimed_at_ms = 0
@@ -85,8 +89,7 @@ class Held:
 
     def context(self) -> Context:
         """The facts for the executor."""
-        parsed = AttemptId.parse(self.id)
-        assert parsed is not None  # nothing is held that did not parse at its claim
+        parsed = self.parsed
         found = self.request.get("celeriac")
         header: Mapping[str, Any] = found if isinstance(found, dict) else {}
         labels = header.get("labels")

@@ -9,10 +9,10 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Union, cast, get_args, get_origin
 
 from pydantic import PydanticUserError, TypeAdapter
+from pydantic_core import SchemaValidator
 
 from ..wire import VERSION
 from .installation import Installation
@@ -123,7 +123,7 @@ class Call:
         parameters = [p.replace(annotation=hints.get(p.name, Any)) for p in signature.parameters.values()]
         collect.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by inspect
         collect.__annotations__ = {p.name: p.annotation for p in parameters}
-        self.adapter: TypeAdapter[Callable[..., Any]] = TypeAdapter(collect)
+        self.adapter: TypeAdapter[Any] = TypeAdapter(cast(Any, collect))
 
 
 def input_schema(call: Call) -> dict[str, Any] | None:
@@ -138,11 +138,23 @@ def _schema(adapter: TypeAdapter[Any], mode: Any) -> dict[str, Any] | None:
         return None
 
 
-def checking_instances(schema: Any) -> Any:
-    """A pydantic core schema that checks model and dataclass instances again, whatever their own setting."""
+def checking_instances(adapter: TypeAdapter[Any]) -> SchemaValidator:
+    """A validator that checks model and dataclass instances again, whatever their own setting.
+
+    pydantic has no such switch for types that are not its own; and it would use the validators that models carry,
+    were it not told otherwise (releases before 2.11 know neither that nor the argument).
+    """
+    schema = _again(adapter.core_schema)
+    try:
+        return SchemaValidator(schema, None, _use_prebuilt=False)
+    except TypeError:
+        return SchemaValidator(schema)
+
+
+def _again(schema: Any) -> Any:
     if isinstance(schema, dict):
-        copy = {key: checking_instances(value) for key, value in schema.items()}
+        copy = {key: _again(value) for key, value in schema.items()}
         if copy.get("type") in ("model", "dataclass"):
             copy["revalidate_instances"] = "always"
         return copy
-    return [checking_instances(it) for it in schema] if isinstance(schema, list) else schema
+    return [_again(it) for it in schema] if isinstance(schema, list) else schema

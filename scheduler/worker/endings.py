@@ -29,7 +29,8 @@ from ..errors import ExecutorError
 from ..wire import error_record
 
 KINDS = frozenset(
-    "transient rate_limited timeout lost invalid_input contract permanent safety budget cancelled".split()
+    {"transient", "rate_limited", "timeout", "lost", "invalid_input", "contract", "permanent", "safety"}
+    | {"budget", "cancelled"}
 )
 ORIGINS = {
     "contract": "contract",
@@ -110,7 +111,7 @@ def error_of(exc: BaseException, kind: str, traceback: object = None) -> dict[st
     """An exception as an error record. Never raises, whatever its __str__ does."""
     try:
         message = str(exc)
-    except Exception:  # a foreign __str__ may do anything
+    except Exception:  # noqa: BLE001  a foreign __str__ may do anything
         message = "(the exception has no readable text)"
     origin = getattr(exc, "origin", None)
     return error_record(

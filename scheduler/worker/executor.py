@@ -67,12 +67,13 @@ class Executor(Generic[P, T]):
         where = f"@executor on {self.name}"
         for field, value in (("timeout", timeout), ("soft_timeout", soft_timeout), ("cost", cost)):
             if value is not None and (isinstance(value, bool) or not value > 0):
-                raise InvalidValue(f"{where}: {field}", value, "is not a positive number", "Give a number above 0, or none.")
+                raise InvalidValue(f"{where}: {field}", value, "is not a positive number", "Give one above 0, or none.")
         if purity is not None and purity not in _PURITIES:
             raise InvalidValue(f"{where}: purity", purity, "is not known", f"Use one of {', '.join(_PURITIES)}.")
         for cls, kind in (errors or {}).items():
             if kind not in KINDS:
-                raise InvalidValue(f"{where}: errors[{cls.__name__}]", kind, "is not an error kind", f"Use one of {', '.join(sorted(KINDS))}.")
+                place, remedy = f"{where}: errors[{cls.__name__}]", f"Use one of {', '.join(sorted(KINDS))}."
+                raise InvalidValue(place, kind, "is not an error kind", remedy)
         self.queue_class = queue_class
         self.timeout = timeout
         self.soft_timeout = soft_timeout
@@ -130,10 +131,10 @@ class Executor(Generic[P, T]):
             ContractBroken: the output is not.
         """
         try:
-            args, kwargs = self._call.adapter.validate_python(ArgsKwargs(args, kwargs))  # type: ignore[misc]
+            args, kwargs = self._call.adapter.validate_python(ArgsKwargs(args, kwargs))
         except ValidationError as problem:
             raise _refused(InvalidInput, f"inputs of {self.name}", problem) from None
-        output = self.function(*args, **self._with_context(args, kwargs))  # type: ignore[arg-type]
+        output = self.function(*args, **self._with_context(args, kwargs))
         if self._output is None:
             return output
         try:
@@ -172,8 +173,7 @@ class Executor(Generic[P, T]):
     @cached_property
     def _output_check(self) -> SchemaValidator:
         """The output's validator; models are checked again, for they may have been changed since they were made."""
-        assert self._output is not None
-        return SchemaValidator(checking_instances(self._output.core_schema))
+        return checking_instances(TypeAdapter(self._hints["return"]))
 
     @cached_property
     def _output_schema(self) -> dict[str, Any] | None:
@@ -183,8 +183,9 @@ class Executor(Generic[P, T]):
         name = self._context_name
         if name is None or name in kwargs:
             return kwargs
-        parameters = list(inspect.signature(self.function).parameters)
-        if len(args) > parameters.index(name) and inspect.signature(self.function).parameters[name].kind is not inspect.Parameter.KEYWORD_ONLY:
+        parameters = inspect.signature(self.function).parameters
+        positional = parameters[name].kind is not inspect.Parameter.KEYWORD_ONLY
+        if positional and len(args) > list(parameters).index(name):
             return kwargs
         return {**kwargs, name: attempt() or Context()}
 
@@ -265,8 +266,8 @@ def register(it: Executor[..., Any], app: Any) -> None:
     def run(*args: Any, **kwargs: Any) -> Any:
         return it.run(*args, **kwargs)
 
-    run.__name__, run.__qualname__, run.__module__ = it.function.__name__, it.function.__qualname__, it.function.__module__
-    run.__doc__ = it.function.__doc__
+    for name in ("__name__", "__qualname__", "__module__", "__doc__"):
+        setattr(run, name, getattr(it.function, name))
     found = app._tasks.get(it.name)
     if found is not None and getattr(found, "celeriac_executor", it) is not it:
         del app._tasks[it.name]

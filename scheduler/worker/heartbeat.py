@@ -19,14 +19,17 @@ from typing import Any
 from celery.worker import state
 
 from ..store.attempts import Attempts
+from ..wire import AttemptId
 from .context import is_attempt
+from .endings import lost
 from .installation import Installation, claimant
-from .survival import refused
+from .report import tell
+from .survival import ABANDONED, refused
 
 log = logging.getLogger(__name__)
 FILE = "CELERIAC_HEARTBEAT_FILE"
-KILL_AFTER_SECONDS = 10.0
-SUMMARY = "queue_class queues pool concurrency pid host started_at_ms".split()
+KILL_AFTER_BEATS = 2
+NOBODY = "-"
 
 
 class Heartbeat:
@@ -41,6 +44,7 @@ class Heartbeat:
         self.installation = installation
         self.consumer = consumer
         self.hostname = str(consumer.hostname)
+        self.interval = installation.interval()
         self.started_at_ms = round(time.time() * 1000)
         self.contracts: dict[str, dict[str, Any]] = {}
         self._stop = threading.Event()
@@ -48,6 +52,7 @@ class Heartbeat:
         self._stopping: dict[str, tuple[Any, int, float]] = {}
         self._attempts: Attempts | None = None
         self._silent = False
+        self._abandoned: list[str] = []
         self._thread = threading.Thread(target=self._run, name="celeriac-heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -78,20 +83,23 @@ class Heartbeat:
                 if self._silent:
                     self._silent = False
                     log.warning("Redis answers again; leases are renewed")
-            except Exception as trouble:  # an outage, whatever its form: the thread must live
+            except Exception as trouble:  # noqa: BLE001  an outage, whatever its form: the thread must live
                 if not self._silent:
                     self._silent = True
                     log.warning("leases could not be renewed; trying again every beat: %r", trouble)
-            self._stop.wait(self.installation.heartbeat_seconds if not self._silent else 1.0)
+            self._stop.wait(min(self.interval, 1.0) if self._silent else self.interval)
 
     def beat(self) -> None:
         """Renew, stop what is gone, announce."""
         store = self._store()
-        ids = [id_ for id_ in list(state.requests) if is_attempt(id_)]
+        running = {it.id for it in _active() if is_attempt(it.id)}
+        waiting = [id_ for id_ in list(state.requests) if id_ not in running and is_attempt(id_)]
         gone: set[str] = set()
-        if ids:
-            answers = store.renew(ids, claimant(self.hostname))
+        if running:
+            answers = store.renew(sorted(running), claimant(self.hostname))
             gone = {id_ for id_, ours in answers.items() if not ours}
+        if waiting:  # under nobody's name: a claim that an earlier delivery left behind must run out
+            store.renew(waiting, NOBODY)
         for id_ in gone & self._gone:  # twice, so it is not one whose end is on its way through the pool's pipe
             self._soon(id_)
         self._gone = gone
@@ -116,9 +124,31 @@ class Heartbeat:
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "started_at_ms": self.started_at_ms,
-            "heartbeat_seconds": self.installation.heartbeat_seconds,
+            "heartbeat_seconds": self.interval,
             "refused": dict(refused),
         }
+
+    def note_abandoned(self) -> None:
+        """A cold shutdown has begun: remember what is here, for Celery is about to forget it."""
+        self._abandoned = [id_ for id_ in list(state.requests) if is_attempt(id_)]
+
+    def tell_abandoned(self) -> None:
+        """Report what a cold shutdown ends without Celery's knowing: it began, but word of that had not come yet.
+
+        Attempts that were only waiting go back to the broker unharmed. Threads are waited for, so they are no matter.
+        """
+        if not self._abandoned or not _stoppable(self.consumer.pool):
+            return
+        mine = f"|{claimant(self.hostname)}".encode()
+        try:
+            store = self._store()
+            for id_ in self._abandoned:
+                attempt = AttemptId.parse(id_)
+                found = attempt and store.client.hget(store.keys.shard(attempt.shard).attempts, id_)
+                if found and found.startswith(b"c|") and found.endswith(mine):
+                    tell(self.installation, id_, lost("WorkerShutdown", ABANDONED))
+        except Exception:  # Redis is away; the leases run out
+            log.debug("what the shutdown left could not be told", exc_info=True)
 
     def _soon(self, id_: str) -> None:
         """Have an attempt stopped by the main thread, where no result can arrive between look and act."""
@@ -131,8 +161,8 @@ class Heartbeat:
             self._terminate(id_)
 
     def _terminate(self, id_: str) -> None:
-        request = state.requests.get(id_)
-        if request is None or request not in state.active_requests or not request.worker_pid:
+        request = next((it for it in _active() if it.id == id_ and it.worker_pid), None)
+        if request is None:
             return
         job = request._apply_result() if request._apply_result is not None else None
         if job is None or job.ready():
@@ -141,7 +171,7 @@ class Heartbeat:
         courier = self.installation.courier
         if courier is not None:
             courier.suppress(id_)
-        self._stopping[id_] = (job, request.worker_pid, time.monotonic() + KILL_AFTER_SECONDS)
+        self._stopping[id_] = (job, request.worker_pid, time.monotonic() + KILL_AFTER_BEATS * self.interval)
         request.terminate(self.consumer.pool, signal="TERM")
 
     def _kill_stubborn(self) -> None:
@@ -154,6 +184,15 @@ class Heartbeat:
                 workers = getattr(self.consumer.pool._pool, "_pool", ())
                 if any(it.pid == pid and it._job_terminated for it in list(workers) if hasattr(it, "_job_terminated")):
                     os.kill(pid, signal.SIGKILL)
+
+
+def _active() -> tuple[Any, ...]:
+    """Requests that the pool has accepted. `state.requests` is no help: of two deliveries of an id it knows one."""
+    while True:
+        try:
+            return tuple(state.active_requests)
+        except RuntimeError:  # changed by the main thread meanwhile
+            continue
 
 
 def _stoppable(pool: Any) -> bool:

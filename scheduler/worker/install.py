@@ -56,7 +56,8 @@ def install(
         queue_class: what the workers of this app serve; default CELERIAC_QUEUE_CLASS.
         settings: celeriac's Settings, for what is not given here.
         error_kinds: what exceptions mean that are not ours, such as {ValueError: "permanent"}.
-        heartbeat_seconds: how often leases are renewed; default 5. At most a third of the shortest lease.
+        heartbeat_seconds: how often leases are renewed; default CELERIAC_HEARTBEAT_SECONDS, else 5.
+            At most a third of the shortest lease.
 
     Raises:
         SettingsError: an error kind that does not exist, or an interval that is not positive.
@@ -120,6 +121,7 @@ def _on_worker_init(sender: Any, **_: Any) -> None:
     if installation is None:
         return
     installation.url()  # a worker that cannot know its store says so now
+    installation.interval()
     sender.app.finalize()
     adopt_all(installation)
     new_start()
@@ -141,7 +143,7 @@ def _on_worker_ready(sender: Any, **_: Any) -> None:
 
 def _on_pool_process(**_: Any) -> None:
     """A pool process has begun: threads and connections stayed with its parent."""
-    global _in_pool_process
+    global _in_pool_process  # noqa: PLW0603  a fact about the whole process
     _in_pool_process = True
     for installation in _installed:
         installation.courier = None
@@ -151,6 +153,8 @@ def _on_shutting_down(how: str = "", **_: Any) -> None:
     """Runs in a signal handler. After a cold shutdown Celery has cancelled what ran: tell before the process ends."""
     if how == "Cold":
         for installation in _working:
+            if installation.heartbeat is not None:
+                installation.heartbeat.note_abandoned()
             _flush(installation)
 
 
@@ -171,6 +175,7 @@ def _goodbye(installation: Installation, pid: int) -> None:
     if beat is None or pid != os.getpid():
         return
     installation.heartbeat = None
+    beat.tell_abandoned()
     _flush(installation)
     beat.stop()
 
@@ -192,7 +197,7 @@ def _after_run(task_id: Any = None, retval: Any = None, state: Any = None, **_: 
         elif it.task.acks_late:
             hand_over(it, "requeued")
         else:
-            end(it, lost("Reject", "the task asked to be put back in the queue, but its message was acknowledged early"))
+            end(it, lost("Reject", "the task asked for another delivery, but its message was acknowledged early"))
     elif isinstance(retval, Ignore):
         end(it, failure_of(it, retval, None))
     elif state is None and not _in_pool_process:  # SystemExit and its like; of a pool process its parent tells
@@ -202,7 +207,7 @@ def _after_run(task_id: Any = None, retval: Any = None, state: Any = None, **_: 
 def _on_internal_error(
     sender: Any = None, task_id: Any = None, exception: BaseException | None = None, **_: Any
 ) -> None:
-    """Celery signal task_internal_error: something failed around the task, such as a body that is not [args, kwargs]."""
+    """Celery signal task_internal_error: something failed around the task and not in it."""
     if not is_attempt(task_id):
         return
     installation = installation_of(getattr(sender, "app", None))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 NONCE = "CELERIAC_WORKER_NONCE"
 """Environment variable by which a worker's pool processes learn which start of it they belong to."""
+HEARTBEAT = "CELERIAC_HEARTBEAT_SECONDS"
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+socket://")
 SILENCE_SECONDS = 5.0
 """How long one command may stay without an answer before the connection is given up and it is sent again."""
@@ -33,7 +34,7 @@ class Installation:
         app: the app.
         redis_url, namespace, queue_class: as given to install(); None means: look in the environment.
         error_kinds: exception class -> error kind, for exceptions that are not ours.
-        heartbeat_seconds: how often leases are renewed; a third of the shortest lease, or less.
+        heartbeat_seconds: as given to install(); see interval().
         claim_wait_seconds: how long a claim waits for Redis before the message goes back to the broker.
     """
 
@@ -42,7 +43,7 @@ class Installation:
     namespace: str | None = None
     queue_class: str | None = None
     error_kinds: dict[type[BaseException], str] = field(default_factory=dict)
-    heartbeat_seconds: float = 5.0
+    heartbeat_seconds: float | None = None
     claim_wait_seconds: float = 10.0
     executor_kinds: dict[str, Mapping[type[BaseException], str]] = field(default_factory=dict)
     courier: Courier | None = None
@@ -86,6 +87,23 @@ class Installation:
     def class_name(self) -> str | None:
         """The queue class that this worker serves, if it was told one."""
         return self.queue_class or os.environ.get("CELERIAC_QUEUE_CLASS") or None
+
+    def interval(self) -> float:
+        """Seconds between heartbeats: as given, else CELERIAC_HEARTBEAT_SECONDS, else 5.
+
+        Raises:
+            SettingsError: the environment says something that is no positive number.
+        """
+        if self.heartbeat_seconds is not None:
+            return self.heartbeat_seconds
+        text = os.environ.get(HEARTBEAT) or "5"
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = 0.0
+        if not 0 < seconds < 3600:
+            raise SettingsError(HEARTBEAT, f"found {text!r}", "Give seconds, at most a third of the shortest lease.")
+        return seconds
 
     def kinds(self, task_name: str | None) -> list[Mapping[type[BaseException], str]]:
         """Declared meanings of exceptions, most particular first."""

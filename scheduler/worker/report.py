@@ -63,9 +63,7 @@ def succeed(held: Held, data: bytes) -> None:
 
 def end(held: Held, ending: Ending) -> None:
     """Report another ending of the attempt that runs here. Waits; see deliver()."""
-    report = Report(
-        held.id, ending.end, held.worker, held.claimed_at_ms, "none", ending.error, ending.retry_after_ms
-    )
+    report = Report(held.id, ending.end, held.worker, held.claimed_at_ms, "none", ending.error, ending.retry_after_ms)
     deliver(held, report, None)
 
 
@@ -176,7 +174,7 @@ class Courier:
                     attempts = attempts or self.installation.open()
                     attempts.report([(report, None) for report in batch])
                     batch, pause = [], PAUSE_SECONDS
-                except Exception as trouble:  # an outage: the thread must live
+                except Exception as trouble:  # noqa: BLE001  an outage: the thread must live
                     if pause == PAUSE_SECONDS:
                         log.warning("%d reports wait for Redis: %r", len(batch), trouble)
                     time.sleep(pause)

@@ -8,20 +8,21 @@ becomes InvalidTaskError, which Celery rejects. Measured: research/reliability.m
 from __future__ import annotations
 
 import logging
-from functools import cache
 from typing import Any
 
-from celery.exceptions import InvalidTaskError
+from celery.exceptions import InvalidTaskError, Terminated, TimeLimitExceeded, WorkerLostError
 from celery.utils.imports import symbol_by_name
+from celery.worker import state
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from .claim import AttemptRefused
 from .context import is_attempt
-from .endings import lost
+from .endings import Ending, ending, lost
 from .installation import installation_of
 from .report import tell
 
 log = logging.getLogger(__name__)
+ABANDONED = "the worker stopped before the task had ended"
 refused: dict[str, int] = {}
 """Claims refused in this worker since its start, by verdict; the heartbeat announces them."""
 
@@ -120,6 +121,8 @@ class _Guarded:
         if isinstance(exc, AttemptRefused):
             verdict = str(exc)
             refused[verdict] = refused.get(verdict, 0) + 1
+        elif state.should_terminate and isinstance(exc, WorkerLostError | Terminated | SystemExit):
+            self._tell(lost("WorkerShutdown", ABANDONED))  # in a cold shutdown Celery keeps quiet about these
         try:
             base.on_failure(exc_info, send_failed_event, return_ok)
         except MemoryError as problem:
@@ -134,15 +137,30 @@ class _Guarded:
             if send_failed_event:
                 this.send_event("task-failed", exception=repr(problem), traceback=exc_info.traceback)
 
+    def on_timeout(self, soft: bool, timeout: Any) -> None:
+        """A time limit passed. In a cold shutdown Celery keeps quiet about hard ones."""
+        if not soft and state.should_terminate:
+            self._tell(ending(TimeLimitExceeded(timeout)))
+        base: Any = super()
+        base.on_timeout(soft, timeout)
+
     def _announce_cancelled(self, *args: Any, **kwargs: Any) -> None:
         """The worker stops without waiting, or lost its broker: the task's process was told to end."""
+        self._tell(lost("WorkerShutdown", ABANDONED))
         base: Any = super()
-        installation = installation_of(self.app)
-        if installation is not None and is_attempt(self.id):
-            tell(installation, self.id, lost("WorkerShutdown", "the worker stopped before the task had ended"))
         base._announce_cancelled(*args, **kwargs)
 
+    def _tell(self, what: Ending) -> None:
+        installation = installation_of(self.app)
+        if installation is not None and is_attempt(self.id):
+            tell(installation, self.id, what)
 
-@cache
+
+_classes: dict[type, type] = {}
+
+
 def _guarded(cls: type) -> type:
-    return type(f"Guarded{cls.__name__}", (_Guarded, cls), {"__module__": __name__})
+    made = _classes.get(cls)
+    if made is None:
+        made = _classes[cls] = type(f"Guarded{cls.__name__}", (_Guarded, cls), {"__module__": __name__})
+    return made

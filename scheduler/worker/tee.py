@@ -13,12 +13,12 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 from celery.exceptions import Reject
 from kombu.exceptions import EncodeError
 
+from ..wire import error_record
 from .context import Held, held, is_attempt
 from .endings import Ending, ending, kind_of, lost, refuses
 from .installation import Installation, installation_of
@@ -74,7 +74,8 @@ class _Tee:
             return
         _own_store(base.mark_as_revoked, task_id, reason, request, *args, **kwargs)
         if request is not None:
-            _tell(self.app, task_id, lost("TaskRevoked", f"Celery discarded or stopped the task: {reason or 'revoked'}"))
+            what = lost("TaskRevoked", f"Celery discarded or stopped the task: {reason or 'revoked'}")
+            _tell(self.app, task_id, what)
 
     def mark_as_retry(self, task_id: Any, exc: Any, *args: Any, **kwargs: Any) -> None:
         """The user's store only: Task.on_retry, called for every retry, makes the report."""
@@ -91,9 +92,14 @@ class _Tee:
         return rebuild, (cls.celeriac_base, *rest)
 
 
-@cache
+_classes: dict[type, type] = {}
+
+
 def _tee_class(cls: type) -> type:
-    return type(f"Tee{cls.__name__}", (_Tee, cls), {"__module__": __name__, "celeriac_base": cls})
+    made = _classes.get(cls)
+    if made is None:
+        made = _classes[cls] = type(f"Tee{cls.__name__}", (_Tee, cls), {"__module__": __name__, "celeriac_base": cls})
+    return made
 
 
 def teed(backend: Any) -> Any:
@@ -124,7 +130,8 @@ def failure_of(it: Held, exc: BaseException, traceback: object) -> Ending:
     """What an exception that came out of the attempt running here means."""
     task, request = it.task, it.request
     kinds = it.installation.kinds(task.name)
-    if isinstance(exc, TypeError) and kind_of(exc, kinds) == "transient" and refuses(task, request.args, request.kwargs):
+    called_wrongly = isinstance(exc, TypeError) and refuses(task, request.args, request.kwargs)
+    if called_wrongly and kind_of(exc, kinds) == "transient":
         return ending(exc, kinds, traceback=traceback, kind="invalid_input")
     return ending(exc, kinds, traceback=traceback)
 
@@ -138,9 +145,9 @@ def outside(exc: BaseException) -> Ending:
 
 
 def _retried(it: Held, exc: BaseException | None) -> Ending:
-    cause = ending(exc, it.installation.kinds(it.task.name)) if exc is not None else None
-    error = cause.error if cause is not None else {"kind": "transient", "type": "Retry", "message": "", "origin": "executor"}
-    return Ending("retried", error, it.retry_after_ms)
+    if exc is None:
+        return Ending("retried", error_record("transient", "Retry", ""), it.retry_after_ms)
+    return Ending("retried", ending(exc, it.installation.kinds(it.task.name)).error, it.retry_after_ms)
 
 
 def retried(it: Held, exc: BaseException | None) -> None:
@@ -155,7 +162,7 @@ def _own_store(mark: Callable[..., Any], task_id: Any, *args: Any, **kwargs: Any
     except (EncodeError, MemoryError):
         raise
     except Exception:
-        log.warning("the result backend did not store the state of attempt %s; the scheduler is told", task_id, exc_info=True)
+        log.warning("the result backend stored nothing for attempt %s; the scheduler is told", task_id, exc_info=True)
 
 
 def _tell(app: Any, task_id: str, what: Ending) -> None:

@@ -78,9 +78,7 @@ def graph(limit: int | None = None, given: Iterable[Message] | None = None) -> G
         def key(step: str, id_: str = feedback_id) -> str:
             return f"{step}-{id_}"
 
-        ingested = g.add(
-            "feedback.ingest", feedback_id=feedback_id, text=text, key=key("ingest"), labels=label
-        )
+        ingested = g.add("feedback.ingest", feedback_id=feedback_id, text=text, key=key("ingest"), labels=label)
         analyzed = g.add("feedback.sentiment", feedback=ingested, key=key("sentiment"), labels=label)
         extracted = g.add("feedback.topics", feedback=analyzed, key=key("topics"), labels=label)
         actions.append(g.add("feedback.action", feedback=extracted, key=key("action"), labels=label))

@@ -416,6 +416,7 @@ def test_inputs_that_the_contract_allows_pass(inputs: dict[str, Any]) -> None:
     ("inputs", "at", "words"),
     [
         ({}, "", "the input 'url' is missing"),
+        ({"ulr": "u"}, '["ulr"]', "Did you mean 'url'"),
         ({"url": 3}, '["url"]', "3 is an integer, not string"),
         ({"url": "u", "dpeth": 3}, '["dpeth"]', "Did you mean 'depth'"),
         ({"url": "u", "depth": True}, '["depth"]', "a boolean, not integer"),

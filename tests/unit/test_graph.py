@@ -60,7 +60,9 @@ def test_keys_default_to_the_executor_s_name_with_a_counter() -> None:
     """The second node of an executor is called name-2, and a key that is taken is stepped over."""
     g = Graph("g")
     g.add("x", key="x-2")
-    assert [g.add("x").key for _ in range(3)] == ["x", "x-3", "x-4"]
+    with pytest.raises(InvalidValue):
+        g.add("x", timeout=-1)
+    assert [g.add("x").key for _ in range(3)] == ["x", "x-3", "x-4"], "a refused node leaves its key free"
     assert g.keys == ("x-2", "x", "x-3", "x-4")
     assert len(g) == 4
     assert [n.key for n in g] == list(g.keys)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,7 +18,8 @@ from urllib.parse import quote
 
 import redis
 from celery import Celery
-from kombu import Producer, Queue
+from kombu.entity import Queue
+from kombu.messaging import Producer
 
 from scheduler.store.keys import Keys
 from scheduler.wire import new_run_id
@@ -62,7 +62,7 @@ class Post:
         self.url = url
         self.broker = broker_url(url)
         self.queue = queue
-        self.client = redis.Redis.from_url(url)
+        self.client: Any = redis.Redis.from_url(url)
         self.app = Celery("post", broker=self.broker, set_as_current=False)
         self.keys = Keys("cel").shard(0)
         self.run = new_run_id(round(time.time() * 1000))
@@ -93,20 +93,23 @@ class Post:
             options = {"content_type": "application/json", "content_encoding": "utf-8"}
         with self.app.connection_for_write() as connection:
             Producer(connection).publish(
-                body, routing_key=self.queue, declare=[Queue(self.queue, routing_key=self.queue)], headers=kept,
-                correlation_id=id_, **options
+                body,
+                routing_key=self.queue,
+                declare=[Queue(self.queue, routing_key=self.queue)],
+                headers=kept,
+                correlation_id=id_,
+                **options,
             )
         return id_
 
     def told(self, id_: str) -> list[Told]:
-        """All reports about an attempt so far."""
+        """All reports about an attempt so far. An entry may carry several, so its fields are no mapping."""
         found = []
-        for _, fields in self.client.xrange(self.keys.inbox):
-            flat = list(fields.items())
-            for position, (name, value) in enumerate(flat):
+        for _, fields in self.client.eval("return redis.call('XRANGE', KEYS[1], '-', '+')", 1, self.keys.inbox):
+            pairs = [*zip(fields[::2], fields[1::2], strict=True), (b"", b"")]
+            for (name, value), (next_name, next_value) in itertools.pairwise(pairs):
                 if name == b"report" and (report := json.loads(value))["id"] == id_:
-                    output = flat[position + 1][1] if flat[position + 1 : position + 2] else None
-                    found.append(Told(report, None if output is None else json.loads(output)))
+                    found.append(Told(report, json.loads(next_value) if next_name == b"output" else None))
         return found
 
     def wait(self, id_: str, seconds: float = GENEROUS_SECONDS) -> Told:
@@ -125,7 +128,7 @@ class Post:
     def state(self, id_: str) -> str | None:
         """What the store says of an attempt."""
         found = self.client.hget(self.keys.attempts, id_)
-        return None if found is None else found.decode()
+        return None if found is None else str(found, "utf-8")
 
     def forget(self, id_: str) -> None:
         """The scheduler ended or cancelled the attempt."""
@@ -198,13 +201,8 @@ class Worker:
         return self.process.wait(seconds)
 
     def close(self) -> None:
-        """End it, however."""
+        """End it at once; its pool processes die with it."""
         if self.alive():
-            self.signal(signal.SIGCONT)
-            self.signal(signal.SIGTERM)
-            try:
-                self.process.wait(5)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait(5)
+            self.process.kill()
+            self.process.wait(GENEROUS_SECONDS)
         self._log.close()

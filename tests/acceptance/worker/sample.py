@@ -3,6 +3,7 @@
 It knows nothing of graphs. What it is told comes by environment: broker, result backend, early or late acknowledgement.
 """
 
+# ruff: noqa: D103  tasks as a user would write them, most without docstrings
 from __future__ import annotations
 
 import os
@@ -138,7 +139,8 @@ def returns(what: str) -> Any:
 
 @app.task
 def sleeps(seconds: float, caught: bool = False) -> str:
-    note(f"start {attempt().id if attempt() else '-'} {os.getpid()}")  # type: ignore[union-attr]
+    it = attempt() or Context(id="-")
+    note(f"start {it.id} {os.getpid()}")
     try:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -147,7 +149,7 @@ def sleeps(seconds: float, caught: bool = False) -> str:
         if not caught:
             raise
         return "caught"
-    note(f"end {attempt().id if attempt() else '-'}")  # type: ignore[union-attr]
+    note(f"end {it.id}")
     return "slept"
 
 
@@ -249,7 +251,15 @@ class Topic(BaseModel):
     weight: float = Field(ge=0, le=1)
 
 
-@executor(queue_class="standard-low", timeout=60, soft_timeout=50, cost=0.5, purity="pure", version="3", errors={KeyError: "invalid_input"})
+@executor(
+    queue_class="standard-low",
+    timeout=60,
+    soft_timeout=50,
+    cost=0.5,
+    purity="pure",
+    version="3",
+    errors={KeyError: "invalid_input"},
+)
 def topics(text: str, limit: int = 2, at: datetime | None = None) -> list[Topic]:
     """Find topics."""
     if text == "key":

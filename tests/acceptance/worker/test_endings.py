@@ -201,8 +201,14 @@ def test_a_task_knows_its_attempt(either: Post) -> None:
     id_ = either.seed(attempt=2)
     facts = either.wait(either.send("sample.facts", id_=id_, headers={"celeriac": header})).output
     assert facts == {
-        "id": id_, "run": either.run, "node": "front page", "number": 2, "key": "k", "correlation_id": "c",
-        "labels": {"a": "b"}, "hard_end": True,
+        "id": id_,
+        "run": either.run,
+        "node": "front page",
+        "number": 2,
+        "key": "k",
+        "correlation_id": "c",
+        "labels": {"a": "b"},
+        "hard_end": True,
     }
     bare = either.send("sample.facts")
     node = bare.split(".")[2]

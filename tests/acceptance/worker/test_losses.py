@@ -11,13 +11,15 @@ from tests.acceptance.worker.post import Post, Worker, until
 GOOD_BODY = [[1, 2], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
 
 
-@pytest.mark.parametrize("how", ["kill", "exit", "sys.exit"])
-def test_a_process_that_dies_is_a_loss(post: Post, processes: Worker, how: str) -> None:
+def test_a_process_that_dies_is_a_loss(post: Post, processes: Worker) -> None:
     """SIGKILL, _exit and sys.exit in a task: told once, within seconds, and the message does not come back."""
-    id_ = post.send("sample.dies", how)
-    assert post.wait(id_).short == ("lost", "lost", "WorkerLostError")
+    dead = [post.send("sample.dies", how) for how in ("kill", "exit", "sys.exit")]
+    for id_ in dead:
+        assert post.wait(id_).short == ("lost", "lost", "WorkerLostError")
     post.settled()
-    assert len(post.told(id_)) == 1
+    for id_ in dead:
+        assert len(post.told(id_)) == 1
+        assert not post.unacknowledged(id_)
     assert processes.alive()
 
 
@@ -42,7 +44,7 @@ def test_an_expired_message_is_a_loss(either: Post) -> None:
 
 
 def test_a_revoke_of_a_waiting_task_is_a_loss(either: Post) -> None:
-    """Somebody's revoke, not our cancel: the attempt is lost when its message comes, not when the revoke is heard of."""
+    """Somebody's revoke, not our cancel: lost when its message comes, not when the revoke is heard of."""
     id_ = either.seed()
     either.app.control.revoke(id_, reply=True, timeout=1)
     assert either.told(id_) == []
@@ -84,7 +86,6 @@ def test_a_revoke_of_a_task_that_runs_elsewhere_is_no_ending(post: Post, process
         ("embed a list", [[1], {}, [1]], {}),
         ("bad eta", GOOD_BODY, {"eta": "soon"}),
         ("eta a number", GOOD_BODY, {"eta": 12}),
-        ("eta far", GOOD_BODY, {"eta": "9999-12-31T23:59:59.999999+00:00"}),
         ("bad expires", GOOD_BODY, {"expires": [1]}),
         ("timelimit text", GOOD_BODY, {"timelimit": "soon"}),
         ("timelimit texts", GOOD_BODY, {"timelimit": ["a", "b"]}),
@@ -100,8 +101,6 @@ def test_a_malformed_message_is_a_loss_and_the_worker_lives(
 ) -> None:
     """Celery would die of some of these, and the next worker after it; others it would drop in silence."""
     worker: Worker = request.getfixturevalue(either.queue)
-    if what == "eta far":
-        pytest.skip("Celery waits until the year 9999, as told; the dispatch deadline of the scheduler ends that")
     headers = dict(headers)
     content_type = headers.pop("content_type", None)
     if content_type is not None:

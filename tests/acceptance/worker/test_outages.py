@@ -2,73 +2,128 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from scheduler.embedded import EmbeddedRedis
 from tests.acceptance.worker.conftest import Start
-from tests.acceptance.worker.post import Post, broker_url, until
+from tests.acceptance.worker.post import Post, until
 from tests.acceptance.worker.test_claims import started
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[EmbeddedRedis]:
-    """A Redis of this test's own, so that it may be stopped; the broker is another."""
-    with EmbeddedRedis(tmp_path / "own") as server:
-        yield server
+class Outage:
+    """A Redis of a test's own that goes away and comes back with its data; the broker is another.
+
+    "killed" refuses connections; "frozen" keeps them and says nothing, as a hung machine does.
+    """
+
+    def __init__(self, home: Path, how: str) -> None:
+        self.home, self.how = home, how
+        self.server = EmbeddedRedis(home)
+        self.server.start()
+        self.url = self.server.url
+        self.pid = int(redis.Redis.from_url(self.url).info("server")["process_id"])
+
+    def begin(self) -> None:
+        """It goes away."""
+        os.kill(self.pid, signal.SIGSTOP if self.how == "frozen" else signal.SIGKILL)
+
+    def end(self) -> None:
+        """It is back."""
+        if self.how == "frozen":
+            os.kill(self.pid, signal.SIGCONT)
+        else:
+            self.server.stop()
+            self.server = EmbeddedRedis(self.home)
+            self.server.start()
 
 
-def freeze(server: EmbeddedRedis) -> int:
-    """Stop the server as a hung machine would; returns its pid."""
-    import redis
-
-    pid = int(redis.Redis.from_url(server.url).info("server")["process_id"])
-    import os
-
-    os.kill(pid, signal.SIGSTOP)
-    return pid
+@pytest.fixture(params=["killed", "frozen"])
+def outage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Outage]:
+    """Both kinds of outage."""
+    it = Outage(tmp_path / "own", request.param)
+    yield it
+    it.server.stop()
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_a_report_waits_for_redis(store: str, own: EmbeddedRedis, start: Start, pool: str) -> None:
-    """Redis is away when a task ends: the report comes when Redis is back, and the task ran once."""
-    import os
-
-    worker = start(f"waits-{pool}", "-P", pool, "-c", "2", CELERIAC_REDIS_URL=own.url)
-    sender, state = Post(store, worker.queue), Post(own.url, worker.queue)
+def test_a_report_waits_for_redis(store: str, outage: Outage, start: Start) -> None:
+    """Redis is away when tasks end: the reports come when it is back, each task ran once, the worker lives."""
+    pool = "prefork" if outage.how == "killed" else "threads"
+    worker = start(f"waits-{pool}", "-P", pool, "-c", "2", CELERIAC_REDIS_URL=outage.url)
+    sender, state = Post(store, worker.queue), Post(outage.url, worker.queue)
     id_ = state.seed(lease_ms=30_000)
     sender.send("sample.sleeps", 0.5, id_=id_)
     started(worker, id_)
-    pid = freeze(own)
+    outage.begin()
     try:
         until(lambda: f"end {id_}" in worker.notes(), "the end of the task")
         until(lambda: "leases could not be renewed" in worker.text(), "a missed beat")
     finally:
-        os.kill(pid, signal.SIGCONT)
+        outage.end()
     assert state.wait(id_).output == "slept"
     assert len([it for it in worker.notes() if it.startswith(f"start {id_}")]) == 1
     assert worker.alive()
 
 
-def test_a_report_that_cannot_be_made_gives_the_message_back(store: str, own: EmbeddedRedis, start: Start) -> None:
-    """Beyond the lease the message returns to the broker; the attempt is claimed anew when its lease has run out."""
-    import os
-
-    worker = start("returns", CELERIAC_REDIS_URL=own.url)
-    sender, state = Post(store, worker.queue), Post(own.url, worker.queue)
-    id_ = state.seed(lease_ms=2000)
-    sender.send("sample.sleeps", 0.5, id_=id_)
-    started(worker, id_)
-    pid = freeze(own)
+@pytest.mark.parametrize("outage", ["killed"], indirect=True)
+def test_a_claim_waits_for_redis(store: str, outage: Outage, start: Start) -> None:
+    """Redis is away when a message comes: the task starts when it is back, once."""
+    worker = start("late", CELERIAC_REDIS_URL=outage.url)
+    sender, state = Post(store, worker.queue), Post(outage.url, worker.queue)
+    id_ = state.seed()
+    outage.begin()
     try:
-        until(lambda: "The message goes back to the broker" in worker.text(), "the message given back", 30)
+        sender.send("sample.sleeps", 0.1, id_=id_)
+        until(lambda: id_ in worker.text(), "the message")
+        until(lambda: "leases could not be renewed" in worker.text(), "a missed beat")
     finally:
-        os.kill(pid, signal.SIGCONT)
+        outage.end()
     assert state.wait(id_).output == "slept"
+    assert len([it for it in worker.notes() if it.startswith(f"start {id_}")]) == 1
+
+
+@pytest.mark.parametrize("outage", ["killed"], indirect=True)
+def test_a_report_that_cannot_be_made_gives_the_message_back(store: str, outage: Outage, start: Start) -> None:
+    """Beyond the lease the message returns to the broker, and its next delivery runs or the lease runs out.
+
+    Which of the two depends on who comes first when Redis is back. Either way the node is not forgotten.
+    """
+    worker = start("returns", CELERIAC_REDIS_URL=outage.url)
+    sender, state = Post(store, worker.queue), Post(outage.url, worker.queue)
+    id_ = state.seed(lease_ms=1500)
+    sender.send("sample.sleeps", 0.3, id_=id_)
+    started(worker, id_)
+    outage.begin()
+    try:
+        until(lambda: "The message goes back to the broker" in worker.text(), "the message given back")
+    finally:
+        outage.end()
+    until(
+        lambda: state.told(id_) or state.client.zscore(state.keys.leases, id_) / 1000 < time.time(),
+        "a report, or the end of the lease",
+    )
+    assert all(it.output == "slept" for it in state.told(id_))
     assert worker.alive()
+
+
+@pytest.mark.parametrize("outage", ["killed"], indirect=True)
+def test_the_main_process_reports_after_an_outage(store: str, outage: Outage, start: Start) -> None:
+    """What the main process has to tell waits in its thread, and the worker goes on meanwhile."""
+    worker = start("main", CELERIAC_REDIS_URL=outage.url)
+    sender, state = Post(store, worker.queue), Post(outage.url, worker.queue)
+    outage.begin()
+    try:
+        unknown = sender.send("sample.nowhere", id_=state.run and f"0.{state.run}.7.1.1")
+        until(lambda: "reports wait for Redis" in worker.text(), "a report that waits")
+    finally:
+        outage.end()
+    assert state.wait(unknown).short == ("failed", "permanent", "NotRegistered")
 
 
 def test_a_failing_result_backend_is_no_failure(store: str, start: Start, tmp_path: Path) -> None:
@@ -83,4 +138,3 @@ def test_a_failing_result_backend_is_no_failure(store: str, start: Start, tmp_pa
     assert post.wait(bad).short == ("failed", "transient", "ValueError")
     assert post.wait(dead, 30).short == ("lost", "lost", "WorkerLostError")
     assert worker.alive()
-    assert broker_url(store)

@@ -164,6 +164,28 @@ def test_a_cancel_of_which_only_nodes_were_recorded_waits_for_its_event() -> Non
     assert (again.run_state, again.reason) == (RunState.CANCELLED, "cancelled: enough")
 
 
+def test_a_stop_that_a_crash_broke_off_decides_nothing_before_its_event_comes_again() -> None:
+    """Not a node for the sake of cancelled ones, and not the run's end; the deadline's timer is set again."""
+    specs = [node(), node(0, rule="all_done"), node()]
+    run = sent(*specs)
+    again = loaded(specs, [(2, run.record(2).encode()), (0, b"C|1|1|0|0|0,0,,9,cancelled,|")])
+    again.deadline_at_ms = T0 + 9
+    assert happen(again, Opened(), T0 + 10) == Decision(timers=[Timer("deadline", T0 + 9)])
+    happen(again, DeadlinePassed(), T0 + 11)
+    assert words(again) == ["cancelled"] * 3
+    assert (again.run_state, again.reason) == (RunState.FAILED, "the run's deadline passed")
+
+
+def test_a_report_does_not_end_a_run_whose_stop_was_broken_off() -> None:
+    """Its last open node succeeds first; the cancel, when it comes again, says how the run ended."""
+    specs = [node(), node()]
+    run = sent(*specs)
+    again = loaded(specs, [(1, run.record(1).encode()), (0, b"C|1|1|0|0|0,0,,9,cancelled,|")])
+    happen(again, Opened(), T0 + 10)
+    assert happen(again, reported(again, 1), T0 + 11).run is None
+    assert happen(again, CancelRequested("enough", frozenset()), T0 + 12).run is RunState.CANCELLED
+
+
 # --- reports --------------------------------------------------------------------------------------------------
 
 
@@ -292,6 +314,14 @@ def test_a_failure_that_a_later_node_makes_good_does_not_fail_the_run() -> None:
     happen(run, reported(run, 0, "failed"), T0)
     happen(run, Admitted([1]), T0)
     assert happen(run, reported(run, 1), T0).run is RunState.SUCCEEDED
+
+
+def test_only_the_last_nodes_decide_how_the_run_ended() -> None:
+    """A failure whose one successor is skipped ends the run at once, and not as failed."""
+    run = sent(node(max_attempts=1), node(0, rule="all_skipped"))
+    decision = happen(run, reported(run, 0, "failed"), T0)
+    assert moves(decision) == [(0, "fail", -1), (1, "skip", 0)]
+    assert decision.run is RunState.SUCCEEDED
 
 
 def test_a_skip_does_not_fail_the_run() -> None:
@@ -484,7 +514,7 @@ def test_what_is_admitted_is_dispatched() -> None:
     assert list(run.attempt) == [1, 1, 1]
 
 
-@pytest.mark.parametrize("nodes", [[1], [0], [7], [], [0, 1, 7]])
+@pytest.mark.parametrize("nodes", [[1], [0], [7], [-1], [], [0, 1, 7]])
 def test_what_is_not_ready_cannot_be_admitted(nodes: list[int]) -> None:
     """Already dispatched, still pending, unknown: nothing is sent for it."""
     run = sent(node(), node(0))
@@ -510,6 +540,8 @@ def stale_events(run: Run) -> list[Event]:
     late += [reported(run, 1, attempt=0), reported(run, 2), reported(run, 10**9), RetryDue(2, 1), RetryDue(1, 0)]
     late += [expired(run, 1, attempt=0), expired(run, 2, attempt=1), reported(run, 0, epoch=2)]
     late += [expired(run, 0)._replace(epoch=0), GraceOver()]
+    # node 0 by Python's counting from the end
+    late += [reported(run, 0)._replace(node=-run.n), expired(run, 0)._replace(node=-run.n)]
     return late
 
 
@@ -542,6 +574,8 @@ def test_a_failure_that_comes_twice_uses_up_one_try() -> None:
     first = reported(run, 0, "failed")
     happen(run, first, T0)
     assert decide(run, first, T0) is STALE
+    assert decide(run, RetryDue(0, 2), T0) is STALE
+    assert decide(run, RetryDue(-1, 1), T0) is STALE
     happen(run, RetryDue(0, 1), T0)
     assert decide(run, first, T0) is STALE
     assert decide(run, RetryDue(0, 1), T0) is STALE

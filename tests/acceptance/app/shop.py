@@ -1,0 +1,62 @@
+"""Plain Celery tasks of somebody's shop; one line makes them executors.
+
+Each run of a task leaves a line in a ledger outside the system, so that tests can count executions.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+
+from scheduler.worker import attempt, install
+
+app = Celery("shop", broker=os.environ["CELERIAC_BROKER_URL"])
+install(app)
+
+
+def note(what: str, **facts: Any) -> None:
+    """A line in the ledger, whole even when many processes write."""
+    with Path(os.environ["SHOP_LEDGER"]).open("a") as ledger:
+        fcntl.flock(ledger, fcntl.LOCK_EX)
+        now = attempt()
+        ledger.write(json.dumps({"what": what, "id": now.id if now else None, "at": time.time(), **facts}) + "\n")
+
+
+@app.task(name="shop.step")
+def step(name: str, seconds: float = 0.0, after: Any = None) -> str:
+    """Work for a while."""
+    note("begin", name=name)
+    time.sleep(seconds)
+    note("end", name=name)
+    return name
+
+
+@app.task(name="shop.add")
+def add(x: float, y: float) -> float:
+    """Add."""
+    return x + y
+
+
+@app.task(name="shop.total")
+def total(parts: list[float]) -> float:
+    """Add them all."""
+    return sum(parts)
+
+
+@app.task(name="shop.fail")
+def fail(text: str) -> None:
+    """Fail."""
+    raise ValueError(text)
+
+
+@app.task(name="shop.seal")
+def seal(sealed: str) -> str:
+    """Open what was sealed by the client, work on it, seal it again: a Caesar cipher stands for a real one."""
+    plain = "".join(chr(ord(it) - 3) for it in sealed)
+    return "".join(chr(ord(it) + 3) for it in plain.upper())

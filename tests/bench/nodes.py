@@ -1,0 +1,30 @@
+"""The Celery app of celeriac's workers: the reference's settings and its task, and install().
+
+With BENCH_SHIPPED in the environment the settings are those that `celeriac worker` starts with: late acknowledgement,
+events for Flower, the class's own prefetch.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from celery import Celery
+
+from scheduler.settings import Settings
+from scheduler.worker import install
+
+from . import reference
+from .celeriac import NODE, QUEUE_CLASS
+
+settings = Settings.load(redis_url=os.environ.get("BENCH_REDIS"))
+app = Celery("nodes", set_as_current=False)
+app.conf.update(reference.app.conf.changes)
+if os.environ.get("BENCH_SHIPPED"):
+    app.conf.update(settings.celery_settings(settings.classes[QUEUE_CLASS]))
+install(app, settings=settings, queue_class=QUEUE_CLASS)
+
+
+@app.task(name=NODE)
+def node(*_: Any) -> None:
+    """Returns at once."""

@@ -1,0 +1,182 @@
+"""The references and celeriac in turns: Celery, canvas, celeriac, Celery, canvas, celeriac, ... on one Redis.
+
+One worker serves the references; another of the same pool, concurrency and prefetch has install(app) besides and
+serves celeriac. Whichever has no turn waits for messages. A time begins just before the first message or the graph is
+sent, with the graph or the canvas already built, and ends when the client knows that all is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from scheduler import Client, Graph
+
+from . import celeriac, celery_runs, reference, shapes
+from .figures import Spread, ratio, shown, table
+from .place import Child, Place
+from .sections import Section
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How large everything is."""
+
+    raw: int = 3000
+    chain: int = 500
+    fan: int = 5000
+    rows: int = 50
+    width: int = 50
+    diamonds: int = 300
+
+
+FULL = Sizes()
+QUICK = Sizes(raw=1000, chain=200, fan=1000, rows=15, diamonds=100)
+
+
+@dataclass(slots=True)
+class Workload:
+    """One kind of graph, with what was measured of it, one entry a turn.
+
+    Attributes:
+        graphs: what celeriac is given.
+        canvas: runs the same on canvas and returns the seconds; None where there is nothing to compare with.
+        ours, theirs: seconds.
+        spent: process -> us of CPU a node, while celeriac ran it.
+    """
+
+    name: str
+    graphs: list[Graph]
+    canvas: Callable[[], float] | None = None
+    ours: list[float] = field(default_factory=list)
+    theirs: list[float] = field(default_factory=list)
+    spent: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def nodes(self) -> int:
+        """In all its graphs."""
+        return sum(map(len, self.graphs))
+
+
+def workloads(place: Place, sizes: Sizes, wanted: Sequence[str]) -> list[Workload]:
+    """Those of the wanted names that run with real workers, built."""
+    rows = shapes.stencil(sizes.rows, sizes.width)
+    fan = shapes.fan(sizes.fan)
+    made: dict[str, Callable[[], Workload]] = {
+        "chain": lambda: Workload(
+            "chain", _built(shapes.chain(sizes.chain)), lambda: celery_runs.canvas_chain(sizes.chain)
+        ),
+        "fan": lambda: Workload("fan", _built(fan), lambda: celery_runs.canvas_fan(sizes.fan)),
+        "stencil": lambda: Workload(
+            "stencil", _built(rows), lambda: celery_runs.canvas_rows(place, rows.up, sizes.width)
+        ),
+        "diamonds": lambda: Workload(
+            "diamonds", _built(shapes.diamond()) * sizes.diamonds, lambda: celery_runs.canvas_diamonds(sizes.diamonds)
+        ),
+        "flat": lambda: Workload("flat", _built(fan)),
+        "layers-real": lambda: Workload("layers-real", _built(shapes.layers(100, 1000))),
+    }
+    return [make() for name, make in made.items() if name in wanted]
+
+
+def turns(place: Place, sizes: Sizes, wanted: Sequence[str], repeats: int, *, shipped: bool = False) -> Section:
+    """Everything wanted, `repeats` times in turn.
+
+    Args:
+        shipped: celeriac's worker with its own settings (late acknowledgement, events, prefetch of the class) instead
+            of the reference's.
+    """
+    place.clear()
+    reference.aim(place.redis.url)
+    found = workloads(place, sizes, wanted)
+    raw: list[float] = []
+    with ExitStack() as stack:
+
+        def held(child: Child) -> Child:
+            stack.callback(child.stop)
+            return child
+
+        theirs = held(place.start_worker("reference", celery_runs.QUEUE))
+        ours = held(
+            place.start_worker("nodes", celeriac.queue_of(place), **({"BENCH_SHIPPED": "1"} if shipped else {}))
+        )
+        scheduler = held(place.start_scheduler())
+        client = stack.enter_context(Client(place.redis.url))
+        celery_runs.raw(place, 200, theirs)
+        celery_runs.canvas_fan(50)
+        celeriac.run_all(client, _built(shapes.fan(200)))
+        for _ in range(repeats):
+            raw.append(sizes.raw / celery_runs.raw(place, sizes.raw, theirs))
+            for it in found:
+                if it.canvas is not None:
+                    it.theirs.append(it.canvas())
+                celery_runs.forget_results(place)
+                _turn(place, client, it, {"scheduler": scheduler, "worker": ours})
+    title = "In turns with celeriac's own worker settings" if shipped else "In turns, real workers, prefork -c 2"
+    return Section(title, _text(found, raw), _values(found, raw, "shipped_" if shipped else ""))
+
+
+def _turn(place: Place, client: Client, it: Workload, children: dict[str, Child]) -> None:
+    """One turn of celeriac, with what it cost."""
+    redis = place.usage().cpu_seconds
+    before = {name: child.cpu_seconds() for name, child in children.items()}
+    it.ours.append(celeriac.run_all(client, it.graphs).total)
+    spent = {name: child.cpu_seconds() - before[name] for name, child in children.items()}
+    spent["Redis"] = place.usage().cpu_seconds - redis
+    for name, seconds in spent.items():
+        it.spent.setdefault(name, []).append(seconds / it.nodes * 1e6)
+
+
+_WANTED = {"chain": "<= 0.5", "fan": ">= 5", "stencil": ">= 1.5"}
+
+
+def _text(found: list[Workload], raw: list[float]) -> str:
+    rate = Spread.of(raw)
+    rows = []
+    for it in found:
+        ours = Spread.of(it.nodes / seconds for seconds in it.ours)
+        theirs = str(Spread.of(it.nodes / seconds for seconds in it.theirs)) if it.theirs else ""
+        by_raw = ratio([it.nodes / seconds for seconds in it.ours], raw)
+        against = str(_against(it)) if it.theirs else ""
+        rows.append(
+            [f"{it.name} ({it.nodes:,} nodes)", str(ours), theirs, against, _WANTED.get(it.name, ""), str(by_raw)]
+        )
+        if it.name == "chain":
+            hops = [str(Spread.of(s / it.nodes * 1e3 for s in seconds)) for seconds in (it.ours, it.theirs)]
+            rows.append(["    ms a hop", *hops, "", "", ""])
+    head = ["nodes a second", "celeriac", "canvas", "against it", "wanted", "by raw Celery"]
+    spent = [[it.name, *(str(Spread.of(us)) for us in it.spent.values())] for it in found]
+    costs = table(["us of CPU a node", *(found[0].spent if found else ())], spent)
+    note = "against it: chain as time a hop, ours by theirs; the others as speed. raw: flat, worker alone, no dependencies."
+    return f"raw Celery: {rate} tasks a second\n\n{table(head, rows)}\n\n{note}\n\n{costs}"
+
+
+def _against(it: Workload) -> Spread:
+    return ratio(it.ours, it.theirs) if it.name == "chain" else ratio(it.theirs, it.ours)
+
+
+_NAMES = {
+    "chain": "chain_hop_vs_canvas",
+    "fan": "fanin_vs_canvas",
+    "stencil": "stencil_vs_canvas",
+    "diamonds": "diamonds_vs_canvas",
+}
+
+
+def _values(found: list[Workload], raw: list[float], prefix: str) -> dict[str, float]:
+    values = {f"{prefix}raw_celery_per_second": Spread.of(raw).middle}
+    for it in found:
+        rates = [it.nodes / seconds for seconds in it.ours]
+        values[f"{prefix}{it.name.replace('-', '_')}_nodes_per_second"] = Spread.of(rates).middle
+        if it.theirs:
+            values[prefix + _NAMES[it.name]] = _against(it).middle
+        if it.name in ("fan", "flat"):
+            values[f"{prefix}flat_vs_celery"] = ratio(rates, raw).middle
+        if it.name == "chain":
+            values[f"{prefix}chain_hop_ms"] = Spread.of(seconds / it.nodes * 1e3 for seconds in it.ours).middle
+    return values
+
+
+def _built(shape: shapes.Shape) -> list[Graph]:
+    return [celeriac.graph_of(shape)]

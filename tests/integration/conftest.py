@@ -1,0 +1,37 @@
+"""After each test that touches the store, one function looks at all of Redis (invariants.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from scheduler.store.connection import connect
+from tests.integration.invariants import check
+from tests.integration.stage import Stage
+
+
+@pytest.fixture(autouse=True)
+def invariants(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Redis is as it must be when the test is over.
+
+    A module whose tests play scheduler or worker by hand, with attempts of no run, says RUNS_OF_THEIR_OWN = False.
+    """
+    names = [name for name in ("redis_url", "redis_url_each") if name in request.fixturenames]
+    urls = [request.getfixturevalue(name) for name in names]
+    yield
+    for url in urls:
+        with connect(url) as client:
+            check(client, runs_of_their_own=getattr(request.module, "RUNS_OF_THEIR_OWN", True))
+
+
+@pytest.fixture
+def stage(redis_url: str) -> Stage:
+    """An empty installation."""
+    return Stage(redis_url)
+
+
+@pytest.fixture
+def stage_each(redis_url_each: str) -> Stage:
+    """An empty installation on each version of Redis."""
+    return Stage(redis_url_each)

@@ -1,0 +1,289 @@
+"""A scheduler that dies between any two writes: the next one finishes the run as if nothing had happened.
+
+Here a death is an exception that nothing in the loop catches, so one process can try every instant: Redis sees
+just what a killed process leaves. Each write of a commit is a call of its own, which is the worst case. A few of
+these deaths are real ones, of processes, in test_killed.py.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from scheduler.core import decide
+from scheduler.graph import Graph, Retry
+from scheduler.service import loop
+from scheduler.service.loop import Scheduler
+from scheduler.service.transport import Outgoing
+from scheduler.store import commits, owners
+from scheduler.store.commits import Commit
+from scheduler.store.inboxes import Entry
+from scheduler.store.scripts import COMMIT
+from scheduler.wire import RunId
+from tests.integration.echo import AtOnce, Echo, Ending, Task, echo, failure, loss, value
+from tests.integration.invariants import check
+from tests.integration.stage import Stage
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class Fate:
+    """Counts the instants at which a process could die, and dies at the one that was chosen."""
+
+    def __init__(self) -> None:
+        self.passed = 0
+        self.dies_at = 0
+
+    def instant(self) -> None:
+        """Between two writes."""
+        self.passed += 1
+        if self.passed == self.dies_at:
+            raise Killed
+
+
+class Mortal(AtOnce):
+    """A transport whose process may die before and after it hands over each message."""
+
+    def __init__(self, worker: Echo, fate: Fate) -> None:
+        super().__init__(worker)
+        self.fate = fate
+
+    def send(self, outgoing: Outgoing) -> None:
+        """One by one."""
+        for it in outgoing:
+            self.fate.instant()
+            super().send([it])
+        self.fate.instant()
+
+
+class Lives(Scheduler):
+    """A scheduler that ends by itself when there is nothing left to do, or when it is time to look why there is."""
+
+    until: Callable[[], bool]
+
+    def _read(self) -> tuple[dict[str, list[Entry]], int]:
+        if self.until():
+            self.stop()
+        return super()._read()
+
+
+@pytest.fixture
+def fate(monkeypatch: pytest.MonkeyPatch) -> Fate:
+    """Death may come before every single write of a commit, and between taking a shard and fencing it."""
+    it = Fate()
+
+    def send_commits(client: Redis, batch: Sequence[Commit]) -> list[int]:
+        refused = set()
+        for commit in batch:
+            for keys, arguments in commit.calls():
+                it.instant()
+                if COMMIT(client, keys, arguments) != b"committed":
+                    refused.add(commit.keys.shard)
+        it.instant()
+        return sorted(refused)
+
+    def fence(client: Redis, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        it.instant()
+        return FENCE(client, keys, arguments)
+
+    FENCE = owners.FENCE
+    monkeypatch.setattr(loop, "send_commits", send_commits)
+    monkeypatch.setattr(owners, "FENCE", fence)
+    monkeypatch.setattr(commits, "_ARGUMENTS_PER_CALL", 1)
+    return it
+
+
+def everything() -> Graph:
+    """Every way a node can go, in one small graph."""
+    graph = Graph("everything", retry=Retry(max_attempts=3, base_seconds=0.001, cap_seconds=0.002))
+    a = graph.add("echo", key="a", value="ä%s{}'\"")
+    b = graph.add("echo", key="b", value=a.out.value)
+    big = graph.add("echo", key="big", value=a)
+    flaky = graph.add("echo", key="flaky", after=a)
+    lost = graph.add("echo", key="lost", after=a)
+    broken = graph.add("echo", key="broken", after=a)
+    graph.add("echo", key="after broken", after=broken)
+    graph.add("echo", key="rescue", error=broken.error, trigger_rule="one_failed")
+    graph.add("echo", key="left out", after=a, trigger_rule="all_failed")
+    graph.add("echo", key="join", b=b, big=big, after=[flaky, lost])
+    return graph
+
+
+ENDS = {
+    "a": "succeeded",
+    "b": "succeeded",
+    "big": "succeeded",
+    "flaky": "succeeded",
+    "lost": "succeeded",
+    "broken": "failed",
+    "after broken": "upstream_failed",
+    "rescue": "succeeded",
+    "left out": "skipped",
+    "join": "succeeded",
+}
+TRIES = {"a": 1, "b": 1, "big": 1, "flaky": 2, "lost": 2, "broken": 1, "rescue": 1, "join": 1}
+
+
+def act(task: Task) -> Ending | None:
+    """What each node of `everything` does."""
+    if task.node == "flaky" and task.attempt == 1:
+        return failure()
+    if task.node == "lost" and task.attempt == 1:
+        return loss()
+    if task.node == "broken":
+        return failure("permanent", "for good")
+    if task.node == "big":
+        return Ending(value=task.kwargs, kind="blob")
+    return echo(task)
+
+
+class Life:
+    """One run, and the schedulers that live and die over it."""
+
+    def __init__(self, stage: Stage, fate: Fate, worker: Echo) -> None:
+        self.stage, self.fate, self.worker = stage, fate, worker
+        self.settings = stage.settings()
+
+    def live(self, dies_at: int = 0, until: Callable[[], bool] | None = None) -> bool:
+        """One scheduler's life, from the instant at which the one before is missed; True when it was not killed."""
+        self.stage.owners_vanish()
+        self.fate.passed, self.fate.dies_at = 0, dies_at
+        scheduler = Lives(self.settings, Mortal(self.worker, self.fate))
+        scheduler.until = until or self.stage.quiet
+        guard = threading.Timer(15, scheduler.stop)
+        guard.start()
+        try:
+            scheduler.run()
+        except Killed:
+            return False
+        finally:
+            guard.cancel()
+        assert not scheduler.counts["crashes"], "the loop stumbled"
+        return True
+
+
+@pytest.fixture
+def life(stage: Stage, fate: Fate) -> Life:
+    """An installation whose workers do what `act` says."""
+    stage.publish("echo")
+    return Life(stage, fate, Echo(stage.attempts, act))
+
+
+def outcome(stage: Stage, run: RunId, worker: Echo) -> None:
+    """The run of `everything` ended as it must, and nothing was done twice."""
+    assert stage.runs.summary(run).state == "failed"  # "after broken" is a last node
+    assert stage.states(run) == ENDS
+    mine = [task for task in worker.done if run in task.id]
+    assert Counter(task.node for task in mine) == TRIES
+    assert len({task.id for task in mine}) == len(mine)
+    [join] = [task for task in mine if task.node == "join"]
+    big = f"{{cel:{stage.runs.shard(run)}}}:blob:{stage.attempt(run, 2)}"
+    assert join.kwargs == {"b": {"value": "ä%s{}'\""}, "big": {"blob": big, "path": []}}
+    assert join.headers["celeriac"]["deferred"] == [[1, "big"]]
+    [rescue] = [task for task in mine if task.node == "rescue"]
+    assert rescue.kwargs["error"]["message"] == "for good"
+
+
+def test_a_death_between_any_two_writes_changes_no_outcome(stage: Stage, life: Life) -> None:
+    """Killed at every instant in turn, a run ends as it would have, each attempt done once and no node lost."""
+    dies_at = 0
+    while True:
+        dies_at += 1
+        run = stage.submit(everything())
+        survived = life.live(dies_at)
+        if not survived:
+            assert life.live(), f"killed at instant {dies_at}"
+        assert stage.quiet(), f"killed at instant {dies_at}, something is left: {stage.in_flight()}"
+        outcome(stage, run, life.worker)
+        if survived:
+            break
+    assert dies_at > 50
+    check(stage.client, idle=True)
+
+
+def test_deaths_one_after_the_other_change_no_outcome(stage: Stage, life: Life) -> None:
+    """However often schedulers die on the way, at whatever instants, the outcome is the same."""
+    chance = random.Random(7)
+    for _ in range(20):
+        run = stage.submit(everything())
+        while not life.live(chance.randrange(1, 60)):
+            pass
+        outcome(stage, run, life.worker)
+    check(stage.client, idle=True)
+
+
+ONE_SILENT = {"celeriac": 1, "name": "one", "nodes": [{"key": "silent", "executor": "echo"}]}
+
+
+def stopped() -> Graph:
+    """Of all that may stand open when a run is stopped, one each: running, waiting for a retry, pending."""
+    graph = Graph("stopped", retry=Retry(max_attempts=3, base_seconds=3000, cap_seconds=3000))
+    runs = graph.add("echo", key="silent")
+    graph.add("echo", key="pending", after=runs)
+    graph.add("echo", key="failing")
+    return graph
+
+
+def never_ending(task: Task) -> Ending | None:
+    """What each node of `stopped` does."""
+    return None if task.node == "silent" else failure(retry_after_ms=3_000_000)
+
+
+@pytest.mark.parametrize("graph", [stopped, lambda: Graph.from_document(ONE_SILENT)], ids=["all kinds", "running only"])
+def test_a_death_while_a_run_is_cancelled_changes_no_outcome(
+    stage: Stage, fate: Fate, monkeypatch: pytest.MonkeyPatch, graph: Callable[[], Graph]
+) -> None:
+    """A cancellation that was broken off at any instant is completed: every node ends, none begins."""
+    monkeypatch.setattr(decide, "GRACE_MS", 5)
+    stage.publish("echo")
+    worker = Echo(stage.attempts, never_ending)
+    life = Life(stage, fate, worker)
+    dies_at, survived = 0, False
+    while not survived:
+        dies_at += 1
+        run = stage.submit(graph())
+        assert life.live(until=lambda: [state[0] for state in stage.in_flight().values()] == ["c"])
+        done = len(worker.done)
+        stage.runs.cancel(run, "enough")
+        survived = life.live(dies_at)
+        if not survived:
+            assert life.live(), f"killed at instant {dies_at}"
+        assert stage.quiet(), f"killed at instant {dies_at}, something is left"
+        summary = stage.runs.summary(run)
+        assert (summary.state.value, summary.reason) == ("cancelled", "cancelled: enough")
+        assert set(stage.states(run).values()) == {"cancelled"}
+        assert len(worker.done) == done
+    assert dies_at > 10
+    check(stage.client, idle=True)
+
+
+def test_a_death_when_the_deadline_passes_changes_no_outcome(stage: Stage, fate: Fate) -> None:
+    """A deadline that passed while nobody looked, or whose end was broken off, fails the run with its reason."""
+    stage.publish("echo")
+    worker = Echo(stage.attempts, never_ending)
+    life = Life(stage, fate, worker)
+    dies_at, survived = 0, False
+    while not survived:
+        dies_at += 1
+        run = stage.submit(stopped(), deadline_ms=60_000)
+        shard = stage.keys.shard(stage.runs.shard(run))
+        assert life.live(until=lambda: stage.states(run).get("failing") == "waiting")
+        stage.client.zadd(shard.timers, {f"{run} deadline": 1}, xx=True)
+        stage.client.hset(shard.run(run), "deadline_ms", 0)  # as if the time had passed
+        survived = life.live(dies_at)
+        if not survived:
+            assert life.live(), f"killed at instant {dies_at}"
+        assert stage.quiet(), f"killed at instant {dies_at}, something is left"
+        summary = stage.runs.summary(run)
+        assert (summary.state.value, summary.reason) == ("failed", "the run's deadline passed")
+        assert set(stage.states(run).values()) == {"cancelled"}
+    assert dies_at > 10
+    check(stage.client, idle=True)
