@@ -143,12 +143,14 @@ _HOME = {
 """Where names live that are not errors; the others are in errors.py."""
 
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(f".{_HOME.get(name, 'errors')}", __name__), name)
-    globals()[name] = found
-    return found
+if not TYPE_CHECKING:  # with it, type checkers would take every misspelt name for Any
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = getattr(import_module(f".{_HOME.get(name, 'errors')}", __name__), name)
+        globals()[name] = found
+        return found
 
 
 def __dir__() -> list[str]:

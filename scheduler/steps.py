@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -52,6 +53,24 @@ class Completed(NamedTuple):
     node: str
     state: NodeState
     value: Any
+
+
+@dataclass(slots=True)
+class _Reading:
+    """How far a log has been read.
+
+    Attributes:
+        after: id of the last entry that was read.
+        state: of the run, as last seen.
+        dry: everything is read; the next read may wait.
+        ended: the run has.  over: and there is nothing more to read.
+    """
+
+    after: str
+    state: str = RunState.RUNNING.value
+    dry: bool = False
+    ended: bool = False
+    over: bool = False
 
 
 class RunSteps:
@@ -148,15 +167,11 @@ class RunSteps:
         """Tells each node that has ended, once, in the order of the log, until the run has ended."""
         keys = yield from self._keys()
         told = bytearray(len(keys))
-        after, state, over = "0", RunState.RUNNING.value, False
+        reading = _Reading("0")
+        over = False
         while not over:
-            entries: Entries = yield Follow(after, state)
-            if entries:
-                after = entries[-1][0]
-                over = _run_end(entries) is not None
-            else:
-                found: RunState = yield Ask(self.state)
-                state, over = found.value, found in ENDED_RUNS
+            entries = yield from self._news(reading, follow=True)
+            over = reading.over
             news = [move[0] for _, moves in entries for move in moves if move[0] >= 0 and move[1] in _ENDS]
             if over:  # what a crash may have kept out of the log stands in the records all the same
                 states: list[Outcome] = yield Ask(partial(read_states, self.access.runs, self.run, len(keys)))
@@ -177,24 +192,34 @@ class RunSteps:
         """
         read_after, skip_in, skip = _place(after)
         keys = yield from self._keys()
-        state = RunState.RUNNING.value
-        while True:
-            entries: Entries = yield Follow(read_after, state, wait=follow)
-            for id_, moves in entries:
-                read_after = id_
+        reading = _Reading(read_after)
+        while not reading.over:
+            for id_, moves in (yield from self._news(reading, follow)):
                 at_ms = int(id_.partition("-")[0])
                 for at, (node, word, attempt, cause, why) in enumerate(moves):
                     if id_ == skip_in and at < skip:
                         continue
                     key, because = (keys[it] if it >= 0 else None for it in (node, cause))
                     yield Tell(Event(f"{id_}.{at}", at_ms, key, word, attempt, because, why))
-                    if node == -1 and word in ENDED_RUNS:
-                        return
-            if not entries:
-                if not follow:
-                    return
-                found: RunState = yield Ask(self.state)
-                state, follow = found.value, found not in ENDED_RUNS
+
+    def _news(self, reading: _Reading, follow: bool) -> Steps[Entries]:
+        """The next entries of the log; none, and `reading.over`, when there will be no more.
+
+        Reads what is there, then looks whether the run has ended, and only then waits. A run that ended and was
+        taken up again has further entries behind its end.
+        """
+        entries: Entries = yield Follow(reading.after, reading.state, wait=reading.dry)
+        if entries:
+            reading.after = entries[-1][0]
+            reading.dry = reading.ended = False
+        elif not follow or reading.ended:
+            reading.over = True
+        else:
+            found: RunState = yield Ask(self.state)
+            reading.state = found.value
+            reading.ended = found in ENDED_RUNS  # then once more: its last entries may just have come
+            reading.dry = not reading.ended
+        return entries
 
     # --- one node ----------------------------------------------------------------------------------------
 

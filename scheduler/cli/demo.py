@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 EXAMPLE = "tasks.examples.feedback"
 CLASSES = ("interactive-low", "standard-low")
 SHOWN = 5
+SHOWN_PROBLEMS = 50
 READY_SECONDS = 60.0
 
 
@@ -204,10 +205,10 @@ def _show(verdict: Verdict, ready_seconds: float, attempts: int, out: Output) ->
         )
     if verdict.right:
         note(f"All {len(verdict.items)} outcomes are right.")
-    for problem in verdict.problems[:20]:
+    for problem in verdict.problems[:SHOWN_PROBLEMS]:
         note(f"WRONG: {escaped(problem)}")
-    if len(verdict.problems) > 20:
-        note(f"... and {len(verdict.problems) - 20} more")
+    if len(verdict.problems) > SHOWN_PROBLEMS:
+        note(f"... and {len(verdict.problems) - SHOWN_PROBLEMS} more")
 
 
 def _show_rest(rest: list[Any], out: Output) -> None:

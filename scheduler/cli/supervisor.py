@@ -105,12 +105,8 @@ class Supervisor:
         with self._hearing():
             for stage in sorted({child.stage for child in self.children}, reverse=True):
                 self._end([child for child in self.children if child.stage == stage])
-        for key in list(self._selector.get_map().values()):
-            child: Child = key.data
-            while self._read(child):
-                pass
-            if child.process is not None and child.process.stdout is not None:
-                child.process.stdout.close()
+        for child in self.children:
+            self._hang_up(child)
         self._selector.close()
 
     def last_words(self, child: Child, lines: int = 15) -> str:
@@ -171,12 +167,22 @@ class Supervisor:
             self._say(child.name, line.decode("utf-8", errors="replace"))
         return bool(data)
 
+    def _hang_up(self, child: Child) -> None:
+        """Passes on a child's last words and closes the line, which something that it left behind may still hold."""
+        while self._read(child):
+            pass
+        stdout = child.process.stdout if child.process is not None else None
+        if stdout is not None and not stdout.closed:
+            self._selector.unregister(stdout)
+            stdout.close()
+
     def _revive(self, child: Child) -> bool:
         """Starts an ended child again when its time has come; False when that makes no sense any more."""
         if child.process is not None:
             status = child.process.poll()
             if status is None:
                 return True
+            self._hang_up(child)
             lived = time.monotonic() - child.started
             child.short_lives = 0 if lived >= STEADY_SECONDS else child.short_lives + 1
             if child.short_lives >= TRIES:

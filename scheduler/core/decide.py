@@ -25,11 +25,12 @@ from .events import (
     Opened,
     Reported,
     RetryDue,
+    RetryRequested,
     Timer,
 )
 from .retry import wait_ms
 from .rules import Answer
-from .run import COUNTED_AS, GOOD_ENDS, Run, spread
+from .run import COUNTED_AS, GOOD_ENDS, Run, gather, spread
 from .states import (
     ENDED_RUNS,
     FIRST_ENDED,
@@ -70,7 +71,7 @@ def decide(run: Run, event: Event, now: int) -> Decision:
     Returns:
         The moves, in order, and what else is to be done; STALE when the event concerns what is over.
     """
-    if run.run_state in ENDED_RUNS:
+    if (run.run_state in ENDED_RUNS) is not (type(event) is RetryRequested):
         return STALE
     return _ANSWERS[type(event)](run, event, now)
 
@@ -81,7 +82,7 @@ def _reported(run: Run, event: Reported, now: int) -> Decision:
         not 0 <= node < len(run.state)
         or run.state[node] not in _IN_FLIGHT
         or event.attempt != run.attempt[node]
-        or event.epoch != 1
+        or event.epoch != run.epoch[node]
     ):
         return STALE
     ending = (event.claimed_at_ms, event.at_ms, event.worker, event.output)
@@ -150,7 +151,7 @@ def _lease_expired(run: Run, event: LeaseExpired, now: int) -> Decision:
         not 0 <= node < len(run.state)
         or run.state[node] not in _IN_FLIGHT
         or event.attempt != run.attempt[node]
-        or event.epoch != 1
+        or event.epoch != run.epoch[node]
     ):
         return STALE
     ending = (event.claimed_at_ms, now, event.worker, "none")
@@ -346,6 +347,19 @@ def _grace_over(run: Run, _event: GraceOver, _now: int) -> Decision:
     return _end(run, Decision(moves))
 
 
+def _retry_requested(run: Run, event: RetryRequested, _now: int) -> Decision:
+    """Nodes that ended badly, and all that came after them, are pending again. O(nodes + edges)."""
+    again = bytearray(run.n)
+    moves = []
+    for node, state in enumerate(run.state):  # upstream nodes first
+        if state in _BAD_ENDS or (state >= FIRST_ENDED and any(again[up] for up in run.upstream(node))):
+            again[node] = 1
+            moves.append(
+                Move(node, MoveKind.REOPEN, -1, "" if state in _BAD_ENDS else "follows a node that runs again")
+            )
+    return Decision(moves, run=RunState.RUNNING, why=f"retry: {event.reason}") if moves else STALE
+
+
 _ANSWERS: dict[type, Callable[[Run, Any, int], Decision]] = {
     Opened: _opened,
     Admitted: _admitted,
@@ -355,6 +369,7 @@ _ANSWERS: dict[type, Callable[[Run, Any, int], Decision]] = {
     DeadlinePassed: _deadline_passed,
     CancelRequested: _cancel_requested,
     GraceOver: _grace_over,
+    RetryRequested: _retry_requested,
 }
 
 
@@ -394,6 +409,8 @@ def evolve(run: Run, decision: Decision, now: int) -> None:
             spread(run, node, target)
     if decision.run is not None:
         run.run_state, run.reason = decision.run, decision.why
+        if decision.run is RunState.RUNNING:
+            run.deadline_at_ms = None  # it was for the first go
 
 
 def _apply_rare(run: Run, move: Move, decision: Decision, offset: int) -> None:
@@ -401,6 +418,9 @@ def _apply_rare(run: Run, move: Move, decision: Decision, offset: int) -> None:
     node, kind = move.node, move.kind
     if kind in (MoveKind.SKIP, MoveKind.UPSTREAM_FAIL):
         run.cause[node] = move.cause
+        return
+    if kind == MoveKind.REOPEN:
+        _reopen(run, node)
         return
     if kind == MoveKind.WAKE:
         run.ready_at[node] = offset
@@ -428,3 +448,16 @@ def _apply_rare(run: Run, move: Move, decision: Decision, offset: int) -> None:
         run.losses[node] += _counts_as_loss(move.error)
         run.ready_at[node] = offset
         run.attempt[node] += 1
+
+
+def _reopen(run: Run, node: int) -> None:
+    """A new epoch of a node: its tries so far stay on the timeline, its counts begin anew."""
+    gather(run, node, run.state[node])
+    run.open += 1
+    entry = run.ended.pop(node, None)
+    if entry is not None:
+        run.past[node] = f"{run.past[node]};{entry}" if node in run.past else entry
+    run.epoch[node] += 1
+    run.failures[node] = run.losses[node] = run.output_kind[node] = 0
+    run.cause.pop(node, None)
+    run.outputs.pop(node, None)

@@ -84,11 +84,31 @@ class CancelRequested(NamedTuple):
     running: frozenset[int]
 
 
+class RetryRequested(NamedTuple):
+    """Somebody wants what failed in an ended run, and what follows from it, to run again.
+
+    Attributes:
+        reason: in that person's words.
+    """
+
+    reason: str
+
+
 class GraceOver(NamedTuple):
     """What was still running when the run was cancelled has had its time."""
 
 
-Event = Opened | Admitted | Reported | LeaseExpired | RetryDue | DeadlinePassed | CancelRequested | GraceOver
+Event = (
+    Opened
+    | Admitted
+    | Reported
+    | LeaseExpired
+    | RetryDue
+    | DeadlinePassed
+    | CancelRequested
+    | GraceOver
+    | RetryRequested
+)
 
 
 class Move(NamedTuple):

@@ -12,8 +12,8 @@ A record is one short line, so that a hundred of them fit a compact hash in Redi
     |  | | | |   dispatched, claimed and ended (ms after the one before), how it ended, which worker
     |  | | | losses: attempts that infrastructure took
     |  | | failures: attempts that failed
-    |  | attempt, counted from 1
-    |  epoch
+    |  | attempt, counted from 1 and on over epochs
+    |  epoch: how often the node was opened, from 1
     state, one letter (states.LETTERS)
 """
 
@@ -83,7 +83,8 @@ class Run:
         keys: node -> the user's name for it.
         up, down: edges, as concatenated neighbour lists; up_at and down_at say where each node's begin.
         inputs: node -> Template.
-        state: node -> NodeState.  attempt, failures, losses: node -> counts.
+        state: node -> NodeState.  attempt: node -> number of its newest try, counted on over epochs.
+        epoch: node -> how often it was opened, from 1.  failures, losses: node -> counts of this epoch.
         tally: four counts a node: upstream nodes succeeded, failed, upstream_failed or cancelled, skipped.
         ready_at, dispatched_at: node -> ms after created_at_ms, of the current attempt.
         past: node -> its ended attempts, as the record's timeline has them.
@@ -108,6 +109,7 @@ class Run:
     labels: dict[int, dict[str, str]] = field(default_factory=dict)
     state: bytearray = field(default_factory=bytearray)
     attempt: array[int] = field(default_factory=lambda: array("I"))
+    epoch: array[int] = field(default_factory=lambda: array("H"))
     failures: array[int] = field(default_factory=lambda: array("H"))
     losses: array[int] = field(default_factory=lambda: array("H"))
     tally: array[int] = field(default_factory=lambda: array("I"))
@@ -182,6 +184,7 @@ class Run:
         n = it.n
         it.state, it.output_kind = bytearray(n), bytearray(n)
         it.attempt = array("I", bytes(4 * n))
+        it.epoch = array("H", [1]) * n
         it.failures, it.losses = array("H", bytes(2 * n)), array("H", bytes(2 * n))
         it.tally = array("I", bytes(16 * n))
         it.ready_at, it.dispatched_at = array("Q", bytes(8 * n)), array("Q", bytes(8 * n))
@@ -228,9 +231,10 @@ class Run:
                 self.readers[node] += 1
 
     def _take_record(self, node: int, raw: bytes) -> None:
-        letter, _epoch, attempt, failures, losses, timeline, last = raw.decode().split("|", 6)
+        letter, epoch, attempt, failures, losses, timeline, last = raw.decode().split("|", 6)
         state = LETTERS.index(letter)
         self.state[node] = state
+        self.epoch[node] = int(epoch)
         self.attempt[node], self.failures[node], self.losses[node] = int(attempt), int(failures), int(losses)
         tries = timeline.split(";") if timeline else []
         if state >= FIRST_ENDED:
@@ -268,7 +272,11 @@ class Run:
                 now = ""
         timeline = f"{past};{now}" if past and now else past or now
         counts = f"{self.attempt[node]}|{self.failures[node]}|{self.losses[node]}"
-        return f"{LETTERS[state]}|1|{counts}|{timeline}|{last}"
+        return f"{LETTERS[state]}|{self.epoch[node]}|{counts}|{timeline}|{last}"
+
+    def attempt_id(self, shard: int, node: int) -> str:
+        """Text form of the node's newest attempt, as wire.AttemptId has it."""
+        return f"{shard}.{self.id}.{node}.{self.epoch[node]}.{self.attempt[node]}"
 
     def close_try(self, node: int, claimed_at_ms: int | None, ended_at_ms: int, end: str, worker: str) -> str:
         """The current attempt as an entry of the timeline: see the record in the module's docstring."""
@@ -316,6 +324,15 @@ def spread(run: Run, node: int, state: int) -> None:
         tally = run.tally
         for child in run.down[at:end]:
             tally[4 * child + place] += 1
+
+
+def gather(run: Run, node: int, state: int) -> None:
+    """Take an ended node that is opened again out of the tallies: spread, undone. O(out-edges)."""
+    children = run.downstream(node)
+    if not children:
+        run.bad -= state not in GOOD_ENDS
+    for child in children:
+        run.tally[4 * child + COUNTED_AS[state]] -= 1
 
 
 COUNTED_AS: tuple[int, ...] = (0, 0, 0, 0, 0, 0, 1, 3, 2, 2)

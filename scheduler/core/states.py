@@ -11,6 +11,8 @@ changes nothing. Names are Airflow's and Temporal's where they have one.
 `running` is entered by the worker's claim, which the store records at once; decide learns of it from
 the next event of that attempt. A report therefore implies its claim: moves that end an attempt
 start from dispatched as well as from running.
+
+An ended node is opened again only when somebody asks for a retry of its run; that is a new epoch of the node.
 """
 
 from __future__ import annotations
@@ -74,6 +76,7 @@ class MoveKind(enum.IntEnum):
     SKIP = 8
     UPSTREAM_FAIL = 9
     CANCEL = 10
+    REOPEN = 11
 
     @property
     def word(self) -> str:
@@ -94,14 +97,15 @@ MOVES: dict[MoveKind, tuple[frozenset[NodeState], NodeState]] = {
     MoveKind.SKIP: (frozenset({_S.PENDING}), _S.SKIPPED),
     MoveKind.UPSTREAM_FAIL: (frozenset({_S.PENDING}), _S.UPSTREAM_FAILED),
     MoveKind.CANCEL: (OPEN, _S.CANCELLED),
+    MoveKind.REOPEN: (frozenset(_S) - OPEN, _S.PENDING),
 }
 
 RUN_MOVES: dict[RunState, frozenset[RunState]] = {
     RunState.RUNNING: frozenset({RunState.CANCELLING, RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED}),
     RunState.CANCELLING: frozenset({RunState.CANCELLED, RunState.FAILED}),
-    RunState.SUCCEEDED: frozenset(),
-    RunState.FAILED: frozenset(),
-    RunState.CANCELLED: frozenset(),
+    RunState.SUCCEEDED: frozenset({RunState.RUNNING}),
+    RunState.FAILED: frozenset({RunState.RUNNING}),
+    RunState.CANCELLED: frozenset({RunState.RUNNING}),
 }
 
 TARGET: tuple[int, ...] = tuple(int(MOVES[kind][1]) for kind in MoveKind)

@@ -84,6 +84,8 @@ class Admission:
                 queue.pop(run, None)
             for waiting in self._waiting.values():
                 waiting.pop(run, None)
+        if self._waiting:
+            self._waiting = {why: waiting for why, waiting in self._waiting.items() if waiting}
 
     def take(self, share: float, limit: int) -> list[tuple[str, Run, list[int]]]:
         """Nodes to send now: (class, run, nodes), at most `limit` in all.

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..core.events import Decision
 from ..core.run import Run
-from ..core.states import ENDED_RUNS, FIRST_ENDED, TARGET, MoveKind
+from ..core.states import ENDED_RUNS, FIRST_ENDED, TARGET, MoveKind, RunState
 from ..store.commits import NODES_PER_CALL, Commit
 from ..store.keys import ShardKeys
 from ..wire import RunId
@@ -42,6 +42,7 @@ class Batch:
         ready: (run, node) that became ready and are to be admitted.
         over: attempts that ended.
         ended: runs that ended.
+        reopened: ended runs that go on.
         sent: attempts that go out with this batch.
         submitted: runs whose submission was read and that are still to be loaded.
     """
@@ -54,6 +55,7 @@ class Batch:
         self.ready: list[tuple[Run, int]] = []
         self.over: list[str] = []
         self.ended: list[Run] = []
+        self.reopened: list[Run] = []
         self.sent: list[str] = []
         self.states: dict[str, str] = {}
         self.deadlines: dict[str, int] = {}
@@ -99,15 +101,22 @@ class Batch:
                     self.ready.append((run, node))
         if attempt and not decision.stale:
             self.over.append(attempt)
+        self._follow(page, decision)
+
+    def _follow(self, page: Pages, decision: Decision) -> None:
+        """What a decision brings besides moves: timers, and perhaps another state of the run."""
+        run = page.run
         for timer in decision.timers:
             self.timers[f"{run.id} {timer.name}"] = timer.due_at_ms
         for name in decision.cancelled:
             self.timers_done.append(f"{run.id} {name}")
         if decision.run is not None:
             page.changed = True
-            log.append([-1, decision.run.value, 0, -1, decision.why])
+            page.log.append([-1, decision.run.value, 0, -1, decision.why])
             if decision.run in ENDED_RUNS:
                 self.ended.append(run)
+            elif decision.run is RunState.RUNNING:
+                self.reopened.append(run)
 
     def send(self, run: Run, node: int, attempt: str, state: str, claim_by_ms: int) -> None:
         """An attempt goes out: its state for the claim, and until when a worker must have claimed it."""
@@ -130,6 +139,8 @@ class Batch:
     def commit(self, published: int) -> Commit:
         """All of it as one commit; `published` batches of the outbox have been sent before."""
         commit = Commit(self.keys, self.epoch)
+        for run in self.reopened:
+            commit.reopened(RunId(run.id), run.created_at_ms)
         for id_, page in self.pages.items():
             run, page_id = page.run, RunId(id_)
             if page.dirty:
@@ -139,7 +150,7 @@ class Batch:
                     if run.state[node] >= FIRST_ENDED:
                         run.ended.pop(node, None)
             if page.dirty or page.changed:
-                commit.run(page_id, self._facts(run))
+                commit.run(page_id, self._facts(page))
             if page.values:
                 commit.values(page_id, page.values)
             for at in range(0, len(page.log), LOG_PAGE):
@@ -156,9 +167,10 @@ class Batch:
         commit.consumed(self.consumed)
         return commit
 
-    def _facts(self, run: Run) -> dict[str, str | int]:
+    def _facts(self, page: Pages) -> dict[str, str | int]:
+        run = page.run
         facts: dict[str, str | int] = {"progress": json.dumps(run.tally_by_state(), separators=(",", ":"))}
-        if run.run_state.value != "running":
+        if page.changed:
             facts |= {"state": run.run_state.value, "reason": run.reason}
         if run.run_state in ENDED_RUNS:
             facts["ended_at_ms"] = self.now

@@ -120,13 +120,19 @@ class Dispatch:
 
     # -- admission ----------------------------------------------------------------------------------
 
-    def queue(self, batch: Batch) -> None:
-        """Ready nodes into admission; those that have no class yet wait, with a reason in the run's log."""
+    def queue(self, batch: Batch) -> bool:
+        """Ready nodes into admission; those that have no class yet wait, with a reason in the run's log.
+
+        Returns whether any must wait so: its contract may have been published since we looked.
+        """
+        waits = False
         for run, node in batch.ready:
             why = self.admission.add(run, node)
             if why:
                 batch.note(run, node, "wait", why)
+                waits = True
         batch.ready.clear()
+        return waits
 
     def admit(self, held_of: Callable[[str], Held], batch_of: Callable[[Held], Batch], share: float) -> list[Outgoing]:
         """Take what has room in its class, number its attempts and note them in their batches.
@@ -147,7 +153,7 @@ class Dispatch:
             queue_class, run_id, shard = self._classes[name], RunId(run.id), held.keys.shard
             grace = LIMIT_GRACE_MS if queue_class.pool == "prefork" else 0
             for node in nodes:
-                id_ = f"{shard}.{run.id}.{node}.1.{run.attempt[node]}"
+                id_ = run.attempt_id(shard, node)
                 limit = self._timeout_ms(run.profiles[run.profile[node]], queue_class) + grace
                 state = f"s|{name}|{queue_class.lease_ms}|{limit}"
                 batch.send(run, node, id_, state, batch.now + self.claim_by_ms(name, run, node))

@@ -49,5 +49,5 @@ class Held:
             and run is not None
             and attempt.node < run.n
             and run.state[attempt.node] in IN_FLIGHT
-            and (attempt.epoch, attempt.attempt) == (1, run.attempt[attempt.node])
+            and (attempt.epoch, attempt.attempt) == (run.epoch[attempt.node], run.attempt[attempt.node])
         )

@@ -13,7 +13,17 @@ from collections import Counter
 from collections.abc import Iterable
 
 from ..core.decide import decide, evolve
-from ..core.events import CancelRequested, DeadlinePassed, Event, GraceOver, LeaseExpired, Opened, Reported, RetryDue
+from ..core.events import (
+    CancelRequested,
+    DeadlinePassed,
+    Event,
+    GraceOver,
+    LeaseExpired,
+    Opened,
+    Reported,
+    RetryDue,
+    RetryRequested,
+)
 from ..core.run import Run
 from ..core.states import ENDED_RUNS, IN_FLIGHT, MoveKind, NodeState
 from ..errors import WireError
@@ -86,7 +96,7 @@ class Intake:
         evolve(run, decision, batch.now)
         batch.take(run, decision, attempt)
         for node in stopped:
-            id_ = f"{held.keys.shard}.{run.id}.{node}.1.{run.attempt[node]}"
+            id_ = run.attempt_id(held.keys.shard, node)
             batch.over.append(id_)
             self._dispatch.landed(held, id_)
         if attempt:
@@ -107,6 +117,9 @@ class Intake:
                     elif kind == b"cancel":
                         self._open_submitted(held, batch)
                         self._take_cancel(held, batch, record)
+                    elif kind == b"retry":
+                        self._open_submitted(held, batch)
+                        self._take_retry(held, batch, record)
                     else:
                         raise WireError("inbox", "a kind of record that this version does not know", kind)
                 except WireError as broken:
@@ -119,8 +132,8 @@ class Intake:
     def _open_submitted(self, held: Held, batch: Batch) -> None:
         """Runs submitted so far, loaded together."""
         if batch.submitted:
-            here = [it for it in dict.fromkeys(batch.submitted) if is_run_id(it) and self._runs.shard(it) == held.keys.shard]
-            self.load(held, batch, here)
+            runs = [it for it in dict.fromkeys(batch.submitted) if is_run_id(it)]
+            self.load(held, batch, [it for it in runs if self._runs.shard(it) == held.keys.shard])
             batch.submitted.clear()
 
     def _take_report(self, held: Held, batch: Batch, raw: bytes, output: bytes | None, at_ms: int) -> None:
@@ -170,14 +183,25 @@ class Intake:
         self._dispatch.landed(held, id_)
 
     def _take_cancel(self, held: Held, batch: Batch, record: bytes) -> None:
-        try:
-            asked = json.loads(record)
-            run = held.runs.get(asked["run"])
-            reason = str(asked.get("reason", "")).encode("utf-8", "replace").decode()
-        except (ValueError, TypeError, KeyError, AttributeError) as broken:
-            raise WireError("cancel", f"{type(broken).__name__}: {broken}", record[:200]) from broken
+        run_id, reason = _request("cancel", record)
+        run = held.runs.get(run_id)
         if run is not None:
             self._apply(held, batch, run, CancelRequested(reason, frozenset(self._runs.claimed(run))))
+
+    def _take_retry(self, held: Held, batch: Batch, record: bytes) -> None:
+        """An ended run is loaded and goes on. Nothing happens when it has not ended or nothing in it failed."""
+        run_id, reason = _request("retry", record)
+        if run_id in held.runs or not is_run_id(run_id) or self._runs.shard(RunId(run_id)) != held.keys.shard:
+            return
+        for run in self._runs.load_many([RunId(run_id)]):
+            held.runs[run_id] = run
+            if run.run_state not in ENDED_RUNS:  # a crash kept the end of this retry from the record
+                batch.reopened.append(run)
+                batch.ready += ((run, node) for node, state in enumerate(run.state) if state == _READY)
+            elif not self._apply(held, batch, run, RetryRequested(reason)):
+                del held.runs[run_id]
+                return
+            self._apply(held, batch, run, Opened())
 
     # -- what has run out ---------------------------------------------------------------------------
 
@@ -227,6 +251,15 @@ class Intake:
         self._dispatch.landed(held, id_)
 
 
+def _request(kind: str, record: bytes) -> tuple[str, str]:
+    """(run, reason) of what somebody asks of a run."""
+    try:
+        asked = json.loads(record)
+        return str(asked["run"]), str(asked.get("reason", "")).encode("utf-8", "replace").decode()
+    except (ValueError, TypeError, KeyError, AttributeError) as broken:
+        raise WireError(kind, f"{type(broken).__name__}: {broken}", record[:200]) from broken
+
+
 def _paired(entry: Entry) -> Iterable[tuple[bytes, bytes, bytes | None]]:
     """(kind, record, output) of an entry: an output belongs to the report before it."""
     kind, record = b"", b""
@@ -250,7 +283,7 @@ def _check_output(report: Report, output: bytes | None, wanted: bool) -> None:
         WireError: the report is refused, and the attempt counts as lost when its lease ends.
     """
     if (report.output == "none") != (output is None) or report.end != "succeeded":
-        raise WireError("report", f"its output is said to be {report.output}, end {report.end}", output and output[:200])
+        raise WireError("report", f"{report.end}, its output is said to be {report.output}", output and output[:200])
     if wanted and output is not None:
         try:
             value = json.loads(output)

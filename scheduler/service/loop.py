@@ -182,7 +182,8 @@ class Scheduler:
     def _settle(self, batches: dict[int, Batch], now: int) -> None:
         """Admit what is ready, commit all batches, publish what goes out."""
         for batch in batches.values():
-            self._dispatch.queue(batch)
+            if self._dispatch.queue(batch):
+                self._contracts_at = 0.0
         runs = self._connected
         share = len(self._held) / runs.shards
         going = self._dispatch.admit(

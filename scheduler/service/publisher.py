@@ -2,8 +2,8 @@
 
 Celery and kombu make one sample message for each executor, class and time limit; its ids and
 arguments are then open places, filled in per attempt and pushed with one command per queue and
-batch. So the format stays Celery's and the price is a hundredth of `send_task`. A broker that is not Redis gets the same
-messages through one kombu producer (transport.py).
+batch. So the format stays Celery's and the price is a hundredth of `send_task`. A broker that is
+not Redis gets the same messages through one kombu producer (transport.py).
 """
 
 from __future__ import annotations

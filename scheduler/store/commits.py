@@ -78,6 +78,12 @@ class Commit:
         self._last.append(("ZADD", self.keys.ended, (at_ms, run)))
         self._last.append(("ZREM", self.keys.live, (run,)))
 
+    def reopened(self, run: RunId, created_at_ms: int) -> None:
+        """A run that had ended goes on; its deadline was for the first go."""
+        self._records.append(("HDEL", self.keys.run(run), ("ended_at_ms", "deadline_ms")))
+        self._last.append(("ZREM", self.keys.ended, (run,)))
+        self._last.append(("ZADD", self.keys.live, (created_at_ms, run)))
+
     def keep_blob(self, attempt: str) -> None:
         """A large output was accepted: it lasts as long as its run."""
         self._first.append(("PERSIST", self.keys.blob(attempt), ()))
@@ -139,7 +145,7 @@ def send_commits(client: Redis, commits: Sequence[Commit]) -> list[int]:
     """
     calls = [(commit.keys.shard, keys, arguments) for commit in commits for keys, arguments in commit.calls()]
     if len(calls) == 1:
-        [(shard, keys, arguments)] = calls
+        [(_, keys, arguments)] = calls
         answers: list[Any] = [COMMIT(client, keys, arguments)]
     else:
         answers = _pipelined(client, calls)

@@ -17,7 +17,7 @@ from redis import Redis
 from ..core.run import Run
 from ..core.states import NodeState, RunState
 from ..errors import KeyReused, RunNotFound, StoreUnsafe
-from ..wire import AttemptId, RunId, is_run_id, shard_of
+from ..wire import RunId, is_run_id, shard_of
 from .keys import BUCKET, STAGED_SECONDS, Keys
 from .scripts import SUBMIT, Part
 
@@ -29,10 +29,18 @@ class Compiled(Protocol):
     """What submit needs of a compiled graph (scheduler/compile.py)."""
 
     @property
-    def header(self) -> Mapping[str, Any]: ...
+    def header(self) -> Mapping[str, Any]:
+        """Name, counts and profiles."""
+        ...
+
     @property
-    def hash(self) -> str: ...
-    def pages(self) -> Iterator[bytes]: ...
+    def hash(self) -> str:
+        """Of the canonical form."""
+        ...
+
+    def pages(self) -> Iterator[bytes]:
+        """Nodes, zlib of JSON, in order."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +145,16 @@ class Runs:
 
     def cancel(self, run: RunId, reason: str) -> None:
         """Ask for a run to stop; its scheduler answers through the run's log."""
+        self._ask("cancel", run, reason)
+
+    def retry(self, run: RunId, reason: str) -> None:
+        """Ask for what failed in an ended run, and what follows from it, to run again."""
+        self._ask("retry", run, reason)
+
+    def _ask(self, what: str, run: RunId, reason: str) -> None:
         keys = self.keys.shard(self.shard(run))
         body = json.dumps({"run": run, "reason": reason}, ensure_ascii=False).encode("utf-8", "replace")
-        self.client.execute_command("XADD", keys.inbox, "*", "cancel", body)
+        self.client.execute_command("XADD", keys.inbox, "*", what, body)
 
     def summary(self, run: str) -> Summary:
         """One run.
@@ -223,7 +238,7 @@ class Runs:
         if not flying:
             return {}
         shard = self.shard(RunId(run.id))
-        ids = [str(AttemptId(shard, RunId(run.id), node, 1, run.attempt[node])) for node in flying]
+        ids = [run.attempt_id(shard, node) for node in flying]
         states = self.client.hmget(self.keys.shard(shard).attempts, ids)
         found = {}
         for node, state in zip(flying, states, strict=True):

@@ -70,9 +70,7 @@ def value(it: Any) -> Ending:
 
 def failure(kind: str = "transient", message: str = "it broke", retry_after_ms: int | None = None) -> Ending:
     """Fails."""
-    return Ending(
-        "failed", kind="none", error=error_record(kind, "Broken", message), retry_after_ms=retry_after_ms
-    )
+    return Ending("failed", kind="none", error=error_record(kind, "Broken", message), retry_after_ms=retry_after_ms)
 
 
 def loss() -> Ending:

@@ -51,9 +51,7 @@ _SHARD = {
     r"blob:(?P<blob>\d+\.[0-9a-z]{26}\.\d+\.\d+\.\d+)": "string",
 }
 _PATTERNS = [(re.compile(pattern), type_) for pattern, type_ in _SHARD.items()]
-_BROKER = re.compile(
-    r"(?:celeriac\.|_kombu\.|unacked|celery|reply\.|[0-9a-f-]{36}\.reply\.).*", re.DOTALL
-)
+_BROKER = re.compile(r"(?:celeriac\.|_kombu\.|unacked|celery|reply\.|[0-9a-f-]{36}\.reply\.).*", re.DOTALL)
 """Keys of Celery and kombu in the same Redis: queues, bindings, unacknowledged messages, results, replies."""
 _SENT = re.compile(r"s\|[^|]+\|\d+\|\d+")
 _CLAIMED = re.compile(r"c\|[^|]+\|\d+\|\d+\|\d+\|\d+\|[0-9A-Za-z]+\|.*", re.DOTALL)
@@ -382,13 +380,11 @@ def _nodes(run: _Stored) -> Iterator[str]:
         never_sent = letter == "C" and len(tries) in (int(number), int(number) - 1)
         if len(tries) != int(number) and not never_sent:
             yield f"node {node}: {len(tries)} tries on the timeline of {record}"
-        if [end for end in ends[: len(tries) - open_tries] if not end] or [end for end in ends if end].count("succeeded") != (
-            letter == "S"
-        ):
+        if not all(ends[: len(tries) - open_tries]) or ends.count("succeeded") != (letter == "S"):
             yield f"node {node}: tries of {record} do not say how they ended"
         if ends.count("failed") != int(failures) or ends.count("lost") < int(losses):
             yield f"node {node}: {record} counts other failures or losses than its tries"
-        if (letter == "S" and last not in ("i", "b", "n")) or (letter not in "S" and last in ("i", "b", "n")):
+        if (letter == "S" and last not in ("i", "b", "n")) or (letter != "S" and last in ("i", "b", "n")):
             yield f"node {node}: {record} has output {last!r}"
         if letter == "S" and (value is not None) != (last in "ib"):
             yield f"node {node}: {record}, and its value is {value!r}"
@@ -410,14 +406,15 @@ def _rules(run: _Stored) -> Iterator[str]:
         answer = it.profiles[it.profile[node]].rule.answer(*counts) if counts[0] else Answer.START
         if it.attempt[node] and answer is not Answer.START:
             yield f"node {node}: attempt {it.attempt[node]} began, but its rule says {answer.name} of {counts}"
-        if state in (NodeState.SKIPPED, NodeState.UPSTREAM_FAILED) and answer not in (Answer.SKIP, Answer.UPSTREAM_FAIL):
+        left_out = state in (NodeState.SKIPPED, NodeState.UPSTREAM_FAILED)
+        if left_out and answer not in (Answer.SKIP, Answer.UPSTREAM_FAIL):
             yield f"node {node}: {NodeState(state).word}, but its rule says {answer.name} of {counts}"
 
 
 def _progress(run: _Stored) -> Iterator[str]:
     """The run's state and progress are a recount of its records."""
     it = run.loaded
-    found = Counter({word: count for word, count in it.tally_by_state().items()})
+    found = Counter(it.tally_by_state())
     told = Counter(json.loads(run.fields.get(b"progress", b"{}"))) or Counter(pending=it.n)
     for counts in (found, told):  # a node that is ready and was never sent has no record
         counts["open"] = counts.pop("pending", 0) + counts.pop("ready", 0)

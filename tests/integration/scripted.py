@@ -1,4 +1,4 @@
-"""A run whose scheduler is the test: every move is decided, evolved and committed by the real parts, when the test says.
+"""A run whose scheduler is the test: the real parts decide, evolve and commit each move, when the test says so.
 
 So a waiting client can be watched between any two moves, without a scheduler process and without timing.
 """

@@ -12,14 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from redis import Redis
-
 from scheduler.core.run import Run
 from scheduler.core.states import ENDED_RUNS, NodeState
 from scheduler.graph import Graph
 from scheduler.service.loop import Scheduler
 from scheduler.service.transport import Transport
-from scheduler.settings import QueueClass, Settings
+from scheduler.settings import Settings
 from scheduler.store.attempts import Attempts
 from scheduler.store.connection import connect
 from scheduler.store.keys import Keys
@@ -70,7 +68,7 @@ class Stage:
 
     def __init__(self, url: str, namespace: str = "cel", shards: int = 4) -> None:
         self.url, self.namespace, self.shards = url, namespace, shards
-        self.client = connect(url)
+        self.client: Any = connect(url)
         self.runs: Runs = connect_runs(self.client, namespace, shards)
         self.attempts = Attempts(self.client, namespace)
         self.keys: Keys = self.runs.keys
@@ -195,7 +193,12 @@ class Stage:
                 self.client.client_unblock(int(it["id"]))
 
 
-def owned(client: Redis, namespace: str = "cel") -> dict[int, str]:
+def dump(client: Any) -> dict[bytes, bytes]:
+    """All of Redis: key -> what it holds, serialized."""
+    return {key: client.dump(key) for key in sorted(client.scan_iter(count=1000))}
+
+
+def owned(client: Any, namespace: str = "cel") -> dict[int, str]:
     """Shard -> the scheduler that the table of owners names; free shards are left out."""
     found: dict[int, str] = {}
     for shard, line in client.hgetall(Keys(namespace).owners).items():
@@ -206,7 +209,7 @@ def owned(client: Redis, namespace: str = "cel") -> dict[int, str]:
 
 
 def diamond(name: str = "diamond", **options: Any) -> Graph:
-    """a before b and c, d after both; every node runs `echo` and hands its inputs on."""
+    """Node a before b and c, d after both; every node runs `echo` and hands its inputs on."""
     graph = Graph(name, **options)
     a = graph.add("echo", key="a", value=1)
     b = graph.add("echo", key="b", value=a.out.value)
@@ -222,6 +225,3 @@ def layers(width: int, depth: int = 1, executor: str = "echo") -> Graph:
     for _ in range(depth):
         before = [graph.add(executor, after=list(before)) for _ in range(width)]
     return graph
-
-
-__all__ = ["QueueClass", "Stage", "diamond", "eventually", "layers", "owned", "settings_for"]

@@ -47,7 +47,9 @@ from scheduler.embedded import EmbeddedRedis
 from scheduler.store import runs as store_runs
 from scheduler.store.attempts import Attempts
 from scheduler.store.connection import connect
-from scheduler.wire import new_run_id, run_id_for_key
+from scheduler.store.keys import Keys
+from scheduler.store.scripts import SUBMIT
+from scheduler.wire import new_run_id, run_id_for_key, shard_of
 from scheduler.worker import executor
 from tests.integration.scripted import WORKER, Scripted
 
@@ -86,7 +88,7 @@ def aside() -> Iterator[Callable[[Callable[[], T]], Future[T]]]:
 
 
 def pair(name: str = "pair") -> Graph:
-    """a -> b."""
+    """Two nodes, a -> b."""
     g = Graph(name)
     a = g.add("x", key="a", n=1)
     g.add("x", key="b", value=a)
@@ -246,7 +248,8 @@ def test_a_hundred_thousand_nodes_stream_in(client: Client, redis_url: str) -> N
 
 def test_a_submit_whose_reply_is_lost_makes_one_run(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection breaks after the run was stored: the client asks again and finds it."""
-    plain, lost = store_runs.SUBMIT, []
+    plain = SUBMIT
+    lost: list[Any] = []
 
     def losing(*args: Any) -> Any:
         answer = plain(*args)
@@ -638,7 +641,7 @@ def test_nodes_show_where_each_stands_and_why(client: Client, redis_url: str) ->
 
 
 def test_a_passed_over_node_shows_what_began_it(client: Client, scripted: Callable[[RunHandle], Scripted]) -> None:
-    """cause is the node next to it, why leads to the root."""
+    """The cause is the node next to it, the reason leads to the root."""
     g = pair()
     g.add("x", key="c", after="b")
     run = client.submit(g)
@@ -691,17 +694,13 @@ def test_what_is_not_there_is_not_found(client: Client) -> None:
 
 
 def test_a_coroutine_waits_as_a_thread_does(client: Client, scripted: Callable[[RunHandle], Scripted]) -> None:
-    """await run, aget, aresults, as_completed and events give what their twins give."""
+    """What aget, aresults, `await run` and the two streams give is what their twins give."""
     run = client.submit(pair())
     it = scripted(run)
 
     async def follow() -> tuple[list[Event], list[str]]:
-        events, nodes = [], []
-        async for event in run.events():
-            events.append(event)
-        async for done in run.as_completed():
-            nodes.append(done.node)
-        return events, nodes
+        events = [event async for event in run.events()]
+        return events, [done.node async for done in run.as_completed()]
 
     async def work() -> None:
         async with asyncio.timeout(GENEROUS_SECONDS):
@@ -739,8 +738,7 @@ def test_a_thousand_coroutines_share_one_blocking_read(
         async with asyncio.timeout(GENEROUS_SECONDS):
             waiters = [asyncio.create_task(run.await_end()) for run in graphs for _ in range(20)]
             others = asyncio.create_task(graphs[0].aget("b"))
-            while not await asyncio.to_thread(clients_blocked, redis_url):
-                await asyncio.sleep(0.01)
+            await asyncio.to_thread(until, lambda: clients_blocked(redis_url))
             assert await asyncio.to_thread(clients_blocked, redis_url) == 1
             assert threading.active_count() < 80
             for it in schedulers:
@@ -786,8 +784,7 @@ def test_waiting_survives_a_restart_of_redis(tmp_path: Path) -> None:
 
         async def work() -> RunState:
             waiter = asyncio.create_task(run.await_end())
-            while await asyncio.to_thread(clients_blocked, server.url) < 2:
-                await asyncio.sleep(0.01)
+            await asyncio.to_thread(until, lambda: clients_blocked(server.url) == 2)
             await asyncio.to_thread(server.stop)
             await asyncio.sleep(0.2)
             await asyncio.to_thread(server.start)
@@ -843,11 +840,12 @@ def test_a_redis_that_is_not_there_is_told_without_its_password(monkeypatch: pyt
 def test_a_redis_that_refuses_is_told_as_it_is(client: Client, redis_url: str) -> None:
     """An answer that does not help, such as a key of another type, is an error of the store."""
     run = client.submit(pair())
+    key = Keys().shard(shard_of(run.id, 16)).run(run.id)
+    questions: list[Callable[[], object]] = [lambda: run.state, run.wait]
     with connect(redis_url) as redis:
-        [key] = [key for key in redis.keys("*") if bytes(key).endswith(run.id.encode())]  # type: ignore[union-attr]
         redis.rename(key, "aside")
         redis.set(key, "x")
-        for ask in (lambda: run.state, run.wait):
+        for ask in questions:
             with pytest.raises(StoreError, match="refused: WRONGTYPE"):
                 ask()
         redis.rename("aside", key)

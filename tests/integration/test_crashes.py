@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -24,9 +24,9 @@ from scheduler.service.transport import Outgoing
 from scheduler.store import commits, owners
 from scheduler.store.commits import Commit
 from scheduler.store.inboxes import Entry
-from scheduler.store.scripts import COMMIT
+from scheduler.store.scripts import COMMIT, FENCE
 from scheduler.wire import RunId
-from tests.integration.echo import AtOnce, Echo, Ending, Task, echo, failure, loss, value
+from tests.integration.echo import AtOnce, Echo, Ending, Task, echo, failure, loss
 from tests.integration.invariants import check
 from tests.integration.stage import Stage
 
@@ -94,7 +94,6 @@ def fate(monkeypatch: pytest.MonkeyPatch) -> Fate:
         it.instant()
         return FENCE(client, keys, arguments)
 
-    FENCE = owners.FENCE
     monkeypatch.setattr(loop, "send_commits", send_commits)
     monkeypatch.setattr(owners, "FENCE", fence)
     monkeypatch.setattr(commits, "_ARGUMENTS_PER_CALL", 1)
@@ -275,7 +274,7 @@ def test_a_death_when_the_deadline_passes_changes_no_outcome(stage: Stage, fate:
         dies_at += 1
         run = stage.submit(stopped(), deadline_ms=60_000)
         shard = stage.keys.shard(stage.runs.shard(run))
-        assert life.live(until=lambda: stage.states(run).get("failing") == "waiting")
+        assert life.live(until=lambda: [state[0] for state in stage.in_flight().values()] == ["c"])
         stage.client.zadd(shard.timers, {f"{run} deadline": 1}, xx=True)
         stage.client.hset(shard.run(run), "deadline_ms", 0)  # as if the time had passed
         survived = life.live(dies_at)

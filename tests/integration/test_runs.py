@@ -16,6 +16,7 @@ from scheduler.store.connection import connect
 from scheduler.store.keys import STAGED_SECONDS
 from scheduler.store.outcomes import log_end, read_outcomes, read_states, run_state
 from scheduler.store.runs import Runs, connect_runs
+from scheduler.store.scripts import COMMIT
 from scheduler.wire import RunId, new_run_id, run_id_for_key
 from tests.integration.scripted import WORKER, Scripted
 
@@ -43,7 +44,7 @@ def scripted(redis_url_each: str) -> Iterator[Callable[[RunId], Scripted]]:
 
 
 def diamond(name: str = "diamond") -> Graph:
-    """a -> b, c -> d."""
+    """Four nodes: a, then b and c, then d."""
     g = Graph(name)
     a = g.add("x", key="a", n=1)
     d = [g.add("x", key=key, value=a) for key in ("b", "c")]
@@ -213,14 +214,14 @@ def test_text_that_is_no_run_id_never_reaches_a_key(runs: Runs) -> None:
         runs.summary("*\n{cel:0}")
 
 
-def test_the_newest_runs_come_first(runs: Runs) -> None:
+def test_the_newest_runs_come_first(runs: Runs, scripted: Callable[[RunId], Scripted]) -> None:
     """Lists are newest first over all shards, and live and ended runs can be told apart."""
     ids = [new_run_id(n) for n in range(20)]
     graph = diamond().compile()
     created = {run: runs.submit(run, graph, {})[1] for run in ids}
-    ended = runs.keys.shard(runs.shard(ids[0]))
-    runs.client.zrem(ended.live, ids[0])
-    runs.client.zadd(ended.ended, {ids[0]: 1})
+    it = scripted(ids[0])
+    it.open()
+    it.cancel("one that has ended")
 
     found = runs.newest(limit=100)
     assert {it.id for it in found} == set(ids)
@@ -330,7 +331,7 @@ def test_a_commit_that_is_cut_off_promises_nothing_that_is_missing(
     it.send(*it.run.keys[1500:], batch=batch)
     calls = list(batch.commit(0).calls())
     assert len(calls) > 3
-    script = runs.client.register_script(_commit_text())
+    script = runs.client.register_script(COMMIT.text)
     for keys, arguments in calls[:-1]:
         assert script(keys=keys, args=arguments) == b"committed"
         states = read_outcomes(runs, run, range(3000))
@@ -340,9 +341,5 @@ def test_a_commit_that_is_cut_off_promises_nothing_that_is_missing(
         ids = [f"{it.shard}.{run}.{n}.1.1" for n in flying]
         assert not flying or all(runs.client.hmget(it.keys.attempts, ids))
         assert all(runs.client.zscore(it.keys.leases, id_) for id_ in ids[:50])
-
-
-def _commit_text() -> str:
-    from scheduler.store.scripts import COMMIT
-
-    return COMMIT.text
+    keys, arguments = calls[-1]
+    assert script(keys=keys, args=arguments) == b"committed"

@@ -17,32 +17,29 @@ from scheduler import errors
 SOURCE = Path(scheduler.__file__).read_text("utf-8")
 
 
+HEAVY = ("redis", "celery", "kombu", "pydantic", "pydantic_settings", "yaml", "rich", "click", "asyncio")
+
+
+def loaded_by(code: str, *names: str) -> list[str]:
+    """Which of these modules a fresh interpreter has loaded after `code`."""
+    script = f"import sys; {code}; print(*[name for name in {names} if name in sys.modules])"
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return said.stdout.split()
+
+
 def test_importing_the_package_imports_nothing_heavy() -> None:
     """`import scheduler` stays cheap: no Redis, no Celery, no pydantic, no YAML."""
-    heavy = ("redis", "celery", "kombu", "pydantic", "pydantic_settings", "yaml", "rich", "click", "asyncio")
-    said = subprocess.run(
-        [sys.executable, "-c", f"import sys, scheduler; print([m for m in {heavy} if m in sys.modules])"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert said.strip() == "[]"
+    assert loaded_by("import scheduler", *HEAVY) == []
 
 
 def test_the_builder_needs_no_redis_and_no_celery() -> None:
     """Writing a graph imports neither; only the client and the processes do."""
-    said = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys, scheduler; scheduler.Graph('g').add('x');"
-            "print([m for m in ('redis', 'celery', 'kombu', 'pydantic') if m in sys.modules])",
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert said.strip() == "[]"
+    assert loaded_by("import scheduler; scheduler.Graph('g').add('x')", *HEAVY[:4]) == []
+
+
+def test_the_client_needs_no_celery_and_no_pydantic() -> None:
+    """A program that only submits and waits pays for neither."""
+    assert loaded_by("import scheduler; scheduler.Client('redis://localhost')", "celery", "kombu", "pydantic") == []
 
 
 @pytest.mark.parametrize("name", scheduler.__all__)
@@ -56,7 +53,7 @@ def test_every_public_name_is_there(name: str) -> None:
 
 def test_type_checkers_see_the_same_names() -> None:
     """The imports for type checkers are `__all__`, each from the module where the lazy import finds it."""
-    [block] = [node for node in ast.parse(SOURCE).body if isinstance(node, ast.If)]
+    block = next(node for node in ast.parse(SOURCE).body if isinstance(node, ast.If))
     seen = {}
     for statement in block.body:
         assert isinstance(statement, ast.ImportFrom)

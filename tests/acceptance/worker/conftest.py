@@ -42,6 +42,13 @@ def threads(store: str, home: Path) -> Iterator[Worker]:
     worker.close()
 
 
+@pytest.fixture(autouse=True)
+def connections() -> Iterator[None]:
+    """No test leaves a connection open."""
+    yield
+    Post.close_all()
+
+
 @pytest.fixture
 def post(store: str, processes: Worker) -> Post:
     """Sends to the prefork worker."""

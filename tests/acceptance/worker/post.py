@@ -13,11 +13,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import redis
 from celery import Celery
+from kombu import pools
 from kombu.entity import Queue
 from kombu.messaging import Producer
 
@@ -58,6 +59,8 @@ class Told(NamedTuple):
 class Post:
     """The scheduler's side of one queue."""
 
+    opened: ClassVar[list[Post]] = []
+
     def __init__(self, url: str, queue: str) -> None:
         self.url = url
         self.broker = broker_url(url)
@@ -67,6 +70,17 @@ class Post:
         self.keys = Keys("cel").shard(0)
         self.run = new_run_id(round(time.time() * 1000))
         self._numbers = itertools.count()
+        self.opened.append(self)
+
+    @classmethod
+    def close_all(cls) -> None:
+        """Close the connections of every instance."""
+        while cls.opened:
+            it = cls.opened.pop()
+            it.client.close()
+            it.app.pool.force_close_all()
+            it.app.close()
+        pools.reset()
 
     def seed(self, *, attempt: int = 1, lease_ms: int = 20_000, timeout_ms: int = 60_000) -> str:
         """An attempt that has just been sent, as a commit writes it; returns its id."""

@@ -11,6 +11,9 @@ from celery.exceptions import NotRegistered
 from tests.acceptance.worker.conftest import Start
 from tests.acceptance.worker.post import Post, broker_url
 
+# Celery 5.6 with a newer redis-py; its matter, and only in this test's own client
+pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
+
 
 @pytest.fixture(scope="module", params=["prefork", "threads"])
 def pool(request: pytest.FixtureRequest) -> str:
@@ -27,6 +30,8 @@ def client(store: str, start: Start, pool: str) -> Iterator[Celery]:
     app = Celery("client", broker=broker_url(store), backend=backend, set_as_current=False)
     app.conf.task_default_queue = worker.queue
     yield app
+    app.backend.client.close()
+    app.pool.force_close_all()
     app.close()
 
 

@@ -141,6 +141,7 @@ def snapshot(run: Run) -> tuple[Any, ...]:
     return (
         bytes(run.state),
         run.attempt.tobytes(),
+        run.epoch.tobytes(),
         run.failures.tobytes(),
         run.losses.tobytes(),
         run.tally.tobytes(),
@@ -185,7 +186,11 @@ def meaning(run: Run) -> Meaning:
 
 def rebuilt(run: Run, specs: Sequence[Spec]) -> Run:
     """The run again, from nothing but the records of its nodes and the facts that the store keeps of it."""
-    records = [(at, run.record(at).encode()) for at, state in enumerate(run.state) if state != NodeState.PENDING]
+    records = [
+        (at, run.record(at).encode())
+        for at, state in enumerate(run.state)
+        if state != NodeState.PENDING or run.epoch[at] > 1
+    ]
     again = loaded(specs, records)
     again.run_state, again.reason, again.deadline_at_ms = run.run_state, run.reason, run.deadline_at_ms
     return again

@@ -20,6 +20,7 @@ from scheduler.core.events import (
     LeaseExpired,
     Opened,
     RetryDue,
+    RetryRequested,
     Timer,
 )
 from scheduler.core.run import Run
@@ -28,6 +29,7 @@ from tests.unit.core.compiled import (
     T0,
     happen,
     loaded,
+    meaning,
     node,
     opened,
     ready,
@@ -649,13 +651,12 @@ def layers(n: int, width: int) -> Run:
 
 
 def cost(run: Run, act: Callable[[Run], None]) -> tuple[int, int]:
-    """(elements of arrays touched, bytecode instructions executed) by an act; both exact, whatever the machine does."""
+    """(elements of arrays touched, lines of Python executed) by an act; both exact, whatever the machine does."""
     steps = 0
 
-    def tracer(frame: Any, event: str, _argument: Any) -> Any:
+    def tracer(_frame: Any, event: str, _argument: Any) -> Any:
         nonlocal steps
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        steps += event == "opcode"
+        steps += event == "line"
         return tracer
 
     count = Counted(run)
@@ -679,7 +680,7 @@ ACTS: dict[str, Callable[[Run], Any]] = {
 
 @pytest.mark.parametrize("act", ACTS)
 def test_an_event_costs_the_same_in_a_run_of_any_size(act: str) -> None:
-    """O(out-edges): array elements touched and instructions executed are as many in 100,000 nodes as in 1,000."""
+    """O(out-edges): array elements touched and lines executed are as many in 100,000 nodes as in 1,000."""
     small, large = cost(layers(1000, 100), ACTS[act]), cost(layers(100_000, 100), ACTS[act])
     assert small == large
     assert small[0] < 120
@@ -694,3 +695,55 @@ def test_an_event_costs_by_its_out_edges() -> None:
     each = (costs[1][0] - costs[0][0]) / 10
     assert costs[2][0] - costs[1][0] == pytest.approx(980 * each)
     assert costs[2][1] - costs[1][1] == pytest.approx(98 * (costs[1][1] - costs[0][1]))
+
+
+# --- a retry of an ended run ------------------------------------------------------------------------------------
+
+
+def test_a_retry_runs_what_failed_and_what_follows_and_nothing_else() -> None:
+    """Of a -> b, a -> c -> d, c -> e(one_failed) with c failed: c, d and e run again, a and b do not."""
+    specs = [node(), node(0), node(0, max_attempts=1), node(2), node(2, rule="one_failed")]
+    run = sent(*specs)
+    happen(run, reported(run, 0), T0 + 1)
+    happen(run, Admitted([1, 2]), T0 + 2)
+    happen(run, reported(run, 1), T0 + 3)
+    happen(run, reported(run, 2, "failed"), T0 + 4)
+    happen(run, Admitted([4]), T0 + 5)
+    assert happen(run, reported(run, 4), T0 + 6).run is RunState.FAILED
+    run = rebuilt(run, specs)
+
+    decision = happen(run, RetryRequested("the disk is back"), T0 + 100)
+    assert moves(decision) == [(2, "reopen", -1), (3, "reopen", -1), (4, "reopen", -1)]
+    assert (run.run_state, run.reason) == (RunState.RUNNING, "retry: the disk is back")
+    assert moves(happen(run, Opened(), T0 + 101)) == [(2, "ready", -1)]
+    assert meaning(rebuilt(run, specs)).counts == meaning(run).counts
+
+    happen(run, Admitted([2]), T0 + 102)
+    assert (run.epoch[2], run.attempt[2], run.failures[2]) == (2, 2, 0)
+    assert decide(run, reported(run, 2, epoch=1), T0 + 103) is STALE
+    happen(run, reported(run, 2, epoch=2), T0 + 103)
+    happen(run, Admitted([3]), T0 + 104)
+    assert happen(run, reported(run, 3, epoch=2), T0 + 105).run is RunState.SUCCEEDED
+    assert words(run) == ["succeeded", "succeeded", "succeeded", "succeeded", "skipped"]
+    assert [it.end for it in run.tries(2)] == ["failed", "succeeded"]
+
+
+def test_a_retry_of_a_run_that_lives_or_in_which_nothing_failed_changes_nothing() -> None:
+    """There is nothing to open again."""
+    run = sent(node())
+    assert decide(run, RetryRequested(""), T0) is STALE
+    happen(run, reported(run, 0), T0)
+    assert run.run_state is RunState.SUCCEEDED
+    assert decide(run, RetryRequested(""), T0) is STALE
+
+
+def test_a_cancelled_run_can_be_retried_and_has_no_deadline_any_more() -> None:
+    """What was cancelled is open again; what had succeeded is not."""
+    specs = [node(), node(0)]
+    run = sent(*specs)
+    run.deadline_at_ms = T0 + 10
+    happen(run, reported(run, 0), T0)
+    happen(run, DeadlinePassed(), T0 + 10)
+    assert words(run) == ["succeeded", "cancelled"]
+    happen(run, RetryRequested("more time"), T0 + 20)
+    assert (words(run), run.deadline_at_ms, run.open, run.bad) == (["succeeded", "pending"], None, 1, 0)

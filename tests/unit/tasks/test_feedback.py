@@ -41,9 +41,7 @@ RULES = [
 
 def processed(text: str, feedback_id: str = "x") -> feedback.Processed:
     """All four steps, called as the functions they are."""
-    return feedback.action(
-        feedback.topics(feedback.sentiment(feedback.ingest(feedback_id=feedback_id, text=text)))
-    )
+    return feedback.action(feedback.topics(feedback.sentiment(feedback.ingest(feedback_id=feedback_id, text=text))))
 
 
 def oracle(text: str) -> tuple[str, tuple[str, ...] | None, str | None]:

@@ -1,0 +1,171 @@
+"""take, keep, release, fence: at any instant at most one scheduler's commits are obeyed by a shard."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from scheduler.service.shards import Shards
+from scheduler.store.commits import Commit, send_commits
+from scheduler.store.keys import Keys
+from scheduler.store.owners import Owner, Owners
+from scheduler.store.scripts import FENCE, TAKE
+from tests.integration.stage import Stage, dump
+
+LEASE_MS = 60_000
+
+
+@pytest.fixture
+def stage(redis_url_each: str) -> Stage:
+    """An installation on each Redis in turn."""
+    return Stage(redis_url_each)
+
+
+def owners(stage: Stage, name: str) -> Owners:
+    """A scheduler's view of the table."""
+    return Owners(stage.client, stage.namespace, name, LEASE_MS)
+
+
+def commit(stage: Stage, shard: int, epoch: int) -> bool:
+    """Whether the shard obeys a commit under an epoch."""
+    made = Commit(stage.keys.shard(shard), epoch)
+    made.over(["nothing"])
+    return send_commits(stage.client, [made]) == []
+
+
+def test_a_free_shard_goes_to_whoever_asks_first(stage: Stage) -> None:
+    """The second is told no, and the shard obeys the first alone."""
+    a, b = owners(stage, "a"), owners(stage, "b")
+
+    assert a.take([0, 1]) == {0: 1, 1: 1}
+    before = dump(stage.client)
+    assert b.take([0, 1]) == {}
+    assert dump(stage.client) == before
+    assert a.table()[0] == Owner(0, 1, a.table()[0].lease_end_ms, "a")
+    assert commit(stage, 0, 1)
+
+
+def test_a_shard_whose_lease_ran_out_is_taken_under_a_higher_epoch(stage: Stage) -> None:
+    """From then on commits of the former owner are refused whole, although nobody told it."""
+    a, b = owners(stage, "a"), owners(stage, "b")
+    a.take([0])
+    stage.owners_vanish()
+
+    assert b.take([0]) == {0: 2}
+    assert not commit(stage, 0, 1)
+    assert commit(stage, 0, 2)
+    assert a.keep({0: 1}).lost == {0}
+
+
+def test_a_renewal_keeps_shards_and_counts_schedulers(stage: Stage) -> None:
+    """A scheduler that keeps renewing is there, and so are its shards; one that does not is not counted."""
+    a, b = owners(stage, "a"), owners(stage, "b")
+    epochs = a.take([0, 1])
+    b.keep({})
+
+    kept = a.keep(epochs)
+
+    assert (kept.lost, kept.schedulers) == (frozenset(), 2)
+    assert {shard: it.scheduler for shard, it in kept.owners.items()} == {0: "a", 1: "a"}
+    assert all(it.lease_end_ms > kept.now_ms + LEASE_MS / 2 for it in kept.owners.values())
+    stage.client.zadd(stage.keys.schedulers, {"b": 1})
+    assert a.keep(epochs).schedulers == 1
+
+
+def test_a_renewal_under_an_old_epoch_is_a_loss(stage: Stage) -> None:
+    """A scheduler that lost a shard and does not know it renews nothing of its new owner's."""
+    a, b = owners(stage, "a"), owners(stage, "b")
+    old = a.take([0])
+    a.release(old, leaving=False)
+    assert b.take([0]) == {0: 2}
+    line = stage.client.hget(stage.keys.owners, 0)
+
+    assert a.keep(old).lost == {0}
+    assert stage.client.hget(stage.keys.owners, 0) == line
+
+
+def test_a_shard_given_back_is_free_at_once(stage: Stage) -> None:
+    """A clean exit leaves no lease to wait for, and no membership."""
+    a, b = owners(stage, "a"), owners(stage, "b")
+    epochs = a.take([0, 1])
+    a.keep(epochs)
+
+    a.release(epochs, leaving=True)
+
+    assert stage.client.zrange(stage.keys.schedulers, 0, -1) == []
+    assert b.take([0, 1]) == {0: 2, 1: 2}
+
+
+def test_giving_back_what_another_owns_by_now_changes_nothing(stage: Stage) -> None:
+    """A late release does not free another's shard."""
+    a, b = owners(stage, "a"), owners(stage, "b")
+    old = a.take([0])
+    stage.owners_vanish()
+    b.take([0])
+    before = dump(stage.client)
+
+    a.release(old, leaving=False)
+    assert dump(stage.client) == before
+
+
+def test_a_scheduler_that_stood_still_while_taking_does_not_own(stage: Stage) -> None:
+    """Between its two steps another took the shard: the higher epoch stands."""
+    a, b = owners(stage, "a"), owners(stage, "b")
+    keys: Keys = stage.keys
+    assert TAKE(stage.client, [keys.owners], ["a", LEASE_MS, 0]) == [1]  # and there it stood still
+    stage.owners_vanish()
+    assert b.take([0]) == {0: 2}
+
+    assert FENCE(stage.client, [keys.shard(0).epoch], [1]) == b"newer"
+    assert commit(stage, 0, 2)
+    assert not commit(stage, 0, 1)
+    assert a.keep({0: 1}).lost == {0}
+
+
+def shares(stage: Stage, *names: str) -> list[Shards]:
+    """Schedulers that share the stage's shards."""
+    return [Shards(owners(stage, name), stage.shards) for name in names]
+
+
+def settle(schedulers: list[Shards]) -> list[list[int]]:
+    """Let each look a few times; returns who has what."""
+    for _ in range(4):
+        for it in schedulers:
+            it.look()
+    return [sorted(it.owned) for it in schedulers]
+
+
+def test_shards_are_shared_out_evenly_and_nothing_is_owned_twice(stage: Stage) -> None:
+    """One has all, two have half each, three have a share each; all shards are always owned."""
+    a, b, c = shares(stage, "a", "b", "c")
+    assert settle([a]) == [[0, 1, 2, 3]]
+    halves = settle([a, b])
+    assert sorted(map(len, halves)) == [2, 2]
+    thirds = settle([a, b, c])
+    assert sorted(sum(thirds, [])) == [0, 1, 2, 3]
+    assert max(map(len, thirds)) == 2
+
+
+def test_more_schedulers_than_shards_leave_some_waiting(stage: Stage) -> None:
+    """Who has nothing stands by, and takes over when another leaves."""
+    every = shares(stage, *"abcdef")
+    found = settle(every)
+    assert sorted(sum(found, [])) == [0, 1, 2, 3]
+    first = next(it for it in every if it.owned)
+    first.leave()
+    rest = [it for it in every if it is not first]
+    assert sorted(sum(settle(rest), [])) == [0, 1, 2, 3]
+
+
+def test_a_look_comes_when_the_first_foreign_lease_may_end(stage: Stage) -> None:
+    """A dead scheduler's shards are missed at the instant their lease ends, not a renewal later."""
+    [a] = shares(stage, "a")
+    settle([a])
+    [b] = shares(stage, "b")
+    b.look()
+    assert b.next_look_ms == LEASE_MS // 3
+    now = stage.runs.now_ms()
+    stage.client.hset(stage.keys.owners, 2, f"1|{now + 5_000}|a")
+    b.look()
+    assert 4_000 < b.next_look_ms < 5_500
