@@ -330,7 +330,7 @@ class RunSteps:
         data = self.access.runs.blob(str(known.get("blob")))
         if data is None:
             problem = "is gone"
-        elif known.get("sha256") not in (None, hashlib.sha256(data).hexdigest()):
+        elif known.get("sha256") and known["sha256"] != hashlib.sha256(data).hexdigest():
             problem = "is not what was stored"
         else:
             return data

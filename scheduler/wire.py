@@ -30,7 +30,7 @@ OUTPUT_KINDS: tuple[str, ...] = ("inline", "blob", "none")
 
 _BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
 _RUN_ID = re.compile(r"[0-9a-z]{26}")
-_ATTEMPT_ID = re.compile(r"(\d{1,4})\.([0-9a-z]{26})\.(\d{1,9})\.(\d{1,6})\.(\d{1,6})")
+_ATTEMPT_ID = re.compile(r"([0-9]{1,4})\.([0-9a-z]{26})\.([0-9]{1,9})\.([0-9]{1,6})\.([0-9]{1,9})")
 
 
 def _base32(number: int, digits: int) -> str:

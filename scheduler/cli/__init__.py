@@ -15,6 +15,7 @@ A new verb is one function in the file of its group and one line below.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any, NoReturn
 
 import click
@@ -81,5 +82,8 @@ def _tell(ctx: click.Context, error: Exception) -> NoReturn:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Settings: CELERIAC_REDIS_URL and others, or celeriac.toml. Start with `celeriac demo`.",
 )
-def main() -> None:
+@click.option("--no-color", is_flag=True, help="No colours on a terminal [NO_COLOR].")
+def main(no_color: bool) -> None:
     """Durable dependency graphs for the Celery you already run."""
+    if no_color:
+        os.environ["NO_COLOR"] = "1"

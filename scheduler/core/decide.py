@@ -348,16 +348,22 @@ def _grace_over(run: Run, _event: GraceOver, _now: int) -> Decision:
 
 
 def _retry_requested(run: Run, event: RetryRequested, _now: int) -> Decision:
-    """Nodes that ended badly, and all that came after them, are pending again. O(nodes + edges)."""
+    """Nodes that ended badly, and all that came after them, are pending again. O(nodes + edges).
+
+    A node of an ended run that is pending already was opened by a retry that a crash broke off: this is the same
+    request again, and it goes on from there.
+    """
     again = bytearray(run.n)
     moves = []
     for node, state in enumerate(run.state):  # upstream nodes first
-        if state in _BAD_ENDS or (state >= FIRST_ENDED and any(again[up] for up in run.upstream(node))):
+        if state == _PENDING:
+            again[node] = 1
+        elif state in _BAD_ENDS or (state >= FIRST_ENDED and any(again[up] for up in run.upstream(node))):
             again[node] = 1
             moves.append(
                 Move(node, MoveKind.REOPEN, -1, "" if state in _BAD_ENDS else "follows a node that runs again")
             )
-    return Decision(moves, run=RunState.RUNNING, why=f"retry: {event.reason}") if moves else STALE
+    return Decision(moves, run=RunState.RUNNING, why=f"retry: {event.reason}") if any(again) else STALE
 
 
 _ANSWERS: dict[type, Callable[[Run, Any, int], Decision]] = {

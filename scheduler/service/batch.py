@@ -144,11 +144,7 @@ class Batch:
         for id_, page in self.pages.items():
             run, page_id = page.run, RunId(id_)
             if page.dirty:
-                record = run.record
-                commit.records(page_id, {node: record(node) for node in page.dirty})
-                for node in page.dirty:
-                    if run.state[node] >= FIRST_ENDED:
-                        run.ended.pop(node, None)
+                self._records(commit, page)
             if page.dirty or page.changed:
                 commit.run(page_id, self._facts(page))
             if page.values:
@@ -166,6 +162,16 @@ class Batch:
         commit.outbox(self.sent, published)
         commit.consumed(self.consumed)
         return commit
+
+    def _records(self, commit: Commit, page: Pages) -> None:
+        """Records of a run: those of ended nodes first, so that no cut shows a node begun before what it waited for."""
+        run, state = page.run, page.run.state
+        record = run.record
+        ended = [node for node in page.dirty if state[node] >= FIRST_ENDED]
+        commit.records(RunId(run.id), {node: record(node) for node in ended})
+        commit.records(RunId(run.id), {node: record(node) for node in page.dirty if state[node] < FIRST_ENDED})
+        for node in ended:
+            run.ended.pop(node, None)
 
     def _facts(self, page: Pages) -> dict[str, str | int]:
         run = page.run

@@ -80,12 +80,19 @@ class Up:
         """Runs a command with -o json; returns its one document."""
         return json.loads(self(*words, "-o", "json", expect=expect, stdin=stdin)[1])
 
-    def on_a_terminal(self, *words: str, interrupt_on: str = "", stdin: str = "") -> tuple[int, str]:
-        """Runs a command on a terminal; presses Ctrl-C when it has written a text."""
-        pid, terminal = pty.fork()
-        if pid == 0:
-            os.chdir(self.directory)
-            os.execve(COMMAND[0], [*COMMAND, *words], {**self.environment, "TERM": "xterm-256color", "COLUMNS": "120"})
+    def on_a_terminal(self, *words: str, interrupt_on: str = "") -> tuple[int, str]:
+        """Runs a command on a terminal; interrupts it, as Ctrl-C does, once it has written a text."""
+        terminal, theirs = pty.openpty()
+        process = subprocess.Popen(
+            [*COMMAND, *words],
+            cwd=self.directory,
+            env={**self.environment, "TERM": "xterm-256color", "COLUMNS": "120"},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
         said = b""
         while select.select([terminal], [], [], 60)[0]:
             try:
@@ -94,11 +101,10 @@ class Up:
                 break
             said += data
             if interrupt_on and interrupt_on.encode() in said:
-                os.write(terminal, b"\x03")
+                process.send_signal(signal.SIGINT)
                 interrupt_on = ""
-        _, status = os.waitpid(pid, 0)
         os.close(terminal)
-        return os.waitstatus_to_exitcode(status), said.decode(errors="replace")
+        return process.wait(60), said.decode(errors="replace")
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Ends it; returns its exit status."""
@@ -108,7 +114,8 @@ class Up:
 
     def descendants(self) -> list[psutil.Process]:
         """Every process that it has started, directly or not."""
-        return psutil.Process(self.process.pid).children(recursive=True)
+        found: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +189,7 @@ def test_unknown_executors_and_broken_graphs_are_refused_with_6(up: Up) -> None:
 
 
 def test_waiting_has_limits_of_its_own_and_cancel_ends_a_run(up: Up) -> None:
-    """124 when the time is up, 75 when no worker comes, 3 when it was cancelled; doctor and show say what is missing."""
+    """124 when the time is up, 75 when no worker comes, 3 when it was cancelled; doctor tells what is missing."""
     run = up("run", "-", "--detach", stdin=json.dumps(STUCK))[1].strip()
     _, _, err = up("run", "-", "--timeout", "0.5", stdin=json.dumps(STUCK), expect=124)
     other = err.split()[1]
@@ -235,6 +242,8 @@ def test_a_terminal_shows_bars_and_a_table_and_no_text_of_others_as_control(up: 
     status, said = up.on_a_terminal("runs", "ls")
     assert status == 0
     assert "─" in said
+    assert "\x1b[3" in said
+    assert "\x1b[3" not in up.on_a_terminal("--no-color", "runs", "ls")[1]
 
 
 def test_progress_elsewhere_is_plain_lines(up: Up) -> None:
@@ -304,7 +313,7 @@ def test_up_starts_a_killed_worker_again_and_leaves_nobody_behind(tmp_path: Path
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has parent-death signals")
 def test_a_killed_up_takes_all_of_it_along(tmp_path: Path) -> None:
-    """kill -9 of the supervisor leaves no Redis, no scheduler, no worker."""
+    """No Redis, no scheduler and no worker outlives a kill -9 of the supervisor."""
     up = Up(tmp_path, "--workers", "standard-low=1")
     try:
         up.ready(workers=1)
@@ -312,5 +321,5 @@ def test_a_killed_up_takes_all_of_it_along(tmp_path: Path) -> None:
         assert len(left) >= 4
     finally:
         up.stop(signal.SIGKILL)
-    gone, alive = psutil.wait_procs(left, timeout=40)
+    _, alive = psutil.wait_procs(left, timeout=40)
     assert not alive, [it.cmdline() for it in alive]

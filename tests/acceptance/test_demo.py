@@ -42,7 +42,7 @@ def demo(directory: Path, *options: str, cwd: Path = ROOT, **more: str) -> subpr
 
 @pytest.mark.slow
 def test_the_demo_is_right_from_nothing_to_its_results(tmp_path: Path) -> None:
-    """Progress, the first five messages one by one, the others in sum, the counts, where to look next; nothing is left."""
+    """Progress, the first five messages one by one, the others in sum, the counts, where to look next."""
     begun = time.monotonic()
     done = demo(tmp_path, "--keep", str(tmp_path / "kept"), CELERIAC_REDIS_URL="redis://127.0.0.1:1/0")
     took = time.monotonic() - begun

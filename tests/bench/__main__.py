@@ -16,7 +16,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from . import sections, turns
+from . import celery_runs, sections, turns
 from .place import Place
 from .sections import Section
 
@@ -24,7 +24,7 @@ ALONE = ("echo", "growth", "idle", "profile")
 TURNS = ("chain", "fan", "stencil", "diamonds", "flat", "layers-real")
 NAMES = (*ALONE, *TURNS, "shipped")
 LEFT_OUT = ("flat", "layers-real")
-"""Only on request: flat is what fan measures too, without canvas; 100,000 nodes take real workers two minutes a turn."""
+"""Only on request: fan measures what flat does, and 100,000 nodes take real workers two minutes a turn."""
 
 
 def main() -> int:
@@ -69,6 +69,7 @@ def measure(wanted: list[str], repeats: int, *, quick: bool) -> dict[str, float]
         part("idle", lambda: sections.idle(place, 20.0))
         part("turns", lambda: turns.turns(place, sizes, real, repeats))
         part("shipped", lambda: turns.turns(place, sizes, ["flat"], repeats, shipped=True))
+        celery_runs.close()
     return values
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from scheduler import Client, Graph
+from scheduler import Client, Graph, Node
 from scheduler.core.states import RunState
 from scheduler.store.attempts import Attempts
 
@@ -21,7 +21,7 @@ QUEUE_CLASS = "standard-low"
 def graph_of(shape: Shape) -> Graph:
     """The shape as a user would write it."""
     graph = Graph(shape.name)
-    nodes = []
+    nodes: list[Node[None]] = []
     for up in shape.up:
         nodes.append(graph.add(NODE, after=[nodes[at] for at in up]))
     return graph

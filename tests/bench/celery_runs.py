@@ -18,8 +18,8 @@ TIMEOUT_SECONDS = 300.0
 def raw(place: Place, tasks: int, worker: Child) -> float:
     """Seconds that the worker alone takes for a queue of no-op tasks that is full before it begins.
 
-    The tasks are sent to a queue that nobody reads, which then gets the name of the worker's queue. All are done when their
-    results are there and the broker holds none: a look at three numbers, 50 times a second.
+    The tasks are sent to a queue that nobody reads, which then gets the name of the worker's queue. All are done when
+    their results are there and the broker holds none: a look at three numbers, 50 times a second.
     """
     with app.producer_pool.acquire() as producer:
         for _ in range(tasks):
@@ -77,6 +77,12 @@ def forget_results(place: Place) -> None:
         keys = list(place.client.scan_iter(pattern, count=10_000))
         for at in range(0, len(keys), 5000):
             place.client.unlink(*keys[at : at + 5000])
+
+
+def close() -> None:
+    """No more words with Redis: Celery keeps handles of chords to the end of the process, which would then unsubscribe."""
+    app.backend.remove_pending_result = lambda result: result
+    app.close()
 
 
 def _got(made: object) -> float:

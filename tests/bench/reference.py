@@ -1,4 +1,4 @@
-"""The Celery app of the references: raw tasks and canvas, no celeriac anywhere. Results in Redis, early acknowledgement.
+"""The Celery app of the references: raw tasks and canvas, no celeriac. Results in Redis, early acknowledgement.
 
 `next_row` is what canvas lacks for layered graphs: the body of one row's chord starts the chord of the next. The
 dependency lists stand in Redis, one field per row.

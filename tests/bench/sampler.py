@@ -18,7 +18,7 @@ from typing import Self
 TICK_SECONDS = 0.002
 
 ROOMS: dict[str, str] = {
-    # function first, then file: "file:function" or "file"
+    # most particular first: "file:function", then "file", then "folder/"
     "core/run.py:load": "load",
     "core/run.py:_take_page": "load",
     "core/run.py:_finish_edges": "load",
@@ -51,7 +51,7 @@ ROOMS: dict[str, str] = {
 ORDER = ("load", "read", "decide", "admit", "commit", "publish", "own", "other")
 
 Stack = tuple[str, ...]
-"""Functions as "file:function", innermost first; files of the scheduler relative to it, others by their last two parts."""
+"""Functions as "file:function", innermost first; files relative to the scheduler, others by their last two parts."""
 
 
 class Sampler:

@@ -7,6 +7,8 @@ sent, with the graph or the canvas already built, and ends when the client knows
 
 from __future__ import annotations
 
+import gc
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -14,7 +16,7 @@ from dataclasses import dataclass, field
 from scheduler import Client, Graph
 
 from . import celeriac, celery_runs, reference, shapes
-from .figures import Spread, ratio, shown, table
+from .figures import Spread, ratio, table
 from .place import Child, Place
 from .sections import Section
 
@@ -97,7 +99,7 @@ def turns(place: Place, sizes: Sizes, wanted: Sequence[str], repeats: int, *, sh
             stack.callback(child.stop)
             return child
 
-        theirs = held(place.start_worker("reference", celery_runs.QUEUE))
+        theirs = held(place.start_worker("reference", reference.QUEUE))
         ours = held(
             place.start_worker("nodes", celeriac.queue_of(place), **({"BENCH_SHIPPED": "1"} if shipped else {}))
         )
@@ -112,17 +114,19 @@ def turns(place: Place, sizes: Sizes, wanted: Sequence[str], repeats: int, *, sh
                 if it.canvas is not None:
                     it.theirs.append(it.canvas())
                 celery_runs.forget_results(place)
-                _turn(place, client, it, {"scheduler": scheduler, "worker": ours})
+                gc.collect()  # handles of results unsubscribe when they go: not in somebody else's turn
+                _turn(place, client, it, {"scheduler": scheduler, "worker, main": ours})
     title = "In turns with celeriac's own worker settings" if shipped else "In turns, real workers, prefork -c 2"
     return Section(title, _text(found, raw), _values(found, raw, "shipped_" if shipped else ""))
 
 
 def _turn(place: Place, client: Client, it: Workload, children: dict[str, Child]) -> None:
     """One turn of celeriac, with what it cost."""
-    redis = place.usage().cpu_seconds
+    redis, client_cpu = place.usage().cpu_seconds, time.process_time()
     before = {name: child.cpu_seconds() for name, child in children.items()}
     it.ours.append(celeriac.run_all(client, it.graphs).total)
     spent = {name: child.cpu_seconds() - before[name] for name, child in children.items()}
+    spent["client"] = time.process_time() - client_cpu
     spent["Redis"] = place.usage().cpu_seconds - redis
     for name, seconds in spent.items():
         it.spent.setdefault(name, []).append(seconds / it.nodes * 1e6)
@@ -148,7 +152,7 @@ def _text(found: list[Workload], raw: list[float]) -> str:
     head = ["nodes a second", "celeriac", "canvas", "against it", "wanted", "by raw Celery"]
     spent = [[it.name, *(str(Spread.of(us)) for us in it.spent.values())] for it in found]
     costs = table(["us of CPU a node", *(found[0].spent if found else ())], spent)
-    note = "against it: chain as time a hop, ours by theirs; the others as speed. raw: flat, worker alone, no dependencies."
+    note = "against it: chain as time a hop, ours by theirs; the others as speed. Raw: flat, no edges, worker alone."
     return f"raw Celery: {rate} tasks a second\n\n{table(head, rows)}\n\n{note}\n\n{costs}"
 
 

@@ -44,6 +44,7 @@ from scheduler import (
     waiting,
 )
 from scheduler.embedded import EmbeddedRedis
+from scheduler.store import follow
 from scheduler.store import runs as store_runs
 from scheduler.store.attempts import Attempts
 from scheduler.store.connection import connect
@@ -770,6 +771,32 @@ def test_a_cancelled_coroutine_leaves_the_others_waiting(
 
     assert asyncio.run(work()) is RunState.CANCELLED
     assert asyncio.run(run.await_end()) is RunState.CANCELLED  # another loop, the same handle
+
+
+def test_a_server_that_forbids_unblocking_is_lived_with(
+    client: Client, redis_url: str, scripted: Callable[[RunHandle], Scripted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where CLIENT UNBLOCK is not allowed, who joins waits a moment longer, and everybody is answered."""
+    monkeypatch.setattr(follow, "BLOCK_SECONDS", 0.5)
+    runs = [client.submit(pair()), client.submit(pair())]
+    schedulers = [scripted(run) for run in runs]
+    rules = ["~*", "&*", "+@all", "-client", "+client|id"]
+    schedulers[0].client.execute_command("ACL", "SETUSER", "limited", "on", ">pw", *rules)
+
+    async def work() -> None:
+        async with Client(redis_url.replace("unix://", "unix://limited:pw@")) as limited:
+            first = asyncio.create_task(limited.run(runs[0].id).await_end())
+            await asyncio.to_thread(until, lambda: clients_blocked(redis_url))
+            second = asyncio.create_task(limited.run(runs[1].id).await_end())
+            for it in schedulers:
+                await asyncio.to_thread(it.cancel, "x")
+            found = await asyncio.wait_for(asyncio.gather(first, second), GENEROUS_SECONDS)
+            assert found == [RunState.CANCELLED] * 2
+
+    try:
+        asyncio.run(work())
+    finally:
+        schedulers[0].client.execute_command("ACL", "DELUSER", "limited")
 
 
 # --- Redis goes away ------------------------------------------------------------------------------------------

@@ -158,7 +158,7 @@ def test_a_wide_commit_is_cut_into_bounded_calls(client: Any) -> None:
     n = 5 * NODES_PER_CALL
     commit = Commit(keys, 3)
     commit.records(RUN, {node: f"r{node}" for node in range(n)})
-    commit.values(RUN, {node: b"1" for node in range(n)})
+    commit.values(RUN, dict.fromkeys(range(n), b"1"))
     commit.out({f"a{node}": "s|c|1|1" for node in range(n)}, {f"a{node}": 7 for node in range(n)})
     commit.outbox([f"a{node}" for node in range(n)], 0)
     sizes = [len(arguments) for _, arguments in commit.calls()]
@@ -180,7 +180,6 @@ def test_what_makes_a_record_true_is_written_before_it_and_what_it_ends_after(
     monkeypatch.setattr(commits, "_ARGUMENTS_PER_CALL", 1)
     keys = shard(client)
     commit = Commit(keys, 3)
-    commit.consumed([b"1-1"])
     commit.ended(RUN, 9)
     commit.over(["b"])
     commit.log(RUN, b"[]")
@@ -190,6 +189,7 @@ def test_what_makes_a_record_true_is_written_before_it_and_what_it_ends_after(
     commit.out({"a": "s|c|1|1"}, {"a": 7})
     commit.values(RUN, {0: b"1"})
     commit.timers({"t": 1}, ["u"])
+    commit.consumed([b"1-1"])
 
     order = {(arguments[1], sent[1]): at for at, (sent, arguments) in enumerate(commit.calls())}
     record = order["HSET", keys.nodes(RUN, 0)]

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 from redis import Redis
-from redis.exceptions import ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
 from scheduler.store.connection import connect
 from scheduler.store.health import Health, connection_problem, live_schedulers, look
@@ -44,7 +44,7 @@ def test_a_server_that_may_lose_data_is_found_out(client: Redis) -> None:
     finally:
         for settings in before.values():
             for name, value in settings.items():
-                client.config_set(name, value)
+                client.config_set(str(name), str(value))
     for word in ("allkeys-lru", "appendfsync", "appendonly"):
         assert word in told
 

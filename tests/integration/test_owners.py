@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import chain
 
 import pytest
 
@@ -143,7 +143,7 @@ def test_shards_are_shared_out_evenly_and_nothing_is_owned_twice(stage: Stage) -
     halves = settle([a, b])
     assert sorted(map(len, halves)) == [2, 2]
     thirds = settle([a, b, c])
-    assert sorted(sum(thirds, [])) == [0, 1, 2, 3]
+    assert sorted(chain(*thirds)) == [0, 1, 2, 3]
     assert max(map(len, thirds)) == 2
 
 
@@ -151,11 +151,11 @@ def test_more_schedulers_than_shards_leave_some_waiting(stage: Stage) -> None:
     """Who has nothing stands by, and takes over when another leaves."""
     every = shares(stage, *"abcdef")
     found = settle(every)
-    assert sorted(sum(found, [])) == [0, 1, 2, 3]
+    assert sorted(chain(*found)) == [0, 1, 2, 3]
     first = next(it for it in every if it.owned)
     first.leave()
     rest = [it for it in every if it is not first]
-    assert sorted(sum(settle(rest), [])) == [0, 1, 2, 3]
+    assert sorted(chain(*settle(rest))) == [0, 1, 2, 3]
 
 
 def test_a_look_comes_when_the_first_foreign_lease_may_end(stage: Stage) -> None:

@@ -150,7 +150,7 @@ def test_output_goes_to_files_where_that_is_wanted(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has parent-death signals")
 def test_children_die_with_a_killed_supervisor() -> None:
-    """kill -9 leaves nobody behind."""
+    """Nobody is left behind by a kill -9."""
     script = (
         "import os, sys\nfrom scheduler.cli.supervisor import Supervisor\n"
         "supervisor = Supervisor(lambda child, line: print(line, flush=True))\n"

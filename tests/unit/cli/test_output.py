@@ -58,7 +58,7 @@ def test_a_table_on_a_terminal_shows_it_too(text: str) -> None:
     console = console_on(drawn)
 
     class Terminal(Output):
-        console = property(lambda self: console)  # type: ignore[assignment]  # stands in for the real one
+        console = property(lambda self: console)
 
     terminal = Terminal()
     terminal.terminal = True

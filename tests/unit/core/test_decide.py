@@ -739,11 +739,28 @@ def test_a_retry_of_a_run_that_lives_or_in_which_nothing_failed_changes_nothing(
 
 def test_a_cancelled_run_can_be_retried_and_has_no_deadline_any_more() -> None:
     """What was cancelled is open again; what had succeeded is not."""
-    specs = [node(), node(0)]
-    run = sent(*specs)
+    run = sent(node(), node(0))
     run.deadline_at_ms = T0 + 10
     happen(run, reported(run, 0), T0)
     happen(run, DeadlinePassed(), T0 + 10)
     assert words(run) == ["succeeded", "cancelled"]
     happen(run, RetryRequested("more time"), T0 + 20)
-    assert (words(run), run.deadline_at_ms, run.open, run.bad) == (["succeeded", "pending"], None, 1, 0)
+    assert decide(run, Opened(), T0 + 21).timers == []
+    assert (words(run), run.open, run.bad) == (["succeeded", "pending"], 1, 0)
+
+
+def test_a_retry_that_a_crash_broke_off_goes_on_when_it_is_asked_for_again() -> None:
+    """Of three reopened nodes only one was recorded: the others follow, and the run lives."""
+    specs = [node(max_attempts=1), node(0), node(0)]
+    run = sent(*specs)
+    assert happen(run, reported(run, 0, "failed"), T0).run is RunState.FAILED
+    half = rebuilt(run, specs)
+    happen(half, RetryRequested("x"), T0)
+    kept = {at: run.record(at).encode() for at in range(3)} | {0: half.record(0).encode()}
+    found = loaded(specs, kept.items())
+    found.run_state = RunState.FAILED
+
+    decision = happen(found, RetryRequested("x"), T0 + 1)
+    assert moves(decision) == [(1, "reopen", -1), (2, "reopen", -1)]
+    assert found.run_state is RunState.RUNNING
+    assert moves(happen(found, Opened(), T0 + 2)) == [(0, "ready", -1)]

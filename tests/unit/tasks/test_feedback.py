@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -34,8 +34,8 @@ RULES = [
     ("bad feature, bug", "negative", ["technical_issue", "feature_request"], "Urgent Technical Support"),
     ("great feature, bug", "positive", ["technical_issue", "feature_request"], "Product Development Team"),
     ("a glove for the ladybug", "positive", ["technical_issue"], "General Support"),
-    ("BUG in full width: ＢＵＧ", "neutral", ["technical_issue"], "General Support"),
-    ("ＢＵＧ only", "neutral", ["general_inquiry"], "General Support"),
+    ("BUG in full width: \uff22\uff35\uff27", "neutral", ["technical_issue"], "General Support"),
+    ("\uff22\uff35\uff27 only", "neutral", ["general_inquiry"], "General Support"),
 ]
 
 
@@ -117,12 +117,12 @@ def test_every_shipped_message_has_its_recorded_outcome() -> None:
 
 
 def test_there_are_enough_messages_and_they_differ() -> None:
-    """Two hundred beside the first five, each text once, every outcome among them, some not in ASCII, some that stop."""
+    """Two hundred beside the first five, each text once, every outcome among them, some not ASCII, some that stop."""
     messages = example.messages()
     assert len(messages) >= 205
     assert len({it.feedback_id for it in messages}) == len({it.text for it in messages}) == len(messages)
     teams = Counter(it.team for it in example.expected().values())
-    assert set(teams) == {*feedback.Team.__args__, None}
+    assert set(teams) == {*get_args(feedback.Team), None}
     assert teams[None] >= 5
     assert sum(not it.text.isascii() for it in messages) >= 15
 
@@ -171,8 +171,8 @@ def test_inputs_that_cannot_be_are_refused() -> None:
 
 def test_an_output_that_breaks_its_contract_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A team that is not one of the declared ones never leaves the worker."""
-    broken = feedback.Processed.model_construct(feedback_id="x", sentiment="neutral", topics=[], team="Nobody")
-    monkeypatch.setattr(feedback.action, "function", lambda **_: broken.model_dump())
+    broken = {"feedback_id": "x", "sentiment": "neutral", "topics": [], "team": "Nobody"}
+    monkeypatch.setattr(feedback.action, "function", lambda **_: broken)
     analyzed = {"feedback_id": "x", "text": "a", "sentiment": "neutral", "topics": ["general_inquiry"]}
     with pytest.raises(ContractBroken):
         run(feedback.action, feedback=analyzed)
@@ -197,7 +197,7 @@ def test_a_context_is_only_asked_for_where_it_is_used() -> None:
 
 
 def test_the_graph_has_five_nodes_a_message_and_a_tally() -> None:
-    """ingest -> sentiment -> topics -> action, and an error node that runs when topics failed."""
+    """Four steps in a row, and an error node that runs when topics failed."""
     graph = example.graph(limit=2)
     nodes = {node["key"]: node for node in graph.document()["nodes"]}
     assert len(nodes) == 11
