@@ -20,6 +20,7 @@ from ..settings import QueueClass, Settings
 from ..store.runs import Runs
 from ..wire import RunId
 from .admission import Admission
+from .announcer import Announcer
 from .batch import Batch
 from .held import CHECK_MS, Held
 from .inputs import resolve
@@ -29,8 +30,9 @@ from .transport import Transport, open_transport
 log = logging.getLogger("celeriac.scheduler")
 
 ADMITTED_PER_TURN = 1000
-CLAIM_GRACE_MS = 60_000
-"""A message that no worker has claimed this long after its class's target wait is looked for in the broker."""
+CLAIM_GRACE_MS = 15_000
+"""A message that no worker has claimed this long after its class's target wait is looked for in the broker. Workers
+renew what they have taken from it, so a message that is neither there nor renewed is lost."""
 LIMIT_GRACE_MS = 5_000
 """An attempt's lease outlives its time limit by this, so that a pool that enforces limits reports first."""
 BROKER_PAUSE_SECONDS = 0.1
@@ -68,10 +70,12 @@ class Dispatch:
         app = scheduler_app(settings)
         self._templates = Templates(app)
         self._transport = transport or open_transport(settings, app)
+        self._announcer = Announcer(app, self._transport)
         self._counts = counts
 
     def close(self) -> None:
         """Let go of the broker."""
+        self._announcer.close()
         self._transport.close()
 
     def forget(self, held: Held) -> None:
@@ -204,6 +208,7 @@ class Dispatch:
             log.warning("the broker took no messages (%s: %s); sending them again", type(broken).__name__, broken)
             time.sleep(BROKER_PAUSE_SECONDS)
             return
+        self._announcer.tell(letters)
         self._let_go()
         self._counts["published"] += len(letters)
         for going in self.unsent:

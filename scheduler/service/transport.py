@@ -35,6 +35,9 @@ class Transport(Protocol):
         An empty answer means that none waits.
         """
 
+    def watched(self) -> bool:
+        """Whether anybody may be listening to Celery's events."""
+
     def close(self) -> None:
         """Let go of connections."""
 
@@ -65,6 +68,10 @@ class RedisTransport:
         """Reads the whole queue: it is as short as the class's window."""
         messages: list[bytes] = self.client.lrange(self._prefix + queue, 0, -1)
         return frozenset(found[1].decode() for it in messages if (found := _ID_ON_REDIS.search(it)))
+
+    def watched(self) -> bool:
+        """Flower subscribes to a pattern; so do a few others, which does no harm."""
+        return bool(self.client.pubsub_numpat())
 
     def close(self) -> None:
         """Close the connection."""
@@ -120,6 +127,10 @@ class KombuTransport:
         count = self._declared[queue].queue_declare(passive=True).message_count
         return None if count else frozenset()
 
+    def watched(self) -> bool:
+        """The broker does not say."""
+        return True
+
     def close(self) -> None:
         """Close the connection; the next send opens another."""
         self._producer = None
@@ -140,6 +151,10 @@ class MemoryTransport:
     def waiting(self, queue: str) -> frozenset[str] | None:
         """All that was sent."""
         return frozenset(headers["id"] for to, _, headers in self.sent if to == queue)
+
+    def watched(self) -> bool:
+        """Nobody is."""
+        return False
 
     def close(self) -> None:
         """Nothing is open."""

@@ -58,10 +58,11 @@ def measure(wanted: list[str], repeats: int, *, quick: bool) -> dict[str, float]
         def part(name: str, make: Callable[[], Section]) -> None:
             if name not in wanted and not (name == "turns" and real):
                 return
-            start = time.monotonic()
+            start, others = time.monotonic(), place.others()
             found = make()
             values.update(found.values)
-            print(f"\n## {found.title}   [{time.monotonic() - start:.0f} s]\n\n{found.text}", flush=True)
+            foot = f"[{time.monotonic() - start:.0f} s; other processes used {others():.0%} of the cores]"
+            print(f"\n## {found.title}\n\n{found.text}\n{foot}", flush=True)
 
         part("echo", lambda: sections.echo(place, repeats))
         part("growth", lambda: sections.growth(place, repeats))

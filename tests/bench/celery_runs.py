@@ -80,7 +80,7 @@ def forget_results(place: Place) -> None:
 
 
 def close() -> None:
-    """No more words with Redis: Celery keeps handles of chords to the end of the process, which would then unsubscribe."""
+    """No more words with Redis: Celery keeps handles of chords to the process's end, which would unsubscribe then."""
     app.backend.remove_pending_result = lambda result: result
     app.close()
 

@@ -171,6 +171,35 @@ class Place:
         cpu = info["used_cpu_user"] + info["used_cpu_sys"]
         return Usage(float(cpu), int(info["total_commands_processed"]), int(info["used_memory"]))
 
+    def others(self) -> Callable[[], float]:
+        """Begin to watch what other processes of the machine use; the answer is their share of all cores since now.
+
+        A figure that was taken while it was high says more about them than about us.
+        """
+        start, busy, ours = time.monotonic(), _busy_seconds(), _tree_seconds()
+
+        def share() -> float:
+            passed = (time.monotonic() - start) * (os.cpu_count() or 1)
+            return max(_busy_seconds() - busy - (_tree_seconds() - ours), 0.0) / max(passed, 0.001)
+
+        return share
+
     def clear(self) -> None:
         """An empty Redis. Only while nothing runs on it."""
         self.client.flushall()
+
+
+def _busy_seconds() -> float:
+    """CPU that everything on the machine has used."""
+    times = psutil.cpu_times()
+    return float(times.user + times.system + getattr(times, "nice", 0.0) + getattr(times, "softirq", 0.0))
+
+
+def _tree_seconds() -> float:
+    """CPU that this process, its descendants, and those of them that have ended have used."""
+    this = psutil.Process()
+    total = 0.0
+    for process in (this, *this.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):
+            total += sum(process.cpu_times()[:4])  # its own, and of children it has waited for
+    return total

@@ -791,7 +791,7 @@ def test_a_server_that_forbids_unblocking_is_lived_with(
             for it in schedulers:
                 await asyncio.to_thread(it.cancel, "x")
             found = await asyncio.wait_for(asyncio.gather(first, second), GENEROUS_SECONDS)
-            assert found == [RunState.CANCELLED] * 2
+            assert set(found) == {RunState.CANCELLED}
 
     try:
         asyncio.run(work())

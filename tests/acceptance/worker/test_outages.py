@@ -28,7 +28,9 @@ class Outage:
         self.server = EmbeddedRedis(home)
         self.server.start()
         self.url = self.server.url
-        self.pid = int(redis.Redis.from_url(self.url).info("server")["process_id"])
+        with redis.Redis.from_url(self.url) as client:
+            client.config_set("appendfsync", "always")  # a kill must not take what the test has just seeded
+            self.pid = int(client.info("server")["process_id"])
 
     def begin(self) -> None:
         """It goes away."""
