@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .client import Client
+    from .client import Client, Completed, Event, NodeView, RunHandle
     from .core.states import NodeState, RunState
     from .errors import (
         CeleriacError,
@@ -60,11 +60,8 @@ if TYPE_CHECKING:
         WireError,
     )
     from .graph import Graph, Node, Path, Retry
-    from .handle import RunHandle
     from .settings import QueueClass, Settings
-    from .steps import Completed
     from .store.runs import Summary
-    from .views import Event, NodeView
 
 __version__ = "0.1.0"
 
@@ -126,16 +123,16 @@ __all__ = [
 
 _HOME = {
     "Client": "client",
-    "Completed": "steps",
-    "Event": "views",
+    "Completed": "client",
+    "Event": "client",
     "Graph": "graph",
     "Node": "graph",
     "NodeState": "core.states",
-    "NodeView": "views",
+    "NodeView": "client",
     "Path": "graph",
     "QueueClass": "settings",
     "Retry": "graph",
-    "RunHandle": "handle",
+    "RunHandle": "client",
     "RunState": "core.states",
     "Settings": "settings",
     "Summary": "store.runs",

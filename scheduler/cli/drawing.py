@@ -15,7 +15,7 @@ from ..core.run import Run
 from ..errors import escaped
 
 if TYPE_CHECKING:
-    from ..compile import CompiledGraph
+    from ..graph.compile import CompiledGraph
 
 _KEY_CHARACTERS = 60
 _SHOWN_UPSTREAM = 8

@@ -75,6 +75,6 @@ def draw(graph: str, inputs: tuple[str, ...], form: str, out: Output) -> None:
 @output_option
 def schema(out: Output) -> None:
     """Print the JSON Schema of graph documents."""
-    from ..schema import graph_schema
+    from ..graph.schema import graph_schema
 
     out.document(graph_schema()) if out.json else out.line(json_text(graph_schema(), indent=2))

@@ -189,7 +189,7 @@ def duration(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
         click.BadParameter: it is none.
     """
     from ..errors import InvalidValue
-    from ..limits import seconds_of
+    from ..graph.limits import seconds_of
 
     if value is None:
         return None

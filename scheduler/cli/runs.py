@@ -1,4 +1,7 @@
-"""`celeriac runs ...`: list, show, watch, result, cancel. Reading needs Redis alone, whatever else is stopped."""
+"""`celeriac runs ...`: list, show, watch, result, cancel, retry.
+
+Reading needs Redis alone, whatever else is stopped.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ _LOOK_SECONDS = 2.0
 
 @click.group("runs")
 def runs_command() -> None:
-    """List, show, watch and cancel runs."""
+    """List, show, watch, cancel and retry runs."""
 
 
 def checked_id(run: str) -> Any:
@@ -193,3 +196,21 @@ def cancel(ids: tuple[str, ...], reason: str, yes: bool, place: Place, out: Outp
         for run in checked:
             out.line(run)
     note("Asked. `celeriac runs show RUN` tells when it is done; a scheduler must be running.")
+
+
+@runs_command.command("retry")
+@click.argument("run", metavar="RUN")
+@click.option("--reason", default="", help="Recorded with the run.")
+@click.option("--timeout", metavar="DURATION", default="30s", help="How long to wait for a scheduler.")
+@place_options
+@output_option
+def retry(run: str, reason: str, timeout: str, place: Place, out: Output) -> None:
+    """Run once more what failed or was cancelled in an ended run, and what follows from it; the rest stays."""
+    from ..client import Client
+
+    with Client(settings=place.located()) as client:
+        client.run(checked_id(run)).retry(reason, timeout)
+    if out.json:
+        out.document({"run": run, "state": "running"})
+    else:
+        out.line(run)

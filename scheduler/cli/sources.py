@@ -124,7 +124,7 @@ def inputs_of(given: Iterable[str]) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
-    from ..document import from_json
+    from ..graph.document import from_json
 
     try:
         return from_json(text)

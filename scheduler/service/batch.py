@@ -89,6 +89,10 @@ class Batch:
                 log.append([node, "succeed", number, -1, ""])
                 if output is not None:
                     page.values[node] = output
+                elif node in run.past:  # the error of an earlier try stands there
+                    page.values[node] = b"null"
+                elif number > 1:
+                    page.values[node] = b"null"  # in place of the error of an earlier attempt
             elif kind == _READY:
                 log.append([node, "ready", number, cause, why])
                 self.ready.append((run, node))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import time
 from functools import partial
 from itertools import count
@@ -25,7 +26,9 @@ from ..settings import QueueClass, Settings
 EMBED = '{"callbacks":null,"errbacks":null,"chain":null,"chord":null}'
 _tags = partial(next, count(time.time_ns()))
 """Delivery tags: kombu keeps unacknowledged messages under them, so one that is sent again gets another."""
-_OPEN = ("@@id@@", "@@run@@", "@@args@@", "@@kwargs@@", "@@celeriac@@", "@@trace@@")
+_MARK = os.urandom(8).hex()
+"""Names the open places of a sample: drawn by lot, so no executor's name can hold one."""
+_OPEN = tuple(f"{_MARK}-{place}" for place in ("id", "run", "args", "kwargs", "celeriac", "trace"))
 
 
 class Letter(NamedTuple):
@@ -97,8 +100,8 @@ class Template:
                 **self.properties,
             )
             made: dict[str, Any] = channel._get(self.queue)
-        made["body"] = "@@body@@"
-        made["properties"]["delivery_tag"] = "@@tag@@"
+        made["body"] = f"{_MARK}-body"
+        made["properties"]["delivery_tag"] = f"{_MARK}-tag"
         return made
 
     def parts(self, letter: Letter) -> tuple[str, str, str, str]:
@@ -153,9 +156,9 @@ class Template:
 
 def _as_format(sample: str) -> str:
     """The sample with its open places as %-format fields. The header of ours is JSON, so its quotes go."""
-    text = sample.replace("%", "%%").replace('"@@celeriac@@"', "%(celeriac)s")
+    text = sample.replace("%", "%%").replace(f'"{_MARK}-celeriac"', "%(celeriac)s")
     for place in ("id", "run", "args", "kwargs", "trace", "tag", "body"):
-        text = text.replace(f"@@{place}@@", f"%({place})s")
+        text = text.replace(f"{_MARK}-{place}", f"%({place})s")
     return text
 
 

@@ -68,7 +68,7 @@ class Stack:
         self.redis.stop()
         if kind is not None:
             for log in sorted(self.directory.glob("*.log")):
-                print(f"--- {log.name}\n{log.read_text(errors='replace')[-4000:]}")
+                sys.stderr.write(f"--- {log.name}\n{log.read_text(errors='replace')[-4000:]}\n")
 
     # -- processes ----------------------------------------------------------------------------------
 

@@ -7,11 +7,12 @@ import signal
 import urllib.request
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery import Celery
 
-from scheduler import Graph, RunState
+from scheduler import Graph, Node, RunState
 
 from .stack import Stack, eventually
 
@@ -19,21 +20,20 @@ from .stack import Stack, eventually
 def ladder(rungs: int, seconds: float) -> Graph:
     """Two strands of steps that join at the end."""
     g = Graph("ladder")
-    left = right = None
+    left: list[Node[Any]] = []
+    right: list[Node[Any]] = []
     for rung in range(rungs):
-        left = g.add(
-            "shop.step", name=f"left {rung}", seconds=seconds, after=[left] if left else [], key=f"left {rung}"
-        )
-        right = g.add(
-            "shop.step", name=f"right {rung}", seconds=seconds, after=[right] if right else [], key=f"right {rung}"
-        )
-    g.add("shop.step", name="end", after=[left, right], key="end")
+        for name, strand in (("left", left), ("right", right)):
+            key = f"{name} {rung}"
+            strand[:] = [g.add("shop.step", name=key, seconds=seconds, after=list(strand), key=key)]
+    g.add("shop.step", name="end", after=[*left, *right], key="end")
     return g
 
 
 def test_everything_can_be_killed_and_started_again(tmp_path: Path) -> None:
     """Kill scheduler, worker and Redis with -9 in the middle: Redis alone tells where each node is, and after a new
-    start the run completes without a new submit, and no node that had finished ran twice."""
+    start the run completes without a new submit, and no node that had finished ran twice.
+    """
     with Stack(tmp_path, CELERIAC_SHARD_LEASE_SECONDS="2") as stack:
         stack.scheduler()
         stack.worker()
@@ -104,6 +104,29 @@ def test_a_killed_worker_costs_its_attempts_a_lease(tmp_path: Path) -> None:
         assert begun == 2 + len(losses)
 
 
+def test_a_failed_run_is_retried_from_where_it_failed(tmp_path: Path) -> None:
+    """With the cause mended, a retry runs the failed node and what follows; what had succeeded runs no second time."""
+    needed = tmp_path / "disk"
+    with Stack(tmp_path) as stack:
+        stack.scheduler()
+        stack.worker()
+        g = Graph("fragile")
+        first = g.add("shop.step", name="first", key="first")
+        broken = g.add("shop.fragile", name="fragile", needs=str(needed), after=[first], retry=1, key="fragile")
+        g.returns(g.add("shop.step", name="last", after=[broken], key="last"))
+        with stack.client() as client:
+            run = client.submit(g, check=False)
+            assert run.wait(60) is RunState.FAILED
+            needed.touch()
+            stack.celeriac("runs", "retry", run.id, "--reason", "the disk is back")
+            assert run.wait(60) is RunState.SUCCEEDED
+            assert run.result(60) == "last"
+            assert [event.why for event in run.events(follow=False) if event.move == "running"] == [
+                "retry: the disk is back"
+            ]
+        assert Counter(line["name"] for line in stack.ledger("begin")) == {"first": 1, "fragile": 2, "last": 1}
+
+
 def test_classes_have_queues_and_workers_of_their_own(tmp_path: Path) -> None:
     """A worker of one class never gets work of another, and a class without a worker does not hold up the rest."""
     with Stack(tmp_path) as stack:
@@ -150,7 +173,7 @@ def test_a_scheduler_needs_to_read_no_payload(tmp_path: Path) -> None:
         stack.scheduler()
         stack.worker()
         g = Graph("sealed")
-        secret = "the fox is in the barn"  # noqa: S105  a text to look for, no password
+        secret = "the fox is in the barn"
         first = g.add("shop.seal", sealed="".join(chr(ord(it) + 3) for it in secret))
         g.returns(g.add("shop.seal", sealed=first))
         with stack.client() as client:
@@ -190,13 +213,13 @@ def test_flower_shows_attempts_by_run_and_node(tmp_path: Path) -> None:
         base = f"http://127.0.0.1:{port}"
 
         def tasks(search: str = "") -> dict[str, dict[str, str]]:
-            with urllib.request.urlopen(f"{base}/api/tasks?limit=100&search={search}", timeout=10) as answer:  # noqa: S310
+            with urllib.request.urlopen(f"{base}/api/tasks?limit=100&search={search}", timeout=10) as answer:
                 found: dict[str, dict[str, str]] = json.load(answer)
                 return found
 
         def listening() -> bool:
             try:
-                with urllib.request.urlopen(f"{base}/api/workers?refresh=true", timeout=30) as answer:  # noqa: S310  loopback
+                with urllib.request.urlopen(f"{base}/api/workers?refresh=true", timeout=30) as answer:
                     return bool(json.load(answer))
             except OSError:
                 return False

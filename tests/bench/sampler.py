@@ -41,6 +41,7 @@ ROOMS: dict[str, str] = {
     "service/dispatch.py": "publish",
     "service/publisher.py": "publish",
     "service/transport.py": "publish",
+    "service/announcer.py": "publish",
     "service/inputs.py": "publish",
     "service/batch.py": "commit",
     "service/loop.py:_commit": "commit",

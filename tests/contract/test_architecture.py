@@ -22,7 +22,7 @@ def diagram() -> str:
 def test_the_state_diagram_is_the_table_of_moves() -> None:
     """Whoever reads the diagram sees every legal move and no other."""
     text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
-    found = re.search(r"```mermaid\n(.*?)\n```\n<!-- /states -->", text, re.S)
+    found = re.search(r"```mermaid\n(.*?)\n```\n<!-- /states -->", text, re.DOTALL)
     assert found is not None
     assert found[1] == diagram(), f"put this into ARCHITECTURE.md:\n{diagram()}"
 
@@ -30,6 +30,7 @@ def test_the_state_diagram_is_the_table_of_moves() -> None:
 def test_every_file_that_it_names_is_there() -> None:
     """No room is described that does not exist."""
     text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
-    named = {it for it in re.findall(r"`([a-z_]+/[a-z_/]+\.(?:py|lua))`", text)}
-    missing = [it for it in named if not any((ROOT / base / it).exists() for base in ("", "scheduler", "scheduler/store"))]
+    named = set(re.findall(r"`([a-z_]+/[a-z_/]+\.(?:py|lua))`", text))
+    bases = ("", "scheduler", "scheduler/store")
+    missing = [it for it in named if not any((ROOT / base / it).exists() for base in bases)]
     assert not missing

@@ -104,7 +104,6 @@ BELOW = {
         "embedded",
     ),
     "scheduler.graph": ("store", "service", "worker", "client", "cli"),
-    "scheduler.compile": ("store", "service", "worker", "client", "cli"),
     "scheduler.store": ("service", "worker", "client", "cli", "graph"),
     "scheduler.store.attempts": ("core", "store.runs", "store.commits"),
     "scheduler.service": ("worker", "client", "cli", "graph"),

@@ -151,6 +151,10 @@ class AtOnce:
         """Nothing ever waits."""
         return frozenset()
 
+    def watched(self) -> bool:
+        """By nobody."""
+        return False
+
     def close(self) -> None:
         """Nothing is open."""
 

@@ -139,11 +139,10 @@ class Stage:
 
     def in_flight(self) -> dict[str, str]:
         """Attempt id -> state, of all shards."""
-        found: dict[str, str] = {}
-        for shard in range(self.runs.shards):
-            states = self.client.hgetall(self.keys.shard(shard).attempts)
-            found |= {id_.decode(): state.decode() for id_, state in states.items()}
-        return found
+        with self.client.pipeline(transaction=True) as pipe:  # at one instant
+            for shard in range(self.runs.shards):
+                pipe.hgetall(self.keys.shard(shard).attempts)
+            return {id_.decode(): state.decode() for states in pipe.execute() for id_, state in states.items()}
 
     def flying_by_class(self) -> Counter[str]:
         """Queue class -> attempts in flight."""

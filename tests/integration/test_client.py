@@ -41,8 +41,8 @@ from scheduler import (
     UnknownClass,
     UnknownExecutor,
     WaitTimeout,
-    waiting,
 )
+from scheduler.client import waiting
 from scheduler.embedded import EmbeddedRedis
 from scheduler.store import follow
 from scheduler.store import runs as store_runs
@@ -590,7 +590,7 @@ def test_events_without_follow_stop_at_what_is_there(client: Client, scripted: C
 )
 def test_an_event_s_id_says_where_to_read_on(after: str | None, place: tuple[str, str, int]) -> None:
     """The log is read from just before the entry, and its first moves are passed over."""
-    from scheduler.steps import _place
+    from scheduler.client.steps import _place
 
     assert _place(after) == place
 

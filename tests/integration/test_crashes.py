@@ -286,3 +286,27 @@ def test_a_death_when_the_deadline_passes_changes_no_outcome(stage: Stage, fate:
         assert set(stage.states(run).values()) == {"cancelled"}
     assert dies_at > 10
     check(stage.client, idle=True)
+
+
+def test_a_death_while_a_run_is_retried_changes_no_outcome(stage: Stage, fate: Fate) -> None:
+    """A retry that was broken off at any instant goes on: what failed runs once more, what succeeded never again."""
+    stage.publish("echo")
+    mended = Echo(stage.attempts, lambda task: echo(task) if task.node == "broken" else act(task))
+    dies_at, survived = 0, False
+    while not survived:
+        dies_at += 1
+        run = stage.submit(everything())
+        broken = Echo(stage.attempts, act)
+        assert Life(stage, fate, broken).live()
+        outcome(stage, run, broken)
+        mended.done.clear()
+        stage.runs.retry(run, "mended")
+        survived = Life(stage, fate, mended).live(dies_at)
+        if not survived:
+            assert Life(stage, fate, mended).live(), f"killed at instant {dies_at}"
+        assert stage.quiet(), f"killed at instant {dies_at}, something is left"
+        assert stage.runs.summary(run).state == "succeeded", f"killed at instant {dies_at}"
+        assert stage.states(run) == ENDS | {"broken": "succeeded", "after broken": "succeeded", "rescue": "skipped"}
+        assert mended.nodes() == ["broken", "after broken"]
+    assert dies_at > 20
+    check(stage.client, idle=True)

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.compile import CompiledGraph
 from scheduler.core.run import Run
 from scheduler.errors import (
     CycleFound,
@@ -28,6 +27,7 @@ from scheduler.errors import (
     UnknownNode,
 )
 from scheduler.graph import Graph, Retry
+from scheduler.graph.compile import CompiledGraph
 
 
 def pages(compiled: CompiledGraph) -> list[dict[str, Any]]:

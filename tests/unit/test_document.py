@@ -22,7 +22,7 @@ from scheduler.errors import (
     UnreadableDocument,
 )
 from scheduler.graph import Graph
-from scheduler.handles import Node
+from scheduler.graph.handles import Node
 
 
 def document(**node: Any) -> dict[str, Any]:

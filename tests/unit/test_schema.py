@@ -10,11 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from scheduler.core.rules import RULE_NAMES
-from scheduler.document import GRAPH_FIELDS, NODE_FIELDS
 from scheduler.errors import GraphError
 from scheduler.graph import Graph
-from scheduler.policy import RETRY_FIELDS
-from scheduler.schema import graph_schema
+from scheduler.graph.document import GRAPH_FIELDS, NODE_FIELDS
+from scheduler.graph.policy import RETRY_FIELDS
+from scheduler.graph.schema import graph_schema
 
 SCHEMA = graph_schema()
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)

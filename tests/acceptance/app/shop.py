@@ -55,6 +55,16 @@ def fail(text: str) -> None:
     raise ValueError(text)
 
 
+@app.task(name="shop.fragile")
+def fragile(name: str, needs: str) -> str:
+    """Work only where a file is."""
+    note("begin", name=name)
+    if not Path(needs).exists():
+        raise FileNotFoundError(needs)
+    note("end", name=name)
+    return name
+
+
 @app.task(name="shop.seal")
 def seal(sealed: str) -> str:
     """Open what was sealed by the client, work on it, seal it again: a Caesar cipher stands for a real one."""

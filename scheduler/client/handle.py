@@ -13,17 +13,17 @@ import json
 from collections.abc import Generator, Sequence
 from typing import Any, TypeVar, overload
 
+from ..core.states import ENDED_RUNS, RunState
+from ..errors import InvalidValue
+from ..graph.handles import Node
+from ..graph.limits import kind_of, seconds_of
+from ..graph.policy import Duration
+from ..store.runs import Summary
+from ..wire import RunId
 from .access import Access
-from .core.states import ENDED_RUNS, RunState
-from .errors import InvalidValue
-from .handles import Node
-from .limits import kind_of, seconds_of
-from .policy import Duration
 from .steps import Completed, RunSteps
-from .store.runs import Summary
 from .views import Event, NodeView, Workers, view_nodes
 from .waiting import Steps, Stream, Waiting
-from .wire import RunId
 
 T = TypeVar("T")
 
@@ -94,6 +94,23 @@ class RunHandle:
             self._access.runs.cancel(self.id, text)
 
         self._access.reach(ask)
+
+    def retry(self, reason: str = "", timeout: Duration | None = None) -> None:
+        """Runs what failed, or was cancelled, once more, and all that follows from it; what succeeded stays.
+
+        Returns when the run goes on. A deadline that it had does not count any more.
+
+        Args:
+            reason: shown wherever the run is; up to 2,000 characters.
+            timeout: how long to wait for a scheduler; None waits for ever.
+
+        Raises:
+            RunError: the run has not ended, or nothing in it failed.
+            RunNotFound, StoreUnreachable: see `wait`.
+            WaitTimeout: no scheduler has taken it up; the request stands.
+        """
+        text = _reason(reason)
+        self._waiting(self._steps.retry(lambda: self._access.runs.retry(self.id, text)), timeout).result()
 
     # --- waiting -----------------------------------------------------------------------------------------
 
@@ -204,6 +221,11 @@ class RunHandle:
     async def anodes(self) -> list[NodeView]:
         """`nodes` for a coroutine."""
         return await asyncio.to_thread(self.nodes)
+
+    async def aretry(self, reason: str = "", timeout: Duration | None = None) -> None:  # noqa: ASYNC109  as above
+        """`retry` for a coroutine."""
+        text = _reason(reason)
+        await self._waiting(self._steps.retry(lambda: self._access.runs.retry(self.id, text)), timeout).aresult()
 
     async def acancel(self, reason: str = "") -> None:
         """`cancel` for a coroutine."""

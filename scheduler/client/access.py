@@ -13,11 +13,11 @@ import weakref
 from collections.abc import Callable
 from typing import TypeVar
 
-from .errors import CeleriacError, SettingsError, StoreError, StoreUnreachable, escaped, shown
-from .store.connection import REFUSED, UNREACHABLE, connect
-from .store.follow import ENTRIES_AT_ONCE, Entries, LogReader
-from .store.runs import Runs, connect_runs
-from .wire import RunId
+from ..errors import CeleriacError, SettingsError, StoreError, StoreUnreachable, escaped, shown
+from ..store.connection import REFUSED, UNREACHABLE, connect
+from ..store.follow import ENTRIES_AT_ONCE, Entries, LogReader
+from ..store.runs import Runs, connect_runs
+from ..wire import RunId
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class Access:
     @property
     def shown_url(self) -> str:
         """The URL without its password."""
-        from .settings import redacted
+        from ..settings import redacted
 
         return redacted(self.url)
 

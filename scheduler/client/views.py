@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from .core.rules import Answer
-from .core.run import Profile, Run, Try
-from .core.states import ENDED_RUNS, FIRST_ENDED, NodeState
-from .errors import SHOWN_CHARACTERS, escaped, shown
+from ..core.rules import Answer
+from ..core.run import Profile, Run, Try
+from ..core.states import ENDED_RUNS, FIRST_ENDED, NodeState
+from ..errors import SHOWN_CHARACTERS, escaped, shown
 
 SHOWN_NODES = 5
 

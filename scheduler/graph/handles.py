@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Final, Generic, NoReturn, TypeVar
 
-from .errors import HandleMisused, InvalidValue, quoted, shown
+from ..errors import HandleMisused, InvalidValue, quoted, shown
 from .limits import MAX_INDEX, MAX_PATH, MAX_STEP
 
 T_co = TypeVar("T_co", covariant=True)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import yaml
 
-from .errors import UnreadableDocument, escaped, shown
+from ..errors import UnreadableDocument, escaped, shown
 
 MAX_REPEATED = 1_000_000
 """Values that all aliases of a document may repeat together."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .errors import GraphError, HandleMisused, InvalidValue, NotJson, TooLarge, did_you_mean, quoted, shown
+from ..errors import GraphError, HandleMisused, InvalidValue, NotJson, TooLarge, did_you_mean, quoted, shown
 from .handles import Node, Path, Reference, step_of
 from .inputs import GAP, GAP_JSON, Inputs, Trail, to_json
 from .limits import MAX_DEPTH, MAX_NODE_BYTES, MAX_PATH, kind_of, name_of

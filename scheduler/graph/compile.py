@@ -13,10 +13,10 @@ import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from ..core.rules import quorum_of
+from ..errors import CycleFound, InvalidValue, NotAnAncestor, SelfLoop, TooLarge, UnknownClass, UnknownNode, quoted
 from .contracts import Contracts
-from .core.rules import quorum_of
 from .document import check_count
-from .errors import CycleFound, InvalidValue, NotAnAncestor, SelfLoop, TooLarge, UnknownClass, UnknownNode, quoted
 from .handles import Reference
 from .limits import MAX_EDGES, MAX_PAGE_BYTES, MAX_PAGE_NODES
 from .policy import Policy

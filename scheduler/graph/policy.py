@@ -13,8 +13,8 @@ from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
-from .core.rules import RULE_NAMES, parse_rule
-from .errors import InvalidValue, did_you_mean
+from ..core.rules import RULE_NAMES, parse_rule
+from ..errors import InvalidValue, did_you_mean
 from .limits import (
     MAX_ATTEMPTS,
     MAX_FACTOR,

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from datetime import timedelta
 
-from .errors import InvalidValue, NotJson
+from ..errors import InvalidValue, NotJson
 
 MAX_NAME = 256
 MAX_NODE_BYTES = 1_048_576

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
 
-from .errors import DuplicateNode, InvalidValue, TooLarge, UnreadableDocument, escaped, quoted, shown
+from ..errors import DuplicateNode, InvalidValue, TooLarge, UnreadableDocument, escaped, quoted, shown
 from .inputs import NO_INPUTS
 from .limits import MAX_NODES, MIN_SECONDS, kind_of, name_of
 from .policy import DEFAULT_RETRY, DEFAULT_RULE, Policy, Retry, check_limits, only_fields, plain_seconds, rule_of

@@ -18,20 +18,20 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from ..errors import InvalidValue, RunNotFound, SettingsError, quoted, shown
+from ..graph import CompiledGraph, Graph
+from ..graph.limits import MAX_LABELS, kind_of, name_of, seconds_of
+from ..graph.policy import Duration
+from ..store.connection import UNREACHABLE
+from ..store.runs import Summary
+from ..wire import RunId, is_run_id, new_run_id, run_id_for_key
 from .access import Access
-from .errors import InvalidValue, RunNotFound, SettingsError, quoted, shown
-from .graph import CompiledGraph, Graph
 from .handle import RunHandle
-from .limits import MAX_LABELS, kind_of, name_of, seconds_of
-from .policy import Duration
-from .store.connection import UNREACHABLE
-from .store.runs import Summary
-from .wire import RunId, is_run_id, new_run_id, run_id_for_key
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from .settings import Settings
+    from ..settings import Settings
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ class Client:
         self, redis_url: str | None = None, *, namespace: str | None = None, settings: Settings | None = None
     ) -> None:
         if settings is None and redis_url is None:
-            from .settings import Settings
+            from ..settings import Settings
 
             settings = Settings.load()
         if namespace is None:
@@ -78,7 +78,7 @@ class Client:
         Raises:
             SettingsError: a setting cannot be used.
         """
-        from .settings import Settings
+        from ..settings import Settings
 
         return cls(settings=Settings.load(**overrides))
 
@@ -242,7 +242,7 @@ def _url_of(settings: Settings | None) -> str:
     assert settings is not None  # noqa: S101  the constructor has loaded them
     if settings.redis_url is not None:
         return settings.redis_url
-    from .embedded import running
+    from ..embedded import running
 
     url = running(settings.data_dir)
     if url is None:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .errors import InvalidValue, quoted
+from ..errors import InvalidValue, quoted
 from .inputs import Inputs
 from .limits import MAX_LABELS, kind_of, name_of
 from .policy import Policy

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .errors import InputMismatch, PathNotInOutput, UnknownExecutor, did_you_mean, quoted, shown
+from ..errors import InputMismatch, PathNotInOutput, UnknownExecutor, did_you_mean, quoted, shown
 from .handles import Reference
 from .inputs import GAP, Trail
 from .limits import kind_of

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from .errors import InvalidValue, shown
+from ..errors import InvalidValue, shown
 from .limits import name_of
 
 _IGNORED = frozenset(

@@ -11,9 +11,9 @@ import json
 from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, overload
 
+from ..errors import DuplicateNode, HandleMisused, InvalidValue, UnknownNode, quoted, shown
 from . import document as documents
 from .compile import CompiledGraph, compile_graph
-from .errors import DuplicateNode, HandleMisused, InvalidValue, UnknownNode, quoted, shown
 from .handles import Node, Path
 from .inputs import NO_INPUTS
 from .limits import MAX_NAME, kind_of, name_of, seconds_of

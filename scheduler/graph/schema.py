@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..core.rules import RULE_NAMES
 from . import limits
-from .core.rules import RULE_NAMES
 from .policy import DEFAULT_RETRY, DEFAULT_RULE
 from .spec import FORMAT
 

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from .access import Access
-from .core.run import Run
-from .core.states import ENDED_RUNS, FIRST_ENDED, NodeState, RunState
-from .errors import (
+from ..core.run import Run
+from ..core.states import ENDED_RUNS, FIRST_ENDED, NodeState, RunState
+from ..errors import (
     InvalidValue,
     NodeFailed,
     NodeNotFound,
@@ -29,12 +28,13 @@ from .errors import (
     escaped,
     shown,
 )
-from .store.follow import Entries
-from .store.outcomes import Outcome, log_end, read_outcomes, read_states, run_state
-from .store.runs import Summary
+from ..store.follow import Entries
+from ..store.outcomes import Outcome, log_end, read_outcomes, read_states, run_state
+from ..store.runs import Summary
+from ..wire import RunId
+from .access import Access
 from .views import Event, cause_text
 from .waiting import Ask, Follow, Pause, Steps, Tell
-from .wire import RunId
 
 Decode = Callable[[bytes], Any]
 
@@ -110,6 +110,30 @@ class RunSteps:
                 ended = _run_end(entries)
                 if ended is not None:
                     return ended
+
+    def retry(self, ask: Callable[[], None]) -> Steps[None]:
+        """Ask for an ended run to be tried again, and wait until its scheduler has taken it up."""
+        after: str = yield Ask(self._log_end)
+        summary: Summary = yield Ask(lambda: self.access.runs.summary(self.run))
+        if summary.state not in ENDED_RUNS:
+            raise RunError(
+                f"run {self.run} is {summary.state}; only an ended run can be retried. Wait for its end, or cancel it.",
+                run=self.run,
+            )
+        if not any(summary.progress.get(state) for state in ("failed", "upstream_failed", "cancelled")):
+            raise RunError(
+                f"run {self.run} has nothing to retry: no node failed or was cancelled. Submit the graph again to "
+                "run it anew.",
+                run=self.run,
+            )
+        yield Ask(ask)
+        while True:
+            entries = yield Follow(after, summary.state.value)
+            if not entries:
+                continue
+            after = entries[-1][0]
+            if any(move[:2] == [-1, RunState.RUNNING.value] for _, moves in entries for move in moves):
+                return
 
     def output(self, key: str, decode: Decode = json.loads) -> Steps[Any]:
         """A node's output, once it has ended.

@@ -14,10 +14,10 @@ import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
+from ..errors import CeleriacError, WaitTimeout
+from ..store.connection import BLOCK_SECONDS, REFUSED, UNREACHABLE
+from ..wire import RunId
 from .access import Access
-from .errors import CeleriacError, WaitTimeout
-from .store.connection import BLOCK_SECONDS, REFUSED, UNREACHABLE
-from .wire import RunId
 
 T = TypeVar("T")
 

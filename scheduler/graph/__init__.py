@@ -1,0 +1,13 @@
+"""What a user writes: a graph, built step by step or read as data; checked, hashed and compiled.
+
+Knows of core only the names of trigger rules, and nothing of Redis or Celery. `builder` makes nodes and edges,
+`document` reads and writes JSON and YAML, `spec` gives the canonical form and its hash, `compile` checks the whole and
+numbers it, `contracts` compares it with what workers have published.
+"""
+
+from __future__ import annotations
+
+from .builder import Graph, Node, Path, Retry
+from .compile import CompiledGraph
+
+__all__ = ["CompiledGraph", "Graph", "Node", "Path", "Retry"]
