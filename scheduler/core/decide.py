@@ -1,8 +1,7 @@
-"""decide(run, event, now) -> Decision, and evolve(run, decision), which applies it.
+"""decide(run, event, now) -> Decision: what follows from what happened.
 
-Pure. decide reads the run and changes nothing; evolve applies moves that decide made, and refuses
-those the table does not have. Completing a node costs O(its out-edges): a rule sees the counts that
-evolve keeps, never the graph. `now` is Redis's time in ms.
+Pure. Reads the run and changes nothing; evolve.py applies what was decided. Completing a node costs
+O(its out-edges): a rule sees the counts that evolve keeps, never the graph. `now` is Redis's time in ms.
 
 An event for a past attempt or an ended node decides nothing, so events may come twice, late and in any order.
 """
@@ -28,20 +27,17 @@ from .events import (
     RetryRequested,
     Timer,
 )
-from .retry import wait_ms
+from .retry import counts_as_loss, wait_ms
 from .rules import Answer
-from .run import COUNTED_AS, GOOD_ENDS, Run, gather, spread
+from .run import COUNTED_AS, GOOD_ENDS, Run
 from .states import (
     ENDED_RUNS,
     FIRST_ENDED,
     IN_FLIGHT,
-    LEGAL,
     TARGET,
     MoveKind,
     NodeState,
     RunState,
-    check_move,
-    check_run_move,
 )
 
 GRACE_MS = 15_000
@@ -76,14 +72,19 @@ def decide(run: Run, event: Event, now: int) -> Decision:
     return _ANSWERS[type(event)](run, event, now)
 
 
+def _is_current(run: Run, node: int, epoch: int, attempt: int) -> bool:
+    """Whether this attempt of a node is the one in flight."""
+    return (
+        0 <= node < len(run.state)
+        and run.state[node] in _IN_FLIGHT
+        and attempt == run.attempt[node]
+        and epoch == run.epoch[node]
+    )
+
+
 def _reported(run: Run, event: Reported, now: int) -> Decision:
     node = event.node
-    if (
-        not 0 <= node < len(run.state)
-        or run.state[node] not in _IN_FLIGHT
-        or event.attempt != run.attempt[node]
-        or event.epoch != run.epoch[node]
-    ):
+    if not _is_current(run, node, event.epoch, event.attempt):
         return STALE
     ending = (event.claimed_at_ms, event.at_ms, event.worker, event.output)
     if event.end == "succeeded":
@@ -127,16 +128,11 @@ def _failed(
     return Decision([Move(node, MoveKind.RETRY, -1, why, error)], ending, [timer])
 
 
-def _counts_as_loss(error: dict[str, Any] | None) -> bool:
-    """Whether a lost attempt may have been poison: it ran, and nobody stopped its worker in good order."""
-    return error is not None and error.get("type") not in ("NeverClaimed", "WorkerShutdown")
-
-
 def _lost(run: Run, node: int, error: dict[str, Any], ending: tuple[int | None, int, str, str]) -> Decision:
     """An attempt that infrastructure took: at once again, under a cap of its own against poison."""
     if run.run_state is RunState.CANCELLING:
         return _finish(run, Decision([Move(node, MoveKind.CANCEL, -1, run.reason, error)], ending))
-    losses = run.losses[node] + _counts_as_loss(error)
+    losses = run.losses[node] + counts_as_loss(error)
     most = run.profiles[run.profile[node]].max_losses
     if losses > most:
         why = f"lost: {losses} attempts lost to infrastructure, at most {most} allowed"
@@ -147,12 +143,7 @@ def _lost(run: Run, node: int, error: dict[str, Any], ending: tuple[int | None, 
 
 def _lease_expired(run: Run, event: LeaseExpired, now: int) -> Decision:
     node = event.node
-    if (
-        not 0 <= node < len(run.state)
-        or run.state[node] not in _IN_FLIGHT
-        or event.attempt != run.attempt[node]
-        or event.epoch != run.epoch[node]
-    ):
+    if not _is_current(run, node, event.epoch, event.attempt):
         return STALE
     ending = (event.claimed_at_ms, now, event.worker, "none")
     if event.claimed_at_ms is None:
@@ -377,93 +368,3 @@ _ANSWERS: dict[type, Callable[[Run, Any, int], Decision]] = {
     GraceOver: _grace_over,
     RetryRequested: _retry_requested,
 }
-
-
-def evolve(run: Run, decision: Decision, now: int) -> None:
-    """Apply a decision. All its moves are checked against the table first, so a refused one changes nothing.
-
-    Raises:
-        IllegalMove: the run is not what the decision was made for.
-    """
-    states = run.state
-    for move in decision.moves:
-        if states[move[0]] not in LEGAL[move[1]]:
-            check_move(move[0], move[1], states[move[0]])
-    if decision.run is not None:
-        check_run_move(run.run_state, decision.run)
-    offset = max(now - run.created_at_ms, 0)
-    by_state = run.by_state
-    for move in decision.moves:
-        node, kind = move[0], move[1]
-        target = TARGET[kind]
-        if kind == _READY:
-            run.ready_at[node] = offset
-            run.attempt[node] += 1
-        elif kind == _DISPATCH:
-            run.dispatched_at[node] = offset
-        elif kind == _SUCCEED:
-            claimed_at_ms, at_ms, worker, output = decision.ending  # type: ignore[misc]  # a report always brings it
-            run.ended[node] = run.close_try(node, claimed_at_ms, at_ms, "succeeded", worker)
-            run.output_kind[node] = ord(output[0])
-        else:
-            _apply_rare(run, move, decision, offset)
-        by_state[states[node]] -= 1
-        by_state[target] += 1
-        states[node] = target
-        if target >= FIRST_ENDED:
-            run.open -= 1
-            spread(run, node, target)
-    if decision.run is not None:
-        run.run_state, run.reason = decision.run, decision.why
-        if decision.run is RunState.RUNNING:
-            run.deadline_at_ms = None  # it was for the first go
-
-
-def _apply_rare(run: Run, move: Move, decision: Decision, offset: int) -> None:
-    """What a move means besides its state, for moves off the hot path."""
-    node, kind = move.node, move.kind
-    if kind in (MoveKind.SKIP, MoveKind.UPSTREAM_FAIL):
-        run.cause[node] = move.cause
-        return
-    if kind == MoveKind.REOPEN:
-        _reopen(run, node)
-        return
-    if kind == MoveKind.WAKE:
-        run.ready_at[node] = offset
-        run.attempt[node] += 1
-        return
-    if decision.ending is None:
-        if kind == MoveKind.CANCEL and run.state[node] in _IN_FLIGHT:
-            run.ended[node] = run.close_try(node, None, run.created_at_ms + offset, "cancelled", "")
-        return
-    claimed_at_ms, at_ms, worker, _output = decision.ending
-    lost = kind == MoveKind.LOSE or (kind == MoveKind.FAIL and (move.error or {}).get("kind") == "lost")
-    end = "cancelled" if kind == MoveKind.CANCEL else "lost" if lost else "failed"
-    entry = run.close_try(node, claimed_at_ms, at_ms, end, worker)
-    if kind in (MoveKind.FAIL, MoveKind.CANCEL):
-        run.ended[node] = entry
-        if lost:
-            run.losses[node] += 1
-        elif kind == MoveKind.FAIL:
-            run.failures[node] += 1
-        return
-    run.past[node] = f"{run.past[node]};{entry}" if node in run.past else entry
-    if kind == MoveKind.RETRY:
-        run.failures[node] += 1
-    else:
-        run.losses[node] += _counts_as_loss(move.error)
-        run.ready_at[node] = offset
-        run.attempt[node] += 1
-
-
-def _reopen(run: Run, node: int) -> None:
-    """A new epoch of a node: its tries so far stay on the timeline, its counts begin anew."""
-    gather(run, node, run.state[node])
-    run.open += 1
-    entry = run.ended.pop(node, None)
-    if entry is not None:
-        run.past[node] = f"{run.past[node]};{entry}" if node in run.past else entry
-    run.epoch[node] += 1
-    run.failures[node] = run.losses[node] = run.output_kind[node] = 0
-    run.cause.pop(node, None)
-    run.outputs.pop(node, None)

@@ -6,6 +6,9 @@ full jitter (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 FINAL_KINDS = frozenset({"invalid_input", "contract", "permanent", "safety", "budget", "cancelled"})
 """Kinds of error that another try cannot mend."""
 
@@ -48,3 +51,8 @@ def wait_ms(
         return None
     jittered = backoff_ms(failures, base_ms, factor, cap_ms, chance)
     return jittered if retry_after_ms is None else max(0, min(retry_after_ms, _LONGEST_MS))
+
+
+def counts_as_loss(error: Mapping[str, Any] | None) -> bool:
+    """Whether a lost attempt may have been poison: it ran, and nobody stopped its worker in good order."""
+    return error is not None and error.get("type") not in ("NeverClaimed", "WorkerShutdown")

@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from ..core.decide import decide, evolve
+from ..core.decide import decide
 from ..core.events import Admitted
+from ..core.evolve import evolve
 from ..core.run import Profile, Run, references
 from ..core.states import IN_FLIGHT
 from ..settings import QueueClass, Settings

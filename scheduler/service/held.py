@@ -22,6 +22,7 @@ class Held:
         batches_out: how many batches the store's outbox holds.
         published: how many of them, the oldest, have been sent and go with the next commit.
         read_after: the newest inbox entry that was read.
+        to_open: runs that a committed retry has set going; opened in the next turn.
         due_at_ms: when to look for leases and timers that have run out; None when there is nothing to wait for.
     """
 
@@ -33,6 +34,7 @@ class Held:
         self.batches_out = 0
         self.published = 0
         self.read_after: bytes = b"0"
+        self.to_open: list[str] = []
         self.due_at_ms: int | None = None
 
     def look_by(self, at_ms: int) -> None:

@@ -12,7 +12,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable
 
-from ..core.decide import decide, evolve
+from ..core.decide import decide
 from ..core.events import (
     CancelRequested,
     DeadlinePassed,
@@ -24,6 +24,7 @@ from ..core.events import (
     RetryDue,
     RetryRequested,
 )
+from ..core.evolve import evolve
 from ..core.run import Run
 from ..core.states import ENDED_RUNS, IN_FLIGHT, MoveKind, NodeState
 from ..errors import WireError
@@ -189,7 +190,11 @@ class Intake:
             self._apply(held, batch, run, CancelRequested(reason, frozenset(self._runs.claimed(run))))
 
     def _take_retry(self, held: Held, batch: Batch, record: bytes) -> None:
-        """An ended run is loaded and goes on. Nothing happens when it has not ended or nothing in it failed."""
+        """An ended run is loaded and goes on. Nothing happens when it has not ended or nothing in it failed.
+
+        It is opened in the next turn: no node may begin in the commit that makes its run live, for a cut between the
+        two would leave an attempt that no owner looks for.
+        """
         run_id, reason = _request("retry", record)
         if run_id in held.runs or not is_run_id(run_id) or self._runs.shard(RunId(run_id)) != held.keys.shard:
             return
@@ -197,11 +202,16 @@ class Intake:
             held.runs[run_id] = run
             if run.run_state not in ENDED_RUNS:  # a crash kept the end of this retry from the record
                 batch.reopened.append(run)
-                batch.ready += ((run, node) for node, state in enumerate(run.state) if state == _READY)
             elif not self._apply(held, batch, run, RetryRequested(reason)):
                 del held.runs[run_id]
                 return
+            held.to_open.append(run_id)
+
+    def open_retried(self, held: Held, batch: Batch) -> None:
+        """Runs whose retry has been committed begin."""
+        for run in (held.runs[it] for it in held.to_open if it in held.runs):
             self._apply(held, batch, run, Opened())
+        held.to_open.clear()
 
     # -- what has run out ---------------------------------------------------------------------------
 

@@ -144,6 +144,8 @@ class Scheduler:
         entries, now = self._read()
         batches: dict[int, Batch] = {}
         for held in self._held.values():
+            if held.to_open:
+                self._intake.open_retried(held, _batch_of(batches, held, now))
             arrived = entries.get(held.keys.inbox)
             if arrived:
                 self._intake.take_entries(held, _batch_of(batches, held, now), arrived)
@@ -161,7 +163,7 @@ class Scheduler:
         due = [held.due_at_ms for held in self._held.values() if held.due_at_ms is not None]
         if due:
             wait_ms = min(wait_ms, max(1, min(due) - self._now()))
-        if self._dispatch.more or self._dispatch.unsent:
+        if self._dispatch.more or self._dispatch.unsent or any(held.to_open for held in self._held.values()):
             wait_ms = 1
         after = {held.keys.inbox: held.read_after for held in self._held.values()}
         self._blocked = True

@@ -66,7 +66,7 @@ class Executor(Generic[P, T]):
         self.name = name or f"{function.__module__}.{function.__name__}"
         where = f"@executor on {self.name}"
         for field, value in (("timeout", timeout), ("soft_timeout", soft_timeout), ("cost", cost)):
-            if value is not None and (isinstance(value, bool) or not value > 0):
+            if value is not None and (isinstance(value, bool) or not 0 < value < float("inf")):
                 raise InvalidValue(f"{where}: {field}", value, "is not a positive number", "Give one above 0, or none.")
         if purity is not None and purity not in _PURITIES:
             raise InvalidValue(f"{where}: purity", purity, "is not known", f"Use one of {', '.join(_PURITIES)}.")
@@ -134,7 +134,7 @@ class Executor(Generic[P, T]):
             args, kwargs = self._call.adapter.validate_python(ArgsKwargs(args, kwargs))
         except ValidationError as problem:
             raise _refused(InvalidInput, f"inputs of {self.name}", problem) from None
-        output = self.function(*args, **self._with_context(args, kwargs))
+        output = self._called(args, kwargs)
         if self._output is None:
             return output
         try:
@@ -179,13 +179,30 @@ class Executor(Generic[P, T]):
     def _output_schema(self) -> dict[str, Any] | None:
         return None if self._output is None else self._output.json_schema(mode="serialization")
 
-    def _with_context(self, args: Any, kwargs: Any) -> Any:
-        name = self._context_name
-        if name is None or name in kwargs:
-            return kwargs
+    @cached_property
+    def _context_position(self) -> int | None:
+        """Where the Context stands among positional parameters; None when it is given by name or not at all."""
         parameters = inspect.signature(self.function).parameters
-        positional = parameters[name].kind is not inspect.Parameter.KEYWORD_ONLY
-        if positional and len(args) > list(parameters).index(name):
+        name = self._context_name
+        if name is None or parameters[name].kind is inspect.Parameter.KEYWORD_ONLY:
+            return None
+        return list(parameters).index(name)
+
+    def _called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
+        """Call the function with checked inputs, among which the Context is missing."""
+        name, position = self._context_name, self._context_position
+        function: Callable[..., T] = self.function
+        if name is None:
+            return function(*args, **kwargs)
+        context = attempt() or Context()
+        if position is not None and position < len(args):
+            return function(*args[:position], context, *args[position:], **kwargs)
+        return function(*args, **{**kwargs, name: context})
+
+    def _with_context(self, args: Any, kwargs: Any) -> Any:
+        """The keywords of a direct call, with a Context where the caller gave none."""
+        name, position = self._context_name, self._context_position
+        if name is None or name in kwargs or (position is not None and position < len(args)):
             return kwargs
         return {**kwargs, name: attempt() or Context()}
 

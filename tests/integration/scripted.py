@@ -9,8 +9,9 @@ import hashlib
 import json
 from typing import Any
 
-from scheduler.core.decide import decide, evolve
+from scheduler.core.decide import decide
 from scheduler.core.events import Admitted, CancelRequested, DeadlinePassed, Event, Opened, Reported
+from scheduler.core.evolve import evolve
 from scheduler.core.states import NodeState
 from scheduler.service.batch import Batch
 from scheduler.store.attempts import Attempts

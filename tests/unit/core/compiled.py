@@ -11,8 +11,9 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from scheduler.core.decide import decide, evolve
+from scheduler.core.decide import decide
 from scheduler.core.events import Admitted, Decision, Event, Opened, Reported
+from scheduler.core.evolve import evolve
 from scheduler.core.run import Run
 from scheduler.core.states import NodeState, RunState
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from scheduler.core.decide import GRACE_MS, decide, evolve
+from scheduler.core.decide import GRACE_MS, decide
 from scheduler.core.events import (
     STALE,
     Admitted,
@@ -23,6 +23,7 @@ from scheduler.core.events import (
     RetryRequested,
     Timer,
 )
+from scheduler.core.evolve import evolve
 from scheduler.core.run import Run
 from scheduler.core.states import MoveKind, RunState
 from tests.unit.core.compiled import (

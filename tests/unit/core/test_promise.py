@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from scheduler.core.decide import decide, evolve
+from scheduler.core.decide import decide
 from scheduler.core.events import (
     STALE,
     Admitted,
@@ -35,6 +35,7 @@ from scheduler.core.events import (
     Reported,
     RetryDue,
 )
+from scheduler.core.evolve import evolve
 from scheduler.core.rules import RULE_NAMES
 from scheduler.core.run import Run
 from scheduler.core.states import ENDED_RUNS, LETTERS, MoveKind, NodeState, RunState

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from scheduler.core.decide import decide, evolve
+from scheduler.core.decide import decide
 from scheduler.core.events import (
     Admitted,
     CancelRequested,
@@ -20,6 +20,7 @@ from scheduler.core.events import (
     Opened,
     RetryDue,
 )
+from scheduler.core.evolve import evolve
 from scheduler.core.run import Profile, Run, Try, references
 from scheduler.core.states import MoveKind, NodeState
 from tests.unit.core.compiled import (

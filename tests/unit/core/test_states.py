@@ -6,8 +6,8 @@ from itertools import product
 
 import pytest
 
-from scheduler.core.decide import evolve
 from scheduler.core.events import Decision, Move
+from scheduler.core.evolve import evolve
 from scheduler.core.run import spread
 from scheduler.core.states import (
     ENDED_RUNS,

@@ -1,0 +1,105 @@
+"""evolve(run, decision): apply what was decided, whole or not at all.
+
+Pure, but for the run that it changes. The only place where a run in memory changes; refuses moves that
+the table does not have. Costs O(out-edges) of each node that ends or is opened again.
+"""
+
+from __future__ import annotations
+
+from .events import Decision, Move
+from .retry import counts_as_loss
+from .run import Run, gather, spread
+from .states import FIRST_ENDED, IN_FLIGHT, LEGAL, TARGET, MoveKind, RunState, check_move, check_run_move
+
+_READY, _DISPATCH, _SUCCEED = int(MoveKind.READY), int(MoveKind.DISPATCH), int(MoveKind.SUCCEED)
+_IN_FLIGHT = frozenset(map(int, IN_FLIGHT))
+
+
+def evolve(run: Run, decision: Decision, now: int) -> None:
+    """Apply a decision. All its moves are checked against the table first, so a refused one changes nothing.
+
+    Raises:
+        IllegalMove: the run is not what the decision was made for.
+    """
+    states = run.state
+    for move in decision.moves:
+        if states[move[0]] not in LEGAL[move[1]]:
+            check_move(move[0], move[1], states[move[0]])
+    if decision.run is not None:
+        check_run_move(run.run_state, decision.run)
+    offset = max(now - run.created_at_ms, 0)
+    by_state = run.by_state
+    for move in decision.moves:
+        node, kind = move[0], move[1]
+        target = TARGET[kind]
+        if kind == _READY:
+            run.ready_at[node] = offset
+            run.attempt[node] += 1
+        elif kind == _DISPATCH:
+            run.dispatched_at[node] = offset
+        elif kind == _SUCCEED:
+            claimed_at_ms, at_ms, worker, output = decision.ending  # type: ignore[misc]  # a report always brings it
+            run.ended[node] = run.close_try(node, claimed_at_ms, at_ms, "succeeded", worker)
+            run.output_kind[node] = ord(output[0])
+        else:
+            _apply_rare(run, move, decision, offset)
+        by_state[states[node]] -= 1
+        by_state[target] += 1
+        states[node] = target
+        if target >= FIRST_ENDED:
+            run.open -= 1
+            spread(run, node, target)
+    if decision.run is not None:
+        run.run_state, run.reason = decision.run, decision.why
+        if decision.run is RunState.RUNNING:
+            run.deadline_at_ms = None  # it was for the first go
+
+
+def _apply_rare(run: Run, move: Move, decision: Decision, offset: int) -> None:
+    """What a move means besides its state, for moves off the hot path."""
+    node, kind = move.node, move.kind
+    if kind in (MoveKind.SKIP, MoveKind.UPSTREAM_FAIL):
+        run.cause[node] = move.cause
+        return
+    if kind == MoveKind.REOPEN:
+        _reopen(run, node)
+        return
+    if kind == MoveKind.WAKE:
+        run.ready_at[node] = offset
+        run.attempt[node] += 1
+        return
+    if decision.ending is None:
+        if kind == MoveKind.CANCEL and run.state[node] in _IN_FLIGHT:
+            run.ended[node] = run.close_try(node, None, run.created_at_ms + offset, "cancelled", "")
+        return
+    claimed_at_ms, at_ms, worker, _output = decision.ending
+    lost = kind == MoveKind.LOSE or (kind == MoveKind.FAIL and (move.error or {}).get("kind") == "lost")
+    end = "cancelled" if kind == MoveKind.CANCEL else "lost" if lost else "failed"
+    entry = run.close_try(node, claimed_at_ms, at_ms, end, worker)
+    if kind in (MoveKind.FAIL, MoveKind.CANCEL):
+        run.ended[node] = entry
+        if lost:
+            run.losses[node] += 1
+        elif kind == MoveKind.FAIL:
+            run.failures[node] += 1
+        return
+    run.past[node] = f"{run.past[node]};{entry}" if node in run.past else entry
+    if kind == MoveKind.RETRY:
+        run.failures[node] += 1
+    else:
+        run.losses[node] += counts_as_loss(move.error)
+        run.ready_at[node] = offset
+        run.attempt[node] += 1
+
+
+def _reopen(run: Run, node: int) -> None:
+    """A new epoch of a node: its tries so far stay on the timeline, its counts begin anew."""
+    gather(run, node, run.state[node])
+    run.open += 1
+    entry = run.ended.pop(node, None)
+    if entry is not None:
+        run.past[node] = f"{run.past[node]};{entry}" if node in run.past else entry
+    run.epoch[node] += 1
+    run.failures[node] = run.losses[node] = run.output_kind[node] = 0
+    run.cause.pop(node, None)
+    run.outputs.pop(node, None)
