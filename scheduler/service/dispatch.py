@@ -17,7 +17,7 @@ from ..core.events import Admitted
 from ..core.evolve import evolve
 from ..core.run import Profile, Run, references
 from ..core.states import IN_FLIGHT
-from ..settings import QueueClass, Settings
+from ..settings import Settings
 from ..store.runs import Runs
 from ..wire import RunId
 from .admission import Admission
@@ -35,7 +35,7 @@ CLAIM_GRACE_MS = 15_000
 """A message that no worker has claimed this long after its class's target wait is looked for in the broker. Workers
 renew what they have taken from it, so a message that is neither there nor renewed is lost."""
 LIMIT_GRACE_MS = 5_000
-"""An attempt's lease outlives its time limit by this, so that a pool that enforces limits reports first."""
+"""A lease outlives a time limit that Celery was told by this, so that a pool that enforces it reports first."""
 BROKER_PAUSE_SECONDS = 0.1
 
 _IN_FLIGHT = frozenset(map(int, IN_FLIGHT))
@@ -62,6 +62,8 @@ class Dispatch:
 
     def __init__(self, settings: Settings, transport: Transport | None, counts: Counter[str]) -> None:
         self.admission = Admission(settings.classes, settings.default_class.name)
+        self.landings: Counter[str] = Counter()
+        """Queue class -> attempts that have ended since the start."""
         self.more = False
         """The last turn left ready nodes behind although there was room."""
         self.unsent: list[Outgoing] = []
@@ -71,12 +73,11 @@ class Dispatch:
         app = scheduler_app(settings)
         self._templates = Templates(app)
         self._transport = transport or open_transport(settings, app)
-        self._announcer = Announcer(app, self._transport)
+        self._announcer = Announcer(self._transport)
         self._counts = counts
 
     def close(self) -> None:
         """Let go of the broker."""
-        self._announcer.close()
         self._transport.close()
 
     def forget(self, held: Held) -> None:
@@ -99,6 +100,7 @@ class Dispatch:
         queue_class = held.flying.pop(id_, None)
         if queue_class is not None:
             self.admission.flying[queue_class] -= 1
+            self.landings[queue_class] += 1
 
     def still_queued(self, id_: str, queue_class: str, seen: dict[str, frozenset[str] | None]) -> bool:
         """Whether an unclaimed attempt simply waits in its queue: then it is not lost, however long it takes.
@@ -156,10 +158,10 @@ class Dispatch:
                 continue
             evolve(run, decision, batch.now)
             queue_class, run_id, shard = self._classes[name], RunId(run.id), held.keys.shard
-            grace = LIMIT_GRACE_MS if queue_class.pool == "prefork" else 0
             for node in nodes:
                 id_ = run.attempt_id(shard, node)
-                limit = self._timeout_ms(run.profiles[run.profile[node]], queue_class) + grace
+                told = self._told_timeout_ms(run.profiles[run.profile[node]])
+                limit = queue_class.timeout_ms if told is None else told + LIMIT_GRACE_MS
                 state = f"s|{name}|{queue_class.lease_ms}|{limit}"
                 batch.send(run, node, id_, state, batch.now + self.claim_by_ms(name, run, node))
                 self.flies(held, id_, name)
@@ -168,12 +170,16 @@ class Dispatch:
         self.more = len(going) >= ADMITTED_PER_TURN
         return going
 
-    def _timeout_ms(self, profile: Profile, queue_class: QueueClass) -> int:
-        """Hard limit of an attempt: the node's, else the executor's, else the class's."""
+    def _told_timeout_ms(self, profile: Profile) -> int | None:
+        """The hard limit that the node or its executor declares, which Celery is told too; None for neither.
+
+        The class's limit is the lease's affair alone: Celery would keep a timer for each message, and kombu keeps
+        timers that were cancelled until they would have been due (some 500 bytes a task, for an hour).
+        """
         if profile.timeout_ms is not None:
             return profile.timeout_ms
         declared = self.admission.contracts.get(profile.executor, {}).get("timeout_seconds")
-        return round(declared * 1000) if declared else queue_class.timeout_ms
+        return round(declared * 1000) if declared else None
 
     def _soft_timeout_ms(self, profile: Profile) -> int | None:
         """Soft limit of an attempt: the node's, else the executor's, else none."""
@@ -225,7 +231,7 @@ class Dispatch:
         profile = run.profiles[run.profile[node]]
         queue_class = self._classes.get(held.flying.get(id_, ""), self._default)
         template = self._templates.get(
-            profile.executor, queue_class, self._timeout_ms(profile, queue_class), self._soft_timeout_ms(profile)
+            profile.executor, queue_class, self._told_timeout_ms(profile), self._soft_timeout_ms(profile)
         )
         text, deferred = resolve(run, run.inputs[node], run.outputs)
         return template, Letter(

@@ -57,6 +57,8 @@ class Intake:
         self._inboxes = inboxes
         self._dispatch = dispatch
         self._counts = counts
+        self.look_wanted = False
+        """Another scheduler has given shards back."""
 
     # -- runs ---------------------------------------------------------------------------------------
 
@@ -121,6 +123,8 @@ class Intake:
                     elif kind == b"retry":
                         self._open_submitted(held, batch)
                         self._take_retry(held, batch, record)
+                    elif kind == b"look":
+                        self.look_wanted = True
                     else:
                         raise WireError("inbox", "a kind of record that this version does not know", kind)
                 except WireError as broken:

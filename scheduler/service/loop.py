@@ -26,6 +26,7 @@ from .batch import Batch
 from .dispatch import Dispatch
 from .held import Held
 from .intake import Intake
+from .pacing import Pacing
 from .shards import Shards
 from .transport import Transport
 
@@ -65,6 +66,7 @@ class Scheduler:
         self._stopping = self._blocked = False
         self._look_at = self._contracts_at = 0.0
         self._contracts_version = -1
+        self._pacing = Pacing()
         self._clock = (0, 0.0)
         self._open()
 
@@ -141,6 +143,7 @@ class Scheduler:
             self._learn_contracts()
         if now_here >= self._look_at:
             self._look()
+        self._gather()
         entries, now = self._read()
         batches: dict[int, Batch] = {}
         for held in self._held.values():
@@ -151,7 +154,16 @@ class Scheduler:
                 self._intake.take_entries(held, _batch_of(batches, held, now), arrived)
             if held.due_at_ms is not None and held.due_at_ms <= now:
                 self._intake.take_due(held, _batch_of(batches, held, now))
+        if self._intake.look_wanted:
+            self._intake.look_wanted, self._look_at = False, 0.0
         self._settle(batches, now)
+
+    def _gather(self) -> None:
+        """Let reports gather for a moment, while workers have more than enough to do and nothing is due here."""
+        dispatch, now = self._dispatch, time.monotonic()
+        pause = self._pacing.pause_seconds(dispatch.admission.flying, dispatch.landings, now)
+        if pause and not (dispatch.more or dispatch.unsent) and now + pause < min(self._look_at, self._contracts_at):
+            time.sleep(pause)
 
     def _read(self) -> tuple[dict[str, list[Entry]], int]:
         """What has arrived, and Redis's time; blocks until something does, or something is due."""

@@ -83,26 +83,10 @@ class Template:
         )
         self.headers: dict[str, Any] = {**message.headers, "celeriac": celeriac, "traceparent": trace}
         self.properties: dict[str, Any] = dict(message.properties)
-        self._wire = _as_format(json.dumps(self._on_redis()))
-
-    def _on_redis(self) -> dict[str, Any]:
-        """The message as kombu lays it into a Redis list, taken from a queue of its in-memory transport."""
-        with Connection("memory://") as connection:
-            channel = connection.channel()
-            connection.Producer(channel).publish(
-                "",
-                exchange="",
-                routing_key=self.queue,
-                headers=self.headers,
-                content_type="application/json",
-                content_encoding="utf-8",
-                delivery_mode=2,
-                **self.properties,
-            )
-            made: dict[str, Any] = channel._get(self.queue)
+        made = as_kombu_lays_it(self.queue, self.headers, self.properties)
         made["body"] = f"{_MARK}-body"
         made["properties"]["delivery_tag"] = f"{_MARK}-tag"
-        return made
+        self._wire = _as_format(json.dumps(made))
 
     def parts(self, letter: Letter) -> tuple[str, str, str, str]:
         """argsrepr, kwargsrepr, the celeriac header as JSON, and traceparent."""
@@ -154,6 +138,23 @@ class Template:
         return f"[{letter.inputs},{EMBED}]", headers, self.properties | {"correlation_id": letter.id}
 
 
+def as_kombu_lays_it(routing_key: str, headers: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]:
+    """A message with an empty body as kombu lays it into Redis, taken from a queue of its in-memory transport."""
+    with Connection("memory://") as connection:
+        channel = connection.channel()
+        connection.Producer(channel).publish(
+            "",
+            exchange="",
+            routing_key=routing_key,
+            headers=headers,
+            content_type="application/json",
+            content_encoding="utf-8",
+            **{"delivery_mode": 2, **properties},
+        )
+        made: dict[str, Any] = channel._get(routing_key)
+    return made
+
+
 def _as_format(sample: str) -> str:
     """The sample with its open places as %-format fields. The header of ours is JSON, so its quotes go."""
     text = sample.replace("%", "%%").replace(f'"{_MARK}-celeriac"', "%(celeriac)s")
@@ -177,16 +178,22 @@ class Templates:
 
     def __init__(self, app: Celery) -> None:
         self.app = app
-        self._made: dict[tuple[str, str, int, int | None], Template] = {}
+        self._made: dict[tuple[str, str, int | None, int | None], Template] = {}
 
-    def get(self, executor: str, queue_class: QueueClass, timeout_ms: int, soft_timeout_ms: int | None) -> Template:
+    def get(
+        self, executor: str, queue_class: QueueClass, timeout_ms: int | None, soft_timeout_ms: int | None
+    ) -> Template:
         """The template for attempts of `executor` in a class, with time limits in ms."""
         wanted = (executor, queue_class.name, timeout_ms, soft_timeout_ms)
         found = self._made.get(wanted)
         if found is None:
-            limits = (timeout_ms / 1000, None if soft_timeout_ms is None else soft_timeout_ms / 1000)
+            limits = (_seconds(timeout_ms), _seconds(soft_timeout_ms))
             found = self._made[wanted] = Template(self.app, executor, queue_class, limits)
         return found
+
+
+def _seconds(ms: int | None) -> float | None:
+    return None if ms is None else ms / 1000
 
 
 def scheduler_app(settings: Settings) -> Celery:

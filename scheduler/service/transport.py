@@ -6,7 +6,11 @@ through one kombu producer. The third transport keeps messages in memory, for te
 
 from __future__ import annotations
 
+import base64
+import json
+import os
 import re
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -16,10 +20,12 @@ from kombu.entity import Queue
 
 from ..settings import Settings
 from ..store.connection import connect
-from .publisher import Letter, Template
+from .publisher import Letter, Template, as_kombu_lays_it
 
 Outgoing = Sequence[tuple[Template, Letter]]
 
+_EVENTS = "task.multi"
+_EVENTS_INFO = {"exchange": "celeryev", "routing_key": _EVENTS}
 _ID_ON_REDIS = re.compile(rb'"task": "(?:[^"\\]|\\.)*", "id": "([^"]+)"')
 
 
@@ -35,8 +41,8 @@ class Transport(Protocol):
         An empty answer means that none waits.
         """
 
-    def watched(self) -> bool:
-        """Whether anybody may be listening to Celery's events."""
+    def announce(self, events: list[dict[str, Any]]) -> bool:
+        """Publish Celery events (type and fields) of the group "task"; returns whether anybody heard them."""
 
     def close(self) -> None:
         """Let go of connections."""
@@ -48,6 +54,7 @@ class RedisTransport:
     def __init__(self, settings: Settings) -> None:
         url = settings.broker_url or settings.redis_url or ""
         self.client: Any = connect(url)
+        self._announcement: dict[str, Any] | None = None
         self._prefix = str(settings.celery_settings().get("broker_transport_options", {}).get("global_keyprefix", ""))
 
     def send(self, outgoing: Outgoing) -> None:
@@ -69,9 +76,15 @@ class RedisTransport:
         messages: list[bytes] = self.client.lrange(self._prefix + queue, 0, -1)
         return frozenset(found[1].decode() for it in messages if (found := _ID_ON_REDIS.search(it)))
 
-    def watched(self) -> bool:
-        """Flower subscribes to a pattern; so do a few others, which does no harm."""
-        return bool(self.client.pubsub_numpat())
+    def announce(self, events: list[dict[str, Any]]) -> bool:
+        """One PUBLISH to the channel on which kombu has Celery's events."""
+        made = self._announcement or as_kombu_lays_it(_EVENTS, {"hostname": "celeriac"}, {"delivery_mode": 1})
+        self._announcement = made
+        sender = {"hostname": "celeriac", "pid": os.getpid(), "clock": 0, "utcoffset": 0, "timestamp": time.time()}
+        made["body"] = base64.b64encode(json.dumps([sender | event for event in events]).encode()).decode()
+        made["properties"] |= {"delivery_tag": str(time.time_ns()), "delivery_info": _EVENTS_INFO}
+        database = self.client.connection_pool.connection_kwargs.get("db") or 0
+        return bool(self.client.publish(f"{self._prefix}/{database}.celeryev/{_EVENTS}", json.dumps(made)))
 
     def close(self) -> None:
         """Close the connection."""
@@ -83,7 +96,9 @@ class KombuTransport:
 
     def __init__(self, app: Celery) -> None:
         self._connection = app.connection_for_write()
+        self._app = app
         self._producer: Any = None
+        self._events: Any = None
         self._declared: dict[str, Queue] = {}
         self._queues = {it.name: it for it in app.amqp.queues.values()}
 
@@ -127,13 +142,20 @@ class KombuTransport:
         count = self._declared[queue].queue_declare(passive=True).message_count
         return None if count else frozenset()
 
-    def watched(self) -> bool:
-        """The broker does not say."""
+    def announce(self, events: list[dict[str, Any]]) -> bool:
+        """Through Celery's own dispatcher. The broker does not say whether anybody listens."""
+        self._open()
+        if self._events is None:
+            group = frozenset({"task"})
+            self._events = self._app.events.Dispatcher(self._connection, buffer_group=group, buffer_limit=1_000_000)
+        for event in events:
+            self._events.send(**event)
+        self._events.flush()
         return True
 
     def close(self) -> None:
         """Close the connection; the next send opens another."""
-        self._producer = None
+        self._producer = self._events = None
         self._declared.clear()
         self._connection.release()
 
@@ -152,8 +174,8 @@ class MemoryTransport:
         """All that was sent."""
         return frozenset(headers["id"] for to, _, headers in self.sent if to == queue)
 
-    def watched(self) -> bool:
-        """Nobody is."""
+    def announce(self, events: list[dict[str, Any]]) -> bool:  # noqa: ARG002  the protocol's
+        """Nobody listens."""
         return False
 
     def close(self) -> None:

@@ -74,6 +74,12 @@ class Owners:
         word = "leave" if leaving else "stay"
         RELEASE(self.client, [self.keys.owners, self.keys.schedulers], [self.scheduler, word, *pairs])
 
+    def wake(self) -> None:
+        """Let every other owner look at the table now: an entry in an inbox of each, for that is what they block on."""
+        inboxes = {it.scheduler: it.shard for it in self.table().values() if it.scheduler not in ("", self.scheduler)}
+        for shard in inboxes.values():
+            self.client.execute_command("XADD", self.keys.shard(shard).inbox, "*", "look", self.scheduler)
+
     def table(self) -> dict[int, Owner]:
         """The whole table, for people: shard -> owner."""
         found: dict[bytes, bytes] = self.client.hgetall(self.keys.owners)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import SettingsError
 from ..store.attempts import Attempts
 from ..store.connection import connect
+from .direct import Direct
 
 if TYPE_CHECKING:
     from .heartbeat import Heartbeat
@@ -55,7 +56,8 @@ class Installation:
         store = self._store
         pid = os.getpid()
         if store is None or store[0] != pid:
-            store = self._store = (pid, self.open())
+            direct: Any = Direct(connect(self.url(), timeout_seconds=SILENCE_SECONDS))
+            store = self._store = (pid, Attempts(direct, self.namespace_name()))
         return store[1]
 
     def open(self) -> Attempts:

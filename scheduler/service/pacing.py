@@ -1,0 +1,54 @@
+"""How long may reports gather before a turn, without any worker waiting for it?
+
+A turn costs the same for one report as for fifty: three round trips. While workers have more than enough to do,
+reports are let gather for a small part of the time that the attempts in flight will keep them busy. A
+chain, or a class whose pace is not known, is never made to wait.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+PART = 0.05
+"""Of the time for which a class has work out there."""
+LONGEST_SECONDS = 0.01
+SHORTEST_SECONDS = 0.001
+"""Less is not worth the wake-up."""
+_REMEMBERED_SECONDS = 0.1
+_SAMPLE_SECONDS = 0.02
+
+
+class Pacing:
+    """The pace of each queue class: attempts that ended in a second, the latest counting most."""
+
+    def __init__(self, now: float | None = None) -> None:
+        self._at = time.monotonic() if now is None else now
+        self._pace: dict[str, float] = {}
+        self._seen: dict[str, int] = {}
+
+    def pause_seconds(self, flying: Mapping[str, int], landed: Mapping[str, int], now: float) -> float:
+        """How long to wait before the next read; 0 for not at all.
+
+        Args:
+            flying: queue class -> attempts in flight.
+            landed: queue class -> attempts that have ended since the start.
+            now: of this process's clock, seconds.
+        """
+        passed = now - self._at
+        if passed >= _SAMPLE_SECONDS:
+            kept = 0.5 ** (passed / _REMEMBERED_SECONDS)
+            for name, count in landed.items():
+                fresh = (count - self._seen.get(name, 0)) / passed
+                self._pace[name] = kept * self._pace.get(name, 0.0) + (1 - kept) * fresh
+                self._seen[name] = count
+            self._at = now
+        longest = 0.0
+        for name, count in flying.items():
+            if count:
+                pace = self._pace.get(name, 0.0)
+                if not pace:
+                    return 0.0
+                part = PART * count / pace
+                longest = min(longest, part) if longest else min(part, LONGEST_SECONDS)
+        return longest if longest >= SHORTEST_SECONDS else 0.0
