@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 FILE = "CELERIAC_HEARTBEAT_FILE"
 KILL_AFTER_BEATS = 2
 NOBODY = "-"
+POOLS = {"celery.concurrency.thread": "threads"}
+"""Celery's own words for its pools, where the module has another."""
 
 
 class Heartbeat:
@@ -119,7 +121,7 @@ class Heartbeat:
         return {
             "queue_class": self.installation.class_name(),
             "queues": sorted(str(name) for name in consumer.app.amqp.queues.consume_from),
-            "pool": type(pool).__module__.rsplit(".", 1)[-1],
+            "pool": POOLS.get(type(pool).__module__, type(pool).__module__.rsplit(".", 1)[-1]),
             "concurrency": getattr(pool, "limit", None),
             "pid": os.getpid(),
             "host": socket.gethostname(),

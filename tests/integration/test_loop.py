@@ -303,11 +303,14 @@ def test_a_heartbeat_keeps_an_attempt(stage: Stage, worker: Echo, at_once: AtOnc
     idle(stage)
 
 
-def test_an_attempt_past_its_hard_limit_is_a_timeout(stage: Stage, worker: Echo, at_once: AtOnce) -> None:
+def test_an_attempt_past_its_hard_limit_is_a_timeout(
+    stage: Stage, worker: Echo, at_once: AtOnce, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No heartbeat prolongs it past that; it counts as a failure of the executor, not as a loss."""
+    monkeypatch.setattr(dispatch, "LIMIT_GRACE_MS", 50)
     worker.act = lambda task: None
     graph = Graph("hard", retry=1)
-    graph.add("echo", key="a", timeout=0.2, queue_class="interactive-low")
+    graph.add("echo", key="a", timeout=0.2)
     with stage.scheduler(at_once):
         run = stage.submit(graph)
         assert stage.ended(run) == ["failed"]

@@ -103,7 +103,7 @@ def test_ended_attempts_are_not_taken_for_cancelled_ones(post: Post, processes: 
     assert len(pids) <= 2
 
 
-def test_a_worker_announces_itself(post: Post, processes: Worker) -> None:
+def test_a_worker_announces_itself(post: Post, processes: Worker, threads: Worker) -> None:
     """Who it is, what it serves and that it lives: in the store and as the time of a file."""
     found = json.loads(post.client.hget("cel:workers", processes.hostname) or b"{}")
     assert found["name"] == processes.hostname
@@ -111,6 +111,7 @@ def test_a_worker_announces_itself(post: Post, processes: Worker) -> None:
     assert found["queues"] == [processes.queue]
     assert (found["pool"], found["concurrency"], found["pid"]) == ("prefork", 2, processes.process.pid)
     assert found["started_at_ms"] <= found["seen_at_ms"]
+    assert json.loads(post.client.hget("cel:workers", threads.hostname) or b"{}")["pool"] == "threads"
     touched = processes.heartbeat_file.stat().st_mtime_ns
     until(lambda: processes.heartbeat_file.stat().st_mtime_ns > touched, "the next beat")
 
