@@ -217,7 +217,7 @@ class _Keeper(threading.Thread):
                 stderr=subprocess.DEVNULL,
                 pass_fds=(self._lock_fd,),  # the server inherits the lock and holds it exactly as long as it lives
                 start_new_session=True,  # Ctrl-C on the terminal ends us first, and we end the server
-                preexec_fn=_die_with_parent(),  # noqa: PLW1509  one system call, prepared before the fork
+                preexec_fn=die_with_parent(),  # noqa: PLW1509  one system call, prepared before the fork
             )
         except OSError as error:
             self._result = error
@@ -227,8 +227,12 @@ class _Keeper(threading.Thread):
         process.wait()
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    """What the child does before exec: ask for SIGTERM when its parent dies. None where there is no such call."""
+def die_with_parent() -> Callable[[], None] | None:
+    """For `preexec_fn` of a child: it asks the kernel for SIGTERM when its parent dies, however that dies.
+
+    Call it in the parent, right before the fork. The parent is the thread that forks: when that one ends, the signal
+    comes. None where there is no such system call, which is everywhere but on Linux.
+    """
     if not sys.platform.startswith("linux"):
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl

@@ -99,7 +99,6 @@ def _example() -> Any:
 def _demonstrate(example: Any, limit: int | None, home: Path, out: Output, stack: contextlib.ExitStack) -> Verdict:
     from ..client import Client
     from ..embedded import EmbeddedRedis
-    from ..wire import RunId
     from .follow import Followed
     from .place import runs_of
     from .progress import watch
@@ -118,15 +117,15 @@ def _demonstrate(example: Any, limit: int | None, home: Path, out: Output, stack
         for name in CLASSES:
             start_worker(supervisor, settings, settings.classes[name])
     runs = runs_of(settings)
-    _wait_for_workers(runs, supervisor)
+    _wait_for_workers(runs, settings, supervisor)
     ready_seconds = time.monotonic() - begun
     messages = example.messages(limit)
     with Client(settings=settings) as client:
-        run = client.submit(example.graph(given=messages), labels={"example": "feedback"}).id
-    note(f"{len(messages)} messages submitted as run {run}")
-    followed = Followed(runs, RunId(run))
-    watch(followed, each=lambda _: _check(supervisor))
-    verdict = judge(runs, RunId(run), messages, example.expected(), example.STEPS)
+        run = client.submit(example.graph(given=messages), labels={"example": "feedback"})
+        note(f"{len(messages)} messages submitted as run {run.id}")
+        followed = Followed(runs.load(run.id), run)
+        watch(followed, each=lambda _: _check(supervisor))
+    verdict = judge(runs, run.id, messages, example.expected(), example.STEPS)
     _show(verdict, ready_seconds, followed.attempts, out)
     return verdict
 
@@ -162,12 +161,12 @@ def _own_environment(home: Path) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _wait_for_workers(runs: Runs, supervisor: Supervisor) -> None:
+def _wait_for_workers(runs: Runs, settings: Settings, supervisor: Supervisor) -> None:
     """Until a worker of each class has announced itself."""
-    from .work import live_workers
+    from ..client.views import Workers
 
     deadline = time.monotonic() + READY_SECONDS
-    while {it.get("queue_class") for it in live_workers(runs).values()} < set(CLASSES):
+    while not Workers.read(runs, settings).serving.keys() >= set(CLASSES):
         _check(supervisor)
         if time.monotonic() > deadline:
             words = "\n".join(f"{it.name}:\n{supervisor.last_words(it)}" for it in supervisor.children)

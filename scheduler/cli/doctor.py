@@ -143,17 +143,15 @@ def _shards(runs: Runs) -> Iterator[Finding]:
 
 
 def _workers(settings: Settings, runs: Runs) -> Iterator[Finding]:
+    from ..client.views import Workers
     from ..core.states import ENDED_RUNS
-    from .work import demand_of, live_workers, served_classes
+    from .work import demand_of
 
-    workers = live_workers(runs)
-    known = runs.workers()
-    served = served_classes(settings, workers.values())
+    workers = Workers.read(runs, settings)
     live = [it for it in runs.newest(limit=_LOADED_RUNS, ended=False) if it.state not in ENDED_RUNS]
-    demand = demand_of(settings, runs, runs.load_many([it.id for it in live]))
-    for name, queue_class in settings.classes.items():
-        queue = queue_class.queue
-        mine = [it for it in workers.values() if it.get("queue_class") == name or queue in it.get("queues", ())]
+    demand = demand_of(workers, runs.load_many([it.id for it in live]))
+    for name in settings.classes:
+        mine = workers.serving.get(name, [])
         slots = sum(it.get("concurrency") or 0 for it in mine)
         work = f"; {demand.ready.get(name, 0)} nodes ready, {demand.flying.get(name, 0)} attempts sent"
         found = f"{len(mine)} workers, {slots} slots{work if name in demand.classes else ''}"
@@ -161,7 +159,7 @@ def _workers(settings: Settings, runs: Runs) -> Iterator[Finding]:
             yield Finding("wrong", f"class {name}", f"{found}, and no worker", f"Start `celeriac worker {name}`.")
         else:
             yield Finding("ok" if mine else "note", f"class {name}", found)
-    for name in sorted(demand.classes - set(settings.classes) - served):
+    for name in sorted(demand.classes - set(settings.classes) - workers.serving.keys()):
         yield Finding(
             "wrong", f"class {escaped(name, 64)}", "has work and is not declared here", "Add it to queues.toml."
         )
@@ -172,10 +170,9 @@ def _workers(settings: Settings, runs: Runs) -> Iterator[Finding]:
             f"{number} wait: {escaped(why, 300)}",
             "Start a worker that has it, or cancel the run.",
         )
-    for name in sorted(set(known) - set(workers)):
-        silent = runs.now_ms() - known[name].get("seen_at_ms", 0)
+    for name, silent_ms in sorted(workers.silent.items()):
         yield Finding(
-            "note", f"worker {escaped(name, 100)}", f"silent for {span(silent)}", "It has died, or Redis is away."
+            "note", f"worker {escaped(name, 100)}", f"silent for {span(silent_ms)}", "It has died, or Redis is away."
         )
     if len(live) >= _LOADED_RUNS:
         yield Finding("note", "runs", f"only the newest {_LOADED_RUNS} live runs were looked at")

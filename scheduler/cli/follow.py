@@ -1,7 +1,7 @@
 """A run, followed by its log: how many nodes of each group are where, what failed last, why nodes wait.
 
-Reads Redis alone, so it works for runs that have ended and while every other process is stopped. Groups are
-executors: a run of ten thousand nodes has a handful of them.
+Groups are executors: a run of ten thousand nodes has a handful of them. The log is read, and its end found, by the
+client's handle, so it works for runs that have ended and while every other process is stopped.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from ..client import Event, RunHandle
+from ..core.run import Run
 from ..core.states import ENDED_RUNS, FIRST_ENDED, TARGET, MoveKind, NodeState, RunState
-from ..store.connection import UNREACHABLE
-from ..store.runs import Runs
-from ..wire import RunId
+from ..errors import StoreUnreachable, WaitTimeout
 from .output import note
 
 _TARGETS = {kind.word: TARGET[kind] for kind in MoveKind}
 _LAST_FAILURES = 5
-_BLOCK_MS = 500
+_LOOK_SECONDS = 0.25
 _AGAIN_SECONDS = 1.0
 
 
 class Failed(NamedTuple):
     """A node that failed, or whose attempt failed."""
 
-    node: int
+    node: str
     attempt: int
     why: str
 
@@ -35,11 +35,10 @@ class Followed:
     """What is known of a run so far.
 
     Args:
-        runs: of the installation.
-        run_id: the run.
+        run: as stored now; for keys and executors.
+        handle: of the same run.
 
     Attributes:
-        run: the run as stored when following began; for keys, edges and executors.
         state: of the run.  reason: why it is there.
         groups: executor -> state -> nodes, executors in the order of the graph.
         totals: executor -> nodes.
@@ -47,31 +46,27 @@ class Followed:
         attempts: dispatches so far.
         failures: the last few.
         waits: why nodes wait apart: reason -> nodes.
-
-    Raises:
-        RunNotFound: there is no such run.
     """
 
-    def __init__(self, runs: Runs, run_id: RunId) -> None:
-        self._runs = runs
-        self.id = run_id
-        self.run = runs.load(run_id)
+    def __init__(self, run: Run, handle: RunHandle) -> None:
+        self.id = handle.id
+        self.run = run
+        self.handle = handle
         self.state = RunState.RUNNING
         self.reason = ""
-        self.executors = [profile.executor for profile in self.run.profiles]
-        self._states = bytearray(self.run.n)
-        self._waiting: dict[int, str] = {}
-        self._after = "0"
-        self.counts = [0] * len(NodeState)
-        self.counts[NodeState.PENDING] = self.run.n
-        self.groups: dict[str, list[int]] = {}
-        for profile in self.run.profile:
-            group = self.groups.setdefault(self.executors[profile], [0] * len(NodeState))
-            group[NodeState.PENDING] += 1
-        self.totals = {executor: sum(group) for executor, group in self.groups.items()}
+        self.ended_at_ms = 0
         self.attempts = 0
         self.failures: deque[Failed] = deque(maxlen=_LAST_FAILURES)
-        self.ended_at_ms = 0
+        self.counts = [0] * len(NodeState)
+        self.counts[NodeState.PENDING] = run.n
+        self._executors = {key: run.profiles[it].executor for key, it in zip(run.keys, run.profile, strict=True)}
+        self.totals = Counter(self._executors.values())
+        self.groups = {executor: [0] * len(NodeState) for executor in self.totals}
+        for executor, group in self.groups.items():
+            group[NodeState.PENDING] = self.totals[executor]
+        self._states = dict.fromkeys(run.keys, int(NodeState.PENDING))
+        self._waiting: dict[str, str] = {}
+        self._after: str | None = None
 
     @property
     def over(self) -> bool:
@@ -92,59 +87,65 @@ class Followed:
         """State -> nodes, states without nodes left out."""
         return {state.word: self.counts[state] for state in NodeState if self.counts[state]}
 
-    def words(self, node: int) -> str:
-        """The state of a node, as people read it."""
-        return NodeState(self._states[node]).word
+    def follow(self) -> Iterator[None]:
+        """Until the run has ended: a turn for the caller, at least twice a second. Outages are waited for.
 
-    def read(self, block_ms: int | None = None) -> bool:
-        """Take what the log has to say since the last time; whether that was anything. May wait for it."""
-        entries = self._runs.log(self.id, self._after, block_ms=block_ms)
-        for id_, moves in entries:
-            self._after = id_
-            for node, word, attempt, _cause, why in moves:
-                if node < 0:
-                    self.state, self.reason = RunState(word), why
-                    if self.over:
-                        self.ended_at_ms = int(id_.partition("-")[0])
-                else:
-                    self._take(node, word, attempt, why)
-        return bool(entries)
-
-    def follow(self) -> Iterator[bool]:
-        """Until the run has ended: whether anything changed, at least twice a second. Outages are waited for."""
+        Raises:
+            RunNotFound: it was removed.
+        """
         silent = False
-        while True:
+        while not self.ended_at_ms:
             try:
-                changed = self.read()
-                yield changed
-                if self.over and not changed:
-                    return
-                if not changed:
-                    yield self.read(_BLOCK_MS)
+                yield from self._news()
+                self._settle()
                 silent = False
-            except UNREACHABLE as lost:
+            except WaitTimeout:
+                silent = False
+            except StoreUnreachable:
                 if not silent:
-                    note(f"Redis does not answer ({type(lost).__name__}); the run goes on, waiting for it ...")
+                    note("Redis does not answer; the run goes on, waiting for it ...")
                 silent = True
                 time.sleep(_AGAIN_SECONDS)
+            yield
 
-    def _take(self, node: int, word: str, attempt: int, why: str) -> None:
-        target = _TARGETS.get(word)
-        if target is None:
-            if word == "wait":
-                self._waiting[node] = why
+    def _news(self) -> Iterator[None]:
+        """Take what the log has to say since the last time, to the run's end.
+
+        Raises:
+            WaitTimeout: nothing more for the moment.
+        """
+        looked = time.monotonic()
+        for event in self.handle.events(self._after, timeout=_LOOK_SECONDS):
+            self._take(event)
+            if time.monotonic() - looked >= _LOOK_SECONDS:
+                yield
+                looked = time.monotonic()
+
+    def _settle(self) -> None:
+        """The log has told all; what the run came to stands in its record, whatever a crash kept out of the log."""
+        it = self.handle.summary()
+        self.state, self.reason = it.state, it.reason
+        if self.over:
+            self.ended_at_ms = it.ended_at_ms or it.created_at_ms
+            self.counts = [it.progress.get(state.word, 0) for state in NodeState]
+
+    def _take(self, it: Event) -> None:
+        self._after = it.id
+        if it.node is None:
+            self.state, self.reason = RunState(it.move), it.why
             return
-        if word == "dispatch":
+        target = _TARGETS.get(it.move)
+        if target is None:
+            if it.move == "wait":
+                self._waiting[it.node] = it.why
+            return
+        if it.move == "dispatch":
             self.attempts += 1
-            self._waiting.pop(node, None)
-        elif word in ("fail", "retry", "lose"):
-            self.failures.append(Failed(node, attempt, why))
-        before = self._states[node]
-        if before != target:
-            self._states[node] = target
-            group = self.groups[self.executors[self.run.profile[node]]]
-            for counted in (self.counts, group):
-                counted[before] -= 1
-                counted[target] += 1
-        if target >= FIRST_ENDED:
-            self._waiting.pop(node, None)
+        elif it.move in ("fail", "retry", "lose"):
+            self.failures.append(Failed(it.node, it.attempt, it.why))
+        if it.move == "dispatch" or target >= FIRST_ENDED:
+            self._waiting.pop(it.node, None)
+        before, self._states[it.node] = self._states[it.node], target
+        for counted in (self.counts, self.groups[self._executors[it.node]]):
+            counted[before] -= 1
+            counted[target] += 1

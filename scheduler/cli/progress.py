@@ -100,7 +100,7 @@ def _picture(followed: Followed, seconds: float) -> RenderableType:
     head.append(f"  {span(seconds * 1000)}", "dim")
     lines: list[RenderableType] = [head, grid]
     for failed in followed.failures:
-        key = escaped(followed.run.keys[failed.node], 60)
+        key = escaped(failed.node, 60)
         lines.append(Text(f"  {key} attempt {failed.attempt}: {escaped(failed.why, 100)}", "red", no_wrap=True))
     if not followed.over:
         for why, number in followed.waits.most_common(2):

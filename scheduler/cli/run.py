@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..errors import escaped
+from ..errors import RunError, escaped
 from ..wire import RunId
 from .output import Output, counts_in_words, duration, json_text, note, output_option, span
 from .place import Place, place_options, runs_of
@@ -37,7 +37,7 @@ class Submission:
     deadline: float | None
     no_check: bool
 
-    def submit(self, settings: Settings) -> str:
+    def submit(self, settings: Settings) -> RunId:
         """Does it; returns the run's id.
 
         Raises:
@@ -153,36 +153,44 @@ def labels_of(given: tuple[str, ...]) -> dict[str, str]:
 
 def finish(
     settings: Settings,
-    run: str,
+    run: RunId,
     out: Output,
     *,
     wait_seconds: float | None = None,
     worker_seconds: float | None = None,
 ) -> int:
     """Watches a run until it ends, tells its result, and returns the exit status."""
+    from ..client import Client
     from .follow import Followed
     from .progress import watch
 
     runs = runs_of(settings)
-    followed = Followed(runs, RunId(run))
-    note(f"run {run} of {escaped(followed.run.name)}, {followed.run.n} nodes")
-    patience = _Patience(settings, runs, wait_seconds, worker_seconds)
-    try:
-        watch(followed, each=patience)
-    except KeyboardInterrupt:
-        note(f"\nDetached; the run goes on. Come back with: celeriac runs watch {run}")
-        return DETACHED
-    except _OutOfPatienceError as over:
-        note(str(over))
-        return over.status
-    return tell_result(runs, followed, out)
+    with Client(settings=settings) as client:
+        followed = Followed(runs.load(run), client.run(run))
+        note(f"run {run} of {escaped(followed.run.name)}, {followed.run.n} nodes")
+        try:
+            watch(followed, each=_Patience(settings, runs, wait_seconds, worker_seconds))
+        except KeyboardInterrupt:
+            note(f"\nDetached; the run goes on. Come back with: celeriac runs watch {run}")
+            return DETACHED
+        except _OutOfPatienceError as over:
+            note(str(over))
+            return over.status
+        status = tell_result(followed, out)
+    if status:
+        _tell_failures(runs, run)
+        note(f"See: celeriac runs show {run} --nodes")
+    return status
 
 
-def tell_result(runs: Runs, followed: Followed, out: Output) -> int:
+def tell_result(followed: Followed, out: Output) -> int:
     """Prints what became of a run that has ended, and returns the exit status."""
     run = followed.run
     seconds = round((followed.ended_at_ms - run.created_at_ms) / 1000, 3)
-    result = result_of(runs, followed) if run.returns is not None else None
+    try:
+        result = followed.handle.result()
+    except RunError:  # there is none; what failed is told by itself
+        result = None
     status = {"failed": FAILED, "cancelled": CANCELLED}.get(followed.state.value, 0)
     if out.json:
         out.document(
@@ -205,9 +213,6 @@ def tell_result(runs: Runs, followed: Followed, out: Output) -> int:
         )
         if result is not None:
             out.line(json_text(result))
-    if status:
-        _tell_failures(runs, RunId(run.id))
-        note(f"See: celeriac runs show {run.id} --nodes")
     return status
 
 
@@ -222,14 +227,6 @@ def _tell_failures(runs: Runs, run_id: RunId) -> None:
         note(escaped(f"  {run.keys[node]}: {error.get('type', '')}: {error.get('message', '')}", 500))
     if len(failed) > _SHOWN_FAILURES:
         note(f"  ... and {len(failed) - _SHOWN_FAILURES} more")
-
-
-def result_of(runs: Runs, followed: Followed) -> Any:
-    """The output of the node that the graph returns; None when it has none."""
-    from .values import output_of
-
-    node = followed.run.returns
-    return None if node is None else output_of(runs, followed.run.id, node)
 
 
 class _OutOfPatienceError(Exception):
@@ -273,7 +270,7 @@ class _Patience:
         from ..store.health import live_schedulers
         from .work import idle_classes
 
-        idle = idle_classes(self._settings, self._runs, followed.id)
+        idle = [escaped(name, 64) for name in idle_classes(self._settings, self._runs, followed.id)]
         if not self._hinted and not live_schedulers(self._runs.client, self._runs.keys):
             self._hinted = True
             note("No scheduler is running: start `celeriac scheduler` or `celeriac up`. The run waits for one.")

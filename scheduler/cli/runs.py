@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
-from ..errors import InvalidValue, NodeNotFound, RunNotFound, escaped
+from ..errors import RunNotFound, WaitTimeout
 from .output import Output, instant, json_text, note, output_option, span
 from .place import Place, place_options, runs_of
-from .status import CANCELLED, DETACHED, FAILED
+from .status import DETACHED, FAILED, words_of
 
 STATES = ("running", "cancelling", "succeeded", "failed", "cancelled")
 _LOOK_SECONDS = 2.0
@@ -132,42 +132,21 @@ def watch(ctx: click.Context, run: str, place: Place, out: Output) -> None:
 @click.pass_context
 def result(ctx: click.Context, run: str, key: str | None, wait: bool, place: Place, out: Output) -> None:
     """The output of RUN, or of one of its nodes, as JSON."""
-    from ..core.states import ENDED_RUNS, FIRST_ENDED, NodeState
-    from .follow import Followed
-    from .values import errors_of, outputs_of
+    from ..client import Client
 
-    with place.for_reading() as settings:
-        runs, run_id = runs_of(settings), checked_id(run)
-        if wait:
-            try:
-                for _ in Followed(runs, run_id).follow():
-                    pass
-            except KeyboardInterrupt:
-                note(f"\nDetached; the run goes on. Come back with: celeriac runs result {run} --wait")
-                ctx.exit(DETACHED)
-        loaded = runs.load(run_id)
-        node = loaded.returns if key is None else _number_of(loaded, key)
-        if node is None:
-            raise InvalidValue("--node", None, "is missing, and the graph says of no node that it returns", "Name one.")
-        if loaded.state[node] == NodeState.SUCCEEDED:
-            found = outputs_of(runs, loaded, [node]).get(node)
-            out.document(found) if out.json else out.line(json_text(found))
-            return
-        state = NodeState(loaded.state[node])
-        error = errors_of(runs, loaded, [node]).get(node, {})
-    word = state.word if state >= FIRST_ENDED or loaded.run_state in ENDED_RUNS else f"{state.word}, not ended yet"
-    told = (
-        f": {escaped(str(error.get('type', '')), 100)}: {escaped(str(error.get('message', '')), 500)}" if error else ""
-    )
-    note(f"node {escaped(loaded.keys[node], 100)} is {word} and has no output{told}")
-    ctx.exit(CANCELLED if state == NodeState.CANCELLED else FAILED)
-
-
-def _number_of(run: Any, key: str) -> int:
-    if key not in run.keys:
-        raise NodeNotFound(run.id, key, run.keys)
-    number: int = run.keys.index(key)
-    return number
+    with place.for_reading() as settings, Client(settings=settings) as client:
+        handle = client.run(run)
+        try:
+            if wait:
+                handle.wait()
+            found = handle.result(0) if key is None else handle.get(key, 0)
+        except KeyboardInterrupt:
+            note(f"\nDetached; the run goes on. Come back with: celeriac runs result {run} --wait")
+            ctx.exit(DETACHED)
+        except WaitTimeout as early:
+            note(words_of(early))
+            ctx.exit(FAILED)
+    out.document(found) if out.json else out.line(json_text(found))
 
 
 @runs_command.command("cancel")

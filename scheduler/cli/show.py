@@ -1,24 +1,24 @@
 """`celeriac runs show`: a run, its nodes, edges and attempts, read from Redis alone and put into words.
 
 Nothing is guessed: states and timelines are the stored ones, and reasons follow from them: which upstream nodes are
-open, which class has no worker, which rule answered what.
+open, which class has no worker, which rule answered what. They are the client's (client/views.py).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from ..client.views import NodeView, Workers, view_nodes
 from ..core.run import Run, Try
-from ..core.states import FIRST_ENDED, NodeState
+from ..core.states import NodeState
 from ..errors import NodeNotFound, escaped
-from ..service.admission import Admission
 from ..settings import Settings
 from ..store.runs import Runs, Summary
 from ..wire import RunId
 from .output import Output, counts_in_words, instant, json_text, note, span
 from .values import errors_of, outputs_of
-from .work import is_ready, live_workers, served_classes
 
 _SHOWN_FAILURES = 10
 _SHOWN_OPEN = 20
@@ -43,78 +43,36 @@ def summary_document(it: Summary) -> dict[str, Any]:
     }
 
 
-class View:
-    """One run as loaded now, with what is needed to explain each of its nodes."""
+class Shown(NamedTuple):
+    """One run as stored now, and what the client says of each of its nodes."""
 
-    def __init__(self, runs: Runs, run_id: RunId, settings: Settings) -> None:
-        self.runs = runs
-        self.summary = runs.summary(run_id)
-        self.run: Run = runs.load(run_id)
-        self.claimed = runs.claimed(self.run)
-        self._admission = Admission(settings.classes, settings.default_class.name)
-        self._admission.learn(runs.contracts())
-        self._served = served_classes(settings, live_workers(runs).values())
+    summary: Summary
+    run: Run
+    nodes: list[NodeView]
 
-    def state(self, node: int) -> NodeState:
-        """The state of a node; running and ready as far as they are not recorded but follow."""
-        state = NodeState(self.run.state[node])
-        if state == NodeState.DISPATCHED and node in self.claimed:
-            return NodeState.RUNNING
-        if state == NodeState.PENDING and is_ready(self.run, node):
-            return NodeState.READY
-        return state
+    def upstream(self, node: int) -> list[str]:
+        """Keys of the nodes that a node waits for."""
+        return [self.run.keys[up] for up in self.run.upstream(node)]
 
-    def queue_class(self, node: int) -> str | None:
-        """Where its attempts go; None while nobody knows."""
-        return self._admission.place(self.run.profiles[self.run.profile[node]])[0]
-
-    def why(self, node: int) -> str:
-        """In words: what the node waits for, or why it ended as it did. "" when there is nothing to explain."""
-        run, state = self.run, self.state(node)
-        if state in (NodeState.UPSTREAM_FAILED, NodeState.SKIPPED):
-            cause = run.cause.get(node)
-            rule = run.profiles[run.profile[node]].rule.name
-            return rule if cause is None else f"{rule}: {run.keys[cause]} is {self.state(cause).word}"
-        if state == NodeState.PENDING:
-            waiting = [up for up in run.upstream(node) if run.state[up] < FIRST_ENDED]
-            more = f" and {len(waiting) - 3} more" if len(waiting) > 3 else ""
-            return f"waits for {', '.join(run.keys[up] for up in waiting[:3])}{more}"
-        if state == NodeState.READY:
-            name, why = self._admission.place(run.profiles[run.profile[node]])
-            if name is None:
-                return why
-            return f"waits for room in {name}" if name in self._served else f"no worker serves {name}"
-        if state == NodeState.DISPATCHED:
-            name = self.queue_class(node)
-            return "sent, not taken yet" if name in self._served else f"sent, and no worker serves {name}"
-        if state == NodeState.RUNNING:
-            return f"on {self.claimed[node][1]}" if node in self.claimed else ""
-        return "waits before its next attempt" if state == NodeState.WAITING else ""
-
-    def tries(self, node: int) -> list[Try]:
-        """Attempts so far, the claim of the current one filled in."""
-        tries = list(self.run.tries(node))
-        if tries and node in self.claimed and not tries[-1].ended_at_ms:
-            at_ms, worker = self.claimed[node]
-            tries[-1] = tries[-1]._replace(claimed_at_ms=at_ms, worker=worker)
-        return [one for one in tries if one.ready_at_ms]
+    def counts(self) -> dict[str, int]:
+        """State -> nodes."""
+        return dict(Counter(it.state.word for it in self.nodes))
 
     def document(self, node: int, error: dict[str, Any] | None) -> dict[str, Any]:
         """A node for JSON."""
-        run = self.run
-        profile = run.profiles[run.profile[node]]
+        it = self.nodes[node]
         return {
-            "key": run.keys[node],
-            "executor": profile.executor,
-            "queue_class": self.queue_class(node),
-            "trigger_rule": profile.rule.name,
-            "upstream": [run.keys[up] for up in run.upstream(node)],
-            "labels": run.labels.get(node, {}),
-            "state": self.state(node).word,
-            "why": self.why(node),
-            "failures": run.failures[node],
-            "losses": run.losses[node],
-            "attempts": [one._asdict() for one in self.tries(node)],
+            "key": it.key,
+            "executor": it.executor,
+            "queue_class": it.queue_class,
+            "trigger_rule": it.trigger_rule,
+            "upstream": self.upstream(node),
+            "labels": it.labels,
+            "state": it.state.word,
+            "why": it.why,
+            "failures": self.run.failures[node],
+            "losses": self.run.losses[node],
+            "attempts": [one._asdict() for one in it.tries],
             "error": error,
         }
 
@@ -131,24 +89,25 @@ def show_run(
     Raises:
         RunNotFound, NodeNotFound: there is no such run, or node of it.
     """
-    view = View(runs, run_id, settings)
-    numbers = _numbers(view.run, only) if only else list(range(view.run.n)) if nodes else []
-    failed = [node for node, state in enumerate(view.run.state) if state == NodeState.FAILED]
-    errors = errors_of(runs, view.run, {*numbers, *failed[:_SHOWN_FAILURES]})
-    outputs = outputs_of(runs, view.run, numbers) if only else {}
+    summary, run = runs.summary(run_id), runs.load(run_id)
+    view = Shown(summary, run, list(view_nodes(run, runs.claimed(run), Workers.read(runs, settings))))
+    numbers = _numbers(run, only) if only else list(range(run.n)) if nodes else []
+    failed = [node for node, it in enumerate(view.nodes) if it.state is NodeState.FAILED]
+    errors = errors_of(runs, run, {*numbers, *failed[:_SHOWN_FAILURES]})
+    outputs = outputs_of(runs, run, numbers) if only else {}
     if out.json:
         out.document(_document(view, numbers, errors, outputs, nodes=nodes or bool(only)))
         return
-    it = view.summary
+    it = summary
     running = NodeState.RUNNING.word
-    counts = _counts(view)
+    counts = view.counts()
     facts: list[tuple[str, Any]] = [
         ("run", it.id),
         ("graph", it.name),
         ("state", it.state.value),
         ("reason", it.reason),
         ("nodes", f"{it.nodes}: {counts_in_words(counts)}"),
-        ("edges", len(view.run.up)),
+        ("edges", len(run.up)),
         ("created", instant(it.created_at_ms)),
         ("ended", instant(it.ended_at_ms)),
         ("took", span((it.ended_at_ms or runs.now_ms()) - it.created_at_ms)),
@@ -177,16 +136,8 @@ def _numbers(run: Run, keys: Sequence[str]) -> list[int]:
     return [index[key] for key in keys]
 
 
-def _counts(view: View) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for node in range(view.run.n):
-        word = view.state(node).word
-        counts[word] = counts.get(word, 0) + 1
-    return counts
-
-
 def _document(
-    view: View,
+    view: Shown,
     numbers: Sequence[int],
     errors: dict[int, dict[str, Any]],
     outputs: dict[int, Any],
@@ -194,11 +145,9 @@ def _document(
     nodes: bool,
 ) -> dict[str, Any]:
     found = summary_document(view.summary)
-    found["counts"] = _counts(view)
+    found["counts"] = view.counts()
     if nodes:
-        found["edges"] = [
-            [view.run.keys[up], view.run.keys[node]] for node in numbers for up in view.run.upstream(node)
-        ]
+        found["edges"] = [[up, view.run.keys[node]] for node in numbers for up in view.upstream(node)]
         found["nodes"] = [
             view.document(node, errors.get(node)) | ({"output": outputs[node]} if node in outputs else {})
             for node in numbers
@@ -208,22 +157,20 @@ def _document(
     return found
 
 
-def _show_nodes(view: View, numbers: Sequence[int], errors: dict[int, dict[str, Any]], out: Output) -> None:
+def _show_nodes(view: Shown, numbers: Sequence[int], errors: dict[int, dict[str, Any]], out: Output) -> None:
     rows: list[list[Any]] = []
     for node in numbers:
-        run = view.run
-        why = view.why(node)
+        it, after, why = view.nodes[node], view.upstream(node), view.nodes[node].why
         if node in errors:
             why = f"{errors[node].get('kind', '')}: {errors[node].get('message', '')}"
-        after = [run.keys[up] for up in run.upstream(node)]
         shown = ", ".join(after[:5]) + (f", … {len(after) - 5} more" if len(after) > 5 and out.terminal else "")
         rows.append(
             [
-                run.keys[node],
-                run.profiles[run.profile[node]].executor,
-                view.state(node).word,
+                it.key,
+                it.executor,
+                it.state.word,
                 shown if out.terminal else ", ".join(after),
-                "; ".join(timeline(one) for one in view.tries(node)),
+                "; ".join(timeline(one) for one in it.tries),
                 why,
             ]
         )
@@ -249,7 +196,7 @@ def timeline(one: Try) -> str:
 
 
 def _show_values(
-    view: View, node: int, errors: dict[int, dict[str, Any]], outputs: dict[int, Any], out: Output
+    view: Shown, node: int, errors: dict[int, dict[str, Any]], outputs: dict[int, Any], out: Output
 ) -> None:
     if node in outputs:
         out.line(f"{escaped(view.run.keys[node])} output: {json_text(outputs[node])}")
@@ -260,7 +207,7 @@ def _show_values(
             out.line(escaped(str(error["traceback"]), 20_000, keep="\n"))
 
 
-def _show_failures(view: View, failed: Sequence[int], errors: dict[int, dict[str, Any]], out: Output) -> None:
+def _show_failures(view: Shown, failed: Sequence[int], errors: dict[int, dict[str, Any]], out: Output) -> None:
     if not failed:
         return
     rows = [
@@ -272,13 +219,11 @@ def _show_failures(view: View, failed: Sequence[int], errors: dict[int, dict[str
         note(f"... and {len(failed) - _SHOWN_FAILURES} more failed nodes")
 
 
-def _show_open(view: View, out: Output) -> None:
+def _show_open(view: Shown, out: Output) -> None:
     """What must hold for the run to move on: nodes that run, wait, or could be sent."""
     moving = (NodeState.RUNNING, NodeState.DISPATCHED, NodeState.READY, NodeState.WAITING)
-    found = [node for node in range(view.run.n) if view.state(node) in moving]
-    found.sort(key=lambda node: (moving.index(view.state(node)), node))
+    found = sorted((it for it in view.nodes if it.state in moving), key=lambda it: moving.index(it.state))
     if found:
-        rows = [[view.run.keys[node], view.state(node).word, view.why(node)] for node in found[:_SHOWN_OPEN]]
-        out.table(["open node", "state", "why"], rows)
+        out.table(["open node", "state", "why"], [[it.key, it.state.word, it.why] for it in found[:_SHOWN_OPEN]])
     if len(found) > _SHOWN_OPEN:
         note(f"... and {len(found) - _SHOWN_OPEN} more open nodes")

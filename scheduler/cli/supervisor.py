@@ -8,7 +8,6 @@ Only processes that were started here are ever signalled.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import selectors
 import signal
@@ -20,7 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-_PR_SET_PDEATHSIG = 1
+from ..embedded import die_with_parent
+
 _LOOK_SECONDS = 0.5
 STEADY_SECONDS = 10.0
 """A child that lived this long counts as well started; its next end is its first one again."""
@@ -127,7 +127,7 @@ class Supervisor:
                 stdout=target,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent(),  # noqa: PLW1509  one system call, prepared before the fork
+                preexec_fn=die_with_parent(),  # noqa: PLW1509  one system call, prepared before the fork
             )
         finally:
             if not isinstance(target, int):
@@ -257,18 +257,3 @@ def _signal(process: subprocess.Popen[bytes], number: int, *, group: bool = Fals
                 os.killpg(process.pid, number)
             else:
                 process.send_signal(number)
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """What the child does before exec: ask for SIGTERM when its parent dies. None where there is no such call."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    parent = os.getpid()
-
-    def ask() -> None:
-        prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-        if os.getppid() != parent:  # it died before we asked
-            os._exit(1)
-
-    return ask

@@ -14,11 +14,6 @@ from ..wire import RunId
 _BLOB = ord("b")
 
 
-def output_of(runs: Runs, run: str, node: int) -> Any:
-    """The output of one node of a run that may have moved since it was loaded; None when there is none."""
-    return outputs_of(runs, runs.load(RunId(run)), [node]).get(node)
-
-
 def outputs_of(runs: Runs, run: Run, nodes: Iterable[int]) -> dict[int, Any]:
     """Outputs of those nodes that have succeeded: node -> value."""
     wanted = [node for node in nodes if run.state[node] == NodeState.SUCCEEDED]

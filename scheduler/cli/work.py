@@ -1,21 +1,16 @@
-"""Who is there to work, and what there is to do: workers and nodes by class, for `doctor`, `run` and `runs show`."""
+"""What there is to do, by queue class, and which of it has nobody to do it: for `doctor` and `run`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
-from ..core.rules import Answer
+from ..client.views import Workers, state_of
 from ..core.run import Run
-from ..core.states import NodeState
-from ..service.admission import Admission
+from ..core.states import IN_FLIGHT, NodeState
 from ..settings import Settings
 from ..store.runs import Runs
 from ..wire import RunId
-
-SILENT_BEATS = 4
-"""A worker that has missed so many heartbeats is not counted on."""
 
 
 @dataclass
@@ -24,7 +19,7 @@ class Demand:
 
     Attributes:
         ready, flying: class -> nodes that could be sent, and attempts that were.
-        apart: why nodes belong to no class at all -> nodes, such as an executor that nobody has published.
+        apart: why nodes can be sent to nobody, such as an executor that no worker has published -> nodes.
     """
 
     ready: dict[str, int] = field(default_factory=dict)
@@ -37,50 +32,27 @@ class Demand:
         return {*self.ready, *self.flying}
 
 
-def live_workers(runs: Runs) -> dict[str, dict[str, Any]]:
-    """Workers that were heard of lately: name -> description."""
-    now = runs.now_ms()
-    return {
-        name: it
-        for name, it in runs.workers().items()
-        if now - it.get("seen_at_ms", 0) <= SILENT_BEATS * 1000 * float(it.get("heartbeat_seconds") or 5)
-    }
-
-
-def served_classes(settings: Settings, workers: Iterable[dict[str, Any]]) -> set[str]:
-    """Classes that these workers serve: as they were told, else by the queues they read."""
-    found = set()
-    for worker in workers:
-        if worker.get("queue_class"):
-            found.add(worker["queue_class"])
-        queues = worker.get("queues") or ()
-        found.update(it.name for it in settings.classes.values() if it.queue in queues)
-    return found
-
-
-def demand_of(settings: Settings, runs: Runs, loaded: Iterable[Run]) -> Demand:
+def demand_of(workers: Workers, loaded: Iterable[Run]) -> Demand:
     """What runs want of the workers now. O(nodes)."""
-    admission = Admission(settings.classes, settings.default_class.name)
-    admission.learn(runs.contracts())
     demand = Demand()
     for run in loaded:
-        for node, state in enumerate(run.state):
-            flying = state in (NodeState.DISPATCHED, NodeState.RUNNING)
-            if not flying and not (state == NodeState.READY or (state == NodeState.PENDING and is_ready(run, node))):
+        places = [(workers.queue_class(it), workers.why_apart(it)) for it in run.profiles]
+        for node in range(run.n):
+            state = state_of(run, node)
+            name, why = places[run.profile[node]]
+            if state in IN_FLIGHT and name is not None:
+                counted, key = demand.flying, name
+            elif state is not NodeState.READY:
                 continue
-            name, why = admission.place(run.profiles[run.profile[node]])
-            counted, key = (demand.apart, why) if name is None else (demand.flying if flying else demand.ready, name)
+            elif name is None or why:
+                counted, key = demand.apart, why
+            else:
+                counted, key = demand.ready, name
             counted[key] = counted.get(key, 0) + 1
     return demand
 
 
-def is_ready(run: Run, node: int) -> bool:
-    """Whether a pending node could start: the store does not keep that, for it follows from what it keeps."""
-    counts = run.counts(node)
-    return counts[0] == 0 or run.profiles[run.profile[node]].rule.answer(*counts) == Answer.START
-
-
 def idle_classes(settings: Settings, runs: Runs, run_id: RunId) -> list[str]:
     """Classes for which a run has work and no worker is there."""
-    demand = demand_of(settings, runs, [runs.load(run_id)])
-    return sorted(demand.classes - served_classes(settings, live_workers(runs).values()))
+    workers = Workers.read(runs, settings)
+    return sorted(demand_of(workers, [runs.load(run_id)]).classes - workers.serving.keys())

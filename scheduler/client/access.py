@@ -11,13 +11,16 @@ import math
 import threading
 import weakref
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import CeleriacError, SettingsError, StoreError, StoreUnreachable, escaped, shown
 from ..store.connection import REFUSED, UNREACHABLE, connect
 from ..store.follow import ENTRIES_AT_ONCE, Entries, LogReader
 from ..store.runs import Runs, connect_runs
 from ..wire import RunId
+
+if TYPE_CHECKING:
+    from ..settings import Settings
 
 T = TypeVar("T")
 
@@ -29,13 +32,13 @@ class Access:
         url: of its Redis.
         namespace: which installation there.
         shards: counts only when the store is new.
-        default_class: class of executors that declare none, when it is known.
+        settings: where queue classes are declared, when that is known.
     """
 
-    def __init__(self, url: str, namespace: str, shards: int, default_class: str | None = None) -> None:
+    def __init__(self, url: str, namespace: str, shards: int, settings: Settings | None = None) -> None:
         self.url = url
         self.namespace = namespace
-        self.default_class = default_class
+        self.settings = settings
         self._shards = shards
         self._lock = threading.Lock()
         self._runs: Runs | None = None

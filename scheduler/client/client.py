@@ -67,7 +67,7 @@ class Client:
             redis_url or _url_of(settings),
             _checked(namespace),
             DEFAULT_SHARDS if settings is None else settings.shards,
-            None if settings is None else settings.default_class.name,
+            settings,
         )
         self._contracts: tuple[int, Mapping[str, Mapping[str, Any]]] | None = None
 

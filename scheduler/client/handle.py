@@ -71,8 +71,7 @@ class RunHandle:
         def look() -> list[NodeView]:
             runs = self._access.runs
             run = runs.load(self.id)
-            workers = Workers(runs.contracts(), runs.workers(), self._access.default_class)
-            return list(view_nodes(run, runs.claimed(run), workers))
+            return list(view_nodes(run, runs.claimed(run), Workers.read(runs, self._access.settings)))
 
         return self._access.reach(look)
 

@@ -1,21 +1,29 @@
 """What a client is shown of a run: nodes with their timelines and reasons, and events.
 
-Pure: everything comes from a loaded run (core/run.py) and what workers have said of themselves. A reason is
-read from what is recorded; where the store keeps none (a node that is ready stands there as pending, because
-that follows from the rest), the rule is asked again.
+The one place that says where a node stands, which class it belongs to and why it is not further; the command line
+shows the same. Everything comes from a loaded run (core/run.py) and what workers have said of themselves. A reason is
+read from what is recorded; where the store keeps none (a node that is ready stands there as pending, because that
+follows from the rest), the rule is asked again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Container, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from ..core.rules import Answer
 from ..core.run import Profile, Run, Try
 from ..core.states import ENDED_RUNS, FIRST_ENDED, NodeState
 from ..errors import SHOWN_CHARACTERS, escaped, shown
 
+if TYPE_CHECKING:
+    from ..settings import QueueClass, Settings
+    from ..store.runs import Runs
+
 SHOWN_NODES = 5
+SILENT_BEATS = 4
+"""A worker that has missed so many heartbeats is not counted on."""
+_BEAT_SECONDS = 5
 
 
 class Event(NamedTuple):
@@ -48,7 +56,7 @@ class NodeView(NamedTuple):
         state: `running` when a worker has claimed its attempt.
         attempt: number of the current or last attempt, 0 before the first.
         tries: its attempts so far, with the instants of each.
-        queue_class: the node's own, else its executor's; None while neither is known.
+        queue_class: the node's own, else its executor's; None while nobody knows.
         open_upstream: keys of the upstream nodes that have not ended, while the node waits for them.
         cause: key of the upstream node for whose sake it was skipped or upstream_failed, or None.
         why: why it is not further, or why it never ran; "" when there is nothing to say.
@@ -70,86 +78,143 @@ class NodeView(NamedTuple):
 
 
 class Workers:
-    """What workers have published: who serves which class, and which executors there are.
+    """What workers have published: which executors there are, and who serves which queue class.
 
     Args:
         contracts: executor -> contract.
-        workers: name -> description with queue_class.
-        default: class of executors that declare none, when it is known.
+        workers: name -> description.
+        now_ms: by Redis.
+        classes: the declared queue classes, where they are known.
+
+    Attributes:
+        live: workers that were heard of lately: name -> description.
+        silent: the others: name -> ms since.
+        serving: class -> the live workers that serve it, by their class or by the queues they read.
     """
 
     def __init__(
-        self, contracts: Mapping[str, Mapping[str, Any]], workers: Mapping[str, Mapping[str, Any]], default: str | None
+        self,
+        contracts: Mapping[str, Mapping[str, Any]],
+        workers: Mapping[str, Mapping[str, Any]],
+        now_ms: int,
+        classes: Mapping[str, QueueClass] | None = None,
     ) -> None:
-        self.contracts = contracts
-        self.default = default
-        self.served = {str(it["queue_class"]) for it in workers.values() if it.get("queue_class")}
+        self._contracts = contracts
+        self._classes = classes
+        self._default = next((name for name, it in (classes or {}).items() if it.default), None)
+        self.live: dict[str, Mapping[str, Any]] = {}
+        self.silent: dict[str, int] = {}
+        self.serving: dict[str, list[Mapping[str, Any]]] = {}
+        of_queue = {it.queue: name for name, it in (classes or {}).items()}
+        for worker, it in workers.items():
+            silent_ms = now_ms - it.get("seen_at_ms", 0)
+            if silent_ms > SILENT_BEATS * 1000 * float(it.get("heartbeat_seconds") or _BEAT_SECONDS):
+                self.silent[worker] = silent_ms
+                continue
+            self.live[worker] = it
+            for name in {it.get("queue_class"), *(of_queue.get(queue) for queue in it.get("queues") or ())}:
+                if name:
+                    self.serving.setdefault(name, []).append(it)
+
+    @classmethod
+    def read(cls, runs: Runs, settings: Settings | None) -> Self:
+        """As published now; the declared classes are those of the settings."""
+        return cls(runs.contracts(), runs.workers(), runs.now_ms(), None if settings is None else settings.classes)
 
     def queue_class(self, profile: Profile) -> str | None:
-        """Where nodes of this profile are sent."""
-        declared = self.contracts.get(profile.executor, {}).get("queue_class")
-        return profile.queue_class or declared or self.default
+        """Where nodes of this profile are sent; None while nobody knows."""
+        if profile.queue_class is not None or profile.executor not in self._contracts:
+            return profile.queue_class
+        return self._contracts[profile.executor].get("queue_class") or self._default
+
+    def why_apart(self, profile: Profile) -> str:
+        """Why nodes of this profile can be sent to nobody, whatever room there is; "" when they can."""
+        if profile.executor not in self._contracts:
+            return f"no worker has published the executor {shown(profile.executor)}"
+        name = self.queue_class(profile)
+        if name is None or self._classes is None or name in self._classes or name in self.serving:
+            return ""
+        return f"no queue class {shown(name)} is declared here"
 
     def why_not_sent(self, profile: Profile) -> str:
         """Why a node that may start has not been sent."""
-        if profile.executor not in self.contracts:
-            return f"waits: no worker has published the executor {shown(profile.executor)}"
+        if why := self.why_apart(profile):
+            return f"waits: {why}"
         name = self.queue_class(profile)
         if name is None:
             return "waits for the scheduler"
-        if name not in self.served:
+        if name not in self.serving:
             return f"waits: no worker serves the queue class {shown(name)}"
         return f"waits for room in the queue class {shown(name)}, or for a scheduler"
 
+    def why_not_begun(self, profile: Profile) -> str:
+        """Why a node that was sent does not run."""
+        name = self.queue_class(profile)
+        if name is not None and name not in self.serving:
+            return f"sent, and no worker serves the queue class {shown(name)}"
+        return "sent, and no worker has begun it yet"
+
+
+def state_of(run: Run, node: int, claimed: Container[int] = ()) -> NodeState:
+    """The state of a node; ready, and running if it is claimed, also where that is not recorded but follows."""
+    state = NodeState(run.state[node])
+    if state is NodeState.PENDING and run.run_state not in ENDED_RUNS:
+        counts = run.counts(node)
+        if not counts[0] or run.profiles[run.profile[node]].rule.answer(*counts) is Answer.START:
+            return NodeState.READY
+    elif state is NodeState.DISPATCHED and node in claimed:
+        return NodeState.RUNNING
+    return state
+
 
 def view_nodes(run: Run, claimed: Mapping[int, tuple[int, str]], workers: Workers) -> Iterator[NodeView]:
-    """Every node of a run, in topological order.
+    """Every node of a run, in topological order. O(nodes + edges).
 
     Args:
         claimed: node -> (claimed at, ms; worker), see Runs.claimed.
     """
-    for node, number in enumerate(run.state):
+    classes = [workers.queue_class(profile) for profile in run.profiles]
+    roots: dict[int, int] = {}
+    for node in range(run.n):
         profile = run.profiles[run.profile[node]]
-        state = NodeState(number)
+        state = state_of(run, node, claimed)
         tries = tuple(run.tries(node))
         worker = tries[-1].worker if tries else ""
-        if state is NodeState.PENDING and _may_start(run, node, profile):
-            state = NodeState.READY
-        elif state is NodeState.DISPATCHED and node in claimed:
-            state = NodeState.RUNNING
+        if node in claimed:
             at_ms, worker = claimed[node]
             if tries:
                 tries = (*tries[:-1], tries[-1]._replace(claimed_at_ms=at_ms, worker=worker))
-        waits_for = () if state is not NodeState.PENDING else tuple(_open_upstream(run, node))
         cause = run.cause.get(node)
+        if cause is not None:  # a cause is upstream, so the node that began it is known already
+            roots[node] = roots.get(cause, cause)
+        waits_for = tuple(_open_upstream(run, node)) if state is NodeState.PENDING else ()
+        if state is NodeState.PENDING:
+            why = _why_pending(profile, waits_for, len(run.upstream(node)))
+        elif state is NodeState.READY:
+            why = workers.why_not_sent(profile)
+        elif state is NodeState.DISPATCHED:
+            why = workers.why_not_begun(profile)
+        else:
+            why = _why(run, node, state, worker, roots.get(node))
         yield NodeView(
             run.keys[node],
             state,
             run.attempt[node],
             tries,
             profile.executor,
-            workers.queue_class(profile),
+            classes[run.profile[node]],
             profile.rule.name,
             run.labels.get(node, {}),
             waits_for,
             None if cause is None else run.keys[cause],
-            _why(run, node, state, profile, waits_for, workers),
+            why,
             worker,
         )
 
 
-def root_cause(run: Run, node: int) -> int:
-    """The node that began it: follows causes upstream, from a node that was skipped or upstream_failed."""
-    for _ in range(run.n):
-        if node not in run.cause:
-            break
-        node = run.cause[node]
-    return node
-
-
 def cause_text(key: str, state: NodeState) -> str:
     """Why a node was passed over, in words, from the node that began it."""
-    return f"node {shown(key)} {_ENDED[state]}"
+    return f"node {shown(key)} {_ENDED.get(state, f'is {state.word}')}"
 
 
 _ENDED = {
@@ -161,35 +226,26 @@ _ENDED = {
 }
 
 
-def _may_start(run: Run, node: int, profile: Profile) -> bool:
-    if run.run_state in ENDED_RUNS:
-        return False
-    counts = run.counts(node)
-    return not counts[0] or profile.rule.answer(*counts) is Answer.START
-
-
 def _open_upstream(run: Run, node: int) -> Iterator[str]:
     return (run.keys[up] for up in run.upstream(node) if run.state[up] < FIRST_ENDED)
 
 
-def _why(run: Run, node: int, state: NodeState, profile: Profile, waits_for: tuple[str, ...], workers: Workers) -> str:
-    if state is NodeState.PENDING:
-        names = ", ".join(shown(key, 60) for key in waits_for[:SHOWN_NODES])
-        more = f" and {len(waits_for) - SHOWN_NODES} more" if len(waits_for) > SHOWN_NODES else ""
-        count = f"{len(waits_for)} of {len(run.upstream(node))}"
-        return f"{profile.rule.name} waits for {count} upstream nodes: {names}{more}"
-    if state is NodeState.READY:
-        return workers.why_not_sent(profile)
-    if state is NodeState.DISPATCHED:
-        name = workers.queue_class(profile)
-        if name is not None and name not in workers.served:
-            return f"sent; no worker serves the queue class {shown(name)}"
-        return "sent; no worker has begun it yet"
+def _why_pending(profile: Profile, waits_for: tuple[str, ...], upstream: int) -> str:
+    if not waits_for:
+        return "waits for the scheduler"
+    names = ", ".join(shown(key, 60) for key in waits_for[:SHOWN_NODES])
+    more = f" and {len(waits_for) - SHOWN_NODES} more" if len(waits_for) > SHOWN_NODES else ""
+    return f"{profile.rule.name} waits for {len(waits_for)} of {upstream} upstream nodes: {names}{more}"
+
+
+def _why(run: Run, node: int, state: NodeState, worker: str, root: int | None) -> str:
+    """Of nodes that run, wait for their next try, or have ended."""
+    profile = run.profiles[run.profile[node]]
+    if state is NodeState.RUNNING:
+        return f"on {escaped(worker, SHOWN_CHARACTERS)}" if worker else ""
     if state is NodeState.WAITING:
         return f"waits for its next try, failed {run.failures[node]} of at most {profile.max_attempts} times"
-    if state in (NodeState.SKIPPED, NodeState.UPSTREAM_FAILED) and node in run.cause:
-        root = root_cause(run, node)
-        return f"{profile.rule.name}: {cause_text(run.keys[root], NodeState(run.state[root]))}"
-    if state is NodeState.CANCELLED:
-        return escaped(run.reason, SHOWN_CHARACTERS)
-    return ""
+    if state in (NodeState.SKIPPED, NodeState.UPSTREAM_FAILED):
+        name = profile.rule.name
+        return name if root is None else f"{name}: {cause_text(run.keys[root], NodeState(run.state[root]))}"
+    return escaped(run.reason, SHOWN_CHARACTERS) if state is NodeState.CANCELLED else ""

@@ -199,7 +199,7 @@ def test_waiting_has_limits_of_its_own_and_cancel_ends_a_run(up: Up) -> None:
     assert "No worker for batch-high" in err
 
     shown = up.json("runs", "show", run, "--nodes")
-    assert shown["nodes"][0]["why"] == "sent, and no worker serves batch-high"
+    assert shown["nodes"][0]["why"] == "sent, and no worker serves the queue class 'batch-high'"
     findings = up.json("doctor", expect=1)["findings"]
     [wrong] = [it for it in findings if it["state"] == "wrong"]
     assert (wrong["subject"], wrong["remedy"]) == ("class batch-high", "Start `celeriac worker batch-high`.")

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from scheduler.service import dispatch, intake
+from scheduler.service.transport import MemoryTransport
 from scheduler.store.connection import connect
+from tests.integration.echo import AtOnce, Echo
 from tests.integration.invariants import check
 from tests.integration.stage import Stage
 
@@ -26,12 +29,39 @@ def invariants(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
-def stage(redis_url: str) -> Stage:
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases are looked at more often than in production; nothing else is changed."""
+    for room in (dispatch, intake):
+        monkeypatch.setattr(room, "CHECK_MS", 50)
+
+
+@pytest.fixture
+def stage(redis_url: str, soon: None) -> Stage:
     """An empty installation."""
     return Stage(redis_url)
 
 
 @pytest.fixture
-def stage_each(redis_url_each: str) -> Stage:
+def stage_each(redis_url_each: str, soon: None) -> Stage:
     """An empty installation on each version of Redis."""
     return Stage(redis_url_each)
+
+
+@pytest.fixture
+def worker(stage: Stage) -> Echo:
+    """A worker whose `act` a test may set; `at_once` sends to it."""
+    stage.publish("echo")
+    return Echo(stage.attempts)
+
+
+@pytest.fixture
+def at_once(worker: Echo) -> AtOnce:
+    """The transport to that worker."""
+    return AtOnce(worker)
+
+
+@pytest.fixture
+def memory(stage: Stage) -> MemoryTransport:
+    """A broker that keeps what it gets; no worker."""
+    stage.publish("echo")
+    return MemoryTransport()

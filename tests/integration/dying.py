@@ -76,7 +76,7 @@ def main(given: dict[str, Any]) -> None:
         given["url"], namespace=given["namespace"], shards=given["shards"], shard_lease_seconds=given["lease"]
     )
     death = Death(given["dies"], given["nth"])
-    loop.send_commits = death.send_commits  # type: ignore[attr-defined]
+    loop.send_commits = death.send_commits  # type: ignore[attr-defined, assignment]
     for room in (dispatch, intake):
         room.CHECK_MS = 50  # type: ignore[attr-defined]
     scheduler = Scheduler(settings, Mortal(settings, death))

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scheduler.service.transport import Outgoing
+from scheduler.service.transport import MemoryTransport, Outgoing
 from scheduler.store.attempts import Attempts, Verdict
 from scheduler.store.connection import connect
 from scheduler.wire import Report, error_record
 
+STANDARD, INTERACTIVE = "celeriac.standard-low", "celeriac.interactive-low"
+"""Queues of two classes."""
 _tokens = itertools.count()
 
 
@@ -133,6 +135,11 @@ class Echo:
         return report, output
 
 
+def tasks(memory: MemoryTransport) -> list[Task]:
+    """What a broker without workers was sent."""
+    return [Task.from_parts(body, headers) for _, body, headers in list(memory.sent)]
+
+
 class AtOnce:
     """A transport that is its own worker: what is sent is done and reported before `send` returns."""
 
@@ -151,8 +158,8 @@ class AtOnce:
         """Nothing ever waits."""
         return frozenset()
 
-    def watched(self) -> bool:
-        """By nobody."""
+    def announce(self, events: list[dict[str, Any]]) -> bool:
+        """To nobody."""
         return False
 
     def close(self) -> None:

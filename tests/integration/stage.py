@@ -23,6 +23,7 @@ from scheduler.store.connection import connect
 from scheduler.store.keys import Keys
 from scheduler.store.runs import Runs, connect_runs
 from scheduler.wire import AttemptId, RunId, new_run_id
+from tests.integration.invariants import check
 
 GENEROUS_SECONDS = 20.0
 T = TypeVar("T")
@@ -166,7 +167,7 @@ class Stage:
     def scheduler(
         self, transport: Transport | None = None, *, stumbles: bool = False, **changes: Any
     ) -> Iterator[Scheduler]:
-        """A scheduler at work in a thread until the block ends; it must end cleanly, and must not stumble unless told."""
+        """A scheduler at work in a thread until the block ends. It must end cleanly; whether it may stumble is said."""
         scheduler = Scheduler(self.settings(**changes), transport)
         thread = threading.Thread(target=scheduler.run, name=f"scheduler {scheduler.name}", daemon=True)
         thread.start()
@@ -192,6 +193,11 @@ class Stage:
         for it in self.client.client_list():
             if "b" in it["flags"]:
                 self.client.client_unblock(int(it["id"]))
+
+
+def idle(stage: Stage) -> None:
+    """All of Redis is as it must be when nothing is left to do."""
+    check(stage.client, stage.namespace, idle=True)
 
 
 def dump(client: Any) -> dict[bytes, bytes]:

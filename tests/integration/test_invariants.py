@@ -85,7 +85,9 @@ def broken(task: Task) -> Ending:
 
 def endless(task: Task) -> Ending | None:
     """One waits for its next try, one runs for ever."""
-    return None if task.node == "running" else failure(retry_after_ms=3_000_000) if task.node == "failing" else act(task)
+    return (
+        None if task.node == "running" else failure(retry_after_ms=3_000_000) if task.node == "failing" else act(task)
+    )
 
 
 @pytest.fixture

@@ -11,16 +11,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from scheduler.wire import RunId
-from tests.integration.echo import AtOnce, Echo, EchoWorker, Task
+from tests.integration.echo import STANDARD, AtOnce, Echo, EchoWorker, Task
 from tests.integration.invariants import check
 from tests.integration.stage import Stage, eventually, layers, owned
 
 ROOT = Path(__file__).parents[2]
-STANDARD = "celeriac.standard-low"
 LEASE_SECONDS = 1.0
 Start = Callable[..., "Process"]
 
@@ -91,7 +91,7 @@ def dispatched_once(stage: Stage, *runs: RunId) -> None:
 
 
 def test_schedulers_that_kill_themselves_one_after_the_other_lose_nothing(redis_url: str, start: Start) -> None:
-    """kill -9 before, within and after a commit, and after publishing: each time another takes over and goes on."""
+    """Kill -9 before, within and after a commit, and after publishing: each time another takes over and goes on."""
     stage = Stage(redis_url, shards=1)
     stage.publish("echo")
     runs = [stage.submit(layers(3, 6)) for _ in range(3)]
@@ -147,7 +147,15 @@ def test_a_former_owner_that_wakes_up_changes_nothing(redis_url: str, start: Sta
 
     run = stage.submit(layers(1, 3), shard=shard)
     eventually(fetch)
-    a.send(signal.SIGSTOP)
+
+    def stopped_in_a_read() -> bool:
+        a.send(signal.SIGSTOP)
+        if sum("b" in it["flags"] for it in stage.client.client_list()) == 2:
+            return True
+        a.send(signal.SIGCONT)
+        return False
+
+    eventually(stopped_in_a_read)
     worker.take(memory)  # its report reaches the inbox that the stopped process blocks on
     eventually(lambda: b.owns() == [0, 1])
     eventually(lambda: len(fetch()) == 2)
@@ -170,7 +178,7 @@ def test_a_clean_exit_hands_over_at_once(stage: Stage) -> None:
     """Not when the lease ends, nor at the next round: the others are told."""
     stage.publish("echo")
     worker = Echo(stage.attempts)
-    long = {"shard_lease_seconds": 60.0}
+    long: dict[str, Any] = {"shard_lease_seconds": 60.0}
     with stage.scheduler(AtOnce(worker), **long) as first:
         eventually(lambda: len(owned(stage.client)) == 4)
         with stage.scheduler(AtOnce(worker), **long) as second:

@@ -1,4 +1,4 @@
-"""What a message contains: this node's inputs and ids, nothing of the graph, in the form that Celery itself gives it."""
+"""What a message contains: this node's inputs and ids, nothing of the graph, in the form that Celery gives it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from uuid import uuid4
 import jsonschema
 import pytest
 from celery import Celery
-from kombu import Connection, Consumer, Queue
+from kombu.connection import Connection
+from kombu.entity import Queue
+from kombu.messaging import Consumer
 
 from scheduler.graph import Graph
 from scheduler.service.publisher import Letter, Template, scheduler_app
 from scheduler.service.transport import KombuTransport, MemoryTransport, RedisTransport, Transport, open_transport
 from scheduler.settings import QueueClass, Settings, broker_url_of
 from scheduler.wire import AttemptId
-from tests.integration.echo import AtOnce, Echo, Task
+from tests.integration.echo import STANDARD, AtOnce, Echo, Task
 from tests.integration.stage import Stage, diamond, eventually, settings_for
 
 RABBIT = "amqp://guest:guest@127.0.0.1:5672//"
-STANDARD = "celeriac.standard-low"
 RUN = "01jd0c0000000000000000000a"
 ODD = [
     "plain",
@@ -59,8 +60,12 @@ SCHEMA: dict[str, Any] = {
                 "node": {"type": "string"},
                 "attempts": {
                     "type": "array",
-                    "items": {"type": "object", "required": ["id"], "additionalProperties": False}
-                    | {"properties": {"id": {"type": "string"}}},
+                    "items": {
+                        "type": "object",
+                        "properties": {"id": {"type": "string"}},
+                        "required": ["id"],
+                        "additionalProperties": False,
+                    },
                     "minItems": 1,
                     "maxItems": 1,
                 },
@@ -206,7 +211,7 @@ def test_a_message_sent_twice_has_two_delivery_tags(settings: Settings) -> None:
     ],
 )
 def test_celery_is_told_the_node_s_time_limits_else_the_executor_s(
-    stage: Stage, executor: str, contract: dict[str, float], timeout: float | None, wants: list[float | None]
+    stage: Stage, executor: str, contract: dict[str, Any], timeout: float | None, wants: list[float | None]
 ) -> None:
     """So its pool enforces them. The class's limit is kept by the lease alone."""
     stage.publish(executor, **contract)
@@ -245,7 +250,7 @@ def test_odd_texts_go_through_a_whole_run(stage: Stage) -> None:
     """Keys and values of any kind, from node to node, by way of Redis's queue."""
     graph = Graph("odd")
     for text in ODD:
-        first = graph.add("echo", key=text, **{"value": text})
+        first = graph.add("echo", key=text, value=text)
         graph.add("echo", key=f"after {text}", args=[first], inputs={text: first.out.value})
     stage.publish("echo")
     worker = Echo(stage.attempts)
@@ -290,18 +295,18 @@ def own_queue(broker: str) -> Iterator[str]:
         Queue(name).bind(connection.default_channel).delete()
 
 
-def opened(redis_url: str, broker: str, queue: str) -> tuple[Settings, QueueClass, Transport, Celery]:
+def opened(redis_url: str, broker: str, queue: str) -> tuple[QueueClass, Transport, Celery]:
     """A transport to a broker for one class with a queue of its own."""
     settings = settings_for(redis_url, broker_url=broker, standard_low={"queue": queue})
     app = scheduler_app(settings)
     transport = open_transport(settings, app)
     assert type(transport) is (KombuTransport if broker == RABBIT else RedisTransport)
-    return settings, settings.default_class.model_copy(update={"queue": queue}), transport, app
+    return settings.default_class, transport, app
 
 
 def test_kombu_reads_what_was_sent(redis_url: str, broker: str, own_queue: str) -> None:
     """A consumer of kombu's gets bodies and headers as any Celery worker would, and can acknowledge them."""
-    settings, queue_class, transport, app = opened(redis_url, broker, own_queue)
+    queue_class, transport, app = opened(redis_url, broker, own_queue)
     made = Template(app, "echo", queue_class, (60.0, 50.0))
     texts = [letter(text, inputs=f"[{json.dumps(text)}],{{}}", number=at) for at, text in enumerate(ODD)]
     transport.send([(made, it) for it in texts])
@@ -331,7 +336,7 @@ def test_kombu_reads_what_was_sent(redis_url: str, broker: str, own_queue: str) 
 
 def test_a_transport_knows_what_waits(redis_url: str, broker: str, own_queue: str) -> None:
     """Redis tells which attempts wait, another broker only whether any does; none means none."""
-    _, queue_class, transport, app = opened(redis_url, broker, own_queue)
+    queue_class, transport, app = opened(redis_url, broker, own_queue)
     assert transport.waiting(own_queue) == frozenset()
     made = Template(app, 'e"\\cho', queue_class, (60.0, None))
     transport.send([(made, letter(number=1)), (made, letter(number=2))])

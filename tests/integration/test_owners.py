@@ -169,3 +169,18 @@ def test_a_look_comes_when_the_first_foreign_lease_may_end(stage: Stage) -> None
     stage.client.hset(stage.keys.owners, 2, f"1|{now + 5_000}|a")
     b.look()
     assert 4_000 < b.next_look_ms < 5_500
+
+
+def test_whoever_leaves_wakes_every_other_owner_once(stage: Stage) -> None:
+    """One entry in one inbox of each, for that is what they block on; who owned nothing has nothing to tell."""
+    a, b, c = shares(stage, "a", "b", "c")
+    settle([a, b])
+    inboxes = [stage.keys.shard(shard).inbox for shard in range(4)]
+
+    c.leave()
+    assert not stage.client.exists(*inboxes)
+    a.leave()
+    entries = [(shard, fields) for shard in range(4) for _, fields in stage.client.xrange(inboxes[shard])]
+    [(shard, fields)] = entries
+    assert shard in b.owned
+    assert fields == {b"look": b"a"}

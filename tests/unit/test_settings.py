@@ -279,7 +279,7 @@ def test_the_shipped_classes_are_three_with_one_default() -> None:
     assert Settings.load().default_class.name == "standard-low"
     interactive, standard, batch = classes.values()
     assert (interactive.pool, interactive.concurrency, interactive.target_wait_seconds) == ("threads", 8, 1.0)
-    assert (standard.pool, standard.concurrency, standard.prefetch, standard.window) == ("prefork", 2, 4, 500)
+    assert (standard.pool, standard.concurrency, standard.prefetch, standard.window) == ("prefork", 2, 8, 500)
     assert (standard.lease_seconds, standard.timeout_seconds, standard.target_wait_seconds) == (20.0, 3600.0, 15.0)
     assert (batch.pool, batch.concurrency, batch.prefetch, batch.window) == ("prefork", 1, 1, 16)
     assert (batch.lease_ms, batch.timeout_ms) == (60_000, 21_600_000)

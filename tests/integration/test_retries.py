@@ -1,0 +1,235 @@
+"""Attempts that fail, are lost, fall silent, or whose message nobody claims: another try, under the right count."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+
+import pytest
+
+from scheduler.graph import Graph, Retry
+from scheduler.service import dispatch
+from scheduler.service.transport import MemoryTransport, Outgoing
+from tests.integration.echo import STANDARD, AtOnce, Echo, EchoWorker, Ending, echo, failure, loss, tasks, value
+from tests.integration.stage import Stage, diamond, eventually, idle, layers
+
+QUICK = Retry(max_attempts=3, base_seconds=0.02, cap_seconds=0.04)
+
+
+def test_a_failed_attempt_is_tried_again_when_its_wait_is_over(stage: Stage, worker: Echo, at_once: AtOnce) -> None:
+    """The wait is a timer in Redis, the next attempt has the next number, and the timeline tells it all."""
+    worker.act = lambda task: failure(retry_after_ms=120) if task.attempt == 1 else echo(task)
+    graph = Graph("retry")
+    graph.add("echo", key="a")
+    with stage.scheduler(at_once):
+        run = stage.submit(graph)
+        assert stage.ended(run) == ["succeeded"]
+    first, second = stage.load(run).tries(0)
+    assert (first.end, second.end) == ("failed", "succeeded")
+    assert second.ready_at_ms - first.ended_at_ms >= 120
+    assert stage.words(run, 0) == ["ready", "dispatch", "retry", "wake", "dispatch", "succeed"]
+    assert [task.attempt for task in worker.done] == [1, 2]
+    assert len({task.headers["celeriac"]["key"] for task in worker.done}) == 1
+    idle(stage)
+
+
+def test_many_waits_that_end_together_all_end(stage: Stage, worker: Echo, at_once: AtOnce) -> None:
+    """More timers than one look takes up are taken up all the same, at once, also when nothing else happens."""
+    worker.act = lambda task: failure(retry_after_ms=1) if task.attempt == 1 else Ending(kind="none")
+    with stage.scheduler(at_once, standard_low={"window": 5_000}) as scheduler:
+        runs = [stage.submit(layers(700), shard=0) for _ in range(2)]
+        assert stage.ended(*runs, seconds=60) == ["succeeded"] * 2
+        assert scheduler.counts["published"] == 2 * 1_400
+    idle(stage)
+
+
+def test_a_node_out_of_attempts_fails_and_what_follows_does_not_start(
+    stage: Stage, worker: Echo, at_once: AtOnce
+) -> None:
+    """The reason is in the log; other branches go on."""
+    worker.act = lambda task: failure() if task.node == "bad" else echo(task)
+    graph = Graph("limits", retry=QUICK)
+    bad = graph.add("echo", key="bad")
+    graph.add("echo", key="after", after=bad)
+    graph.add("echo", key="other")
+    with stage.scheduler(at_once):
+        run = stage.submit(graph)
+        assert stage.ended(run) == ["failed"]
+    assert stage.states(run) == {"bad": "failed", "after": "upstream_failed", "other": "succeeded"}
+    assert sum(task.node == "bad" for task in worker.done) == 3
+    [line] = [move for move in stage.moves(run) if move[1] == "upstream_fail"]
+    assert line[3:] == [0, "all_success 0,1,0,0 of 1"]
+    idle(stage)
+
+
+def test_a_lost_attempt_is_sent_again_at_once_and_has_a_cap_of_its_own(
+    stage: Stage, worker: Echo, at_once: AtOnce
+) -> None:
+    """Infrastructure does not use up retries; poison ends as lost."""
+    worker.act = lambda task: loss() if task.node == "poison" or task.attempt < 3 else echo(task)
+    graph = Graph("losses", retry=Retry(max_attempts=1, max_losses=2))
+    graph.add("echo", key="unlucky")
+    graph.add("echo", key="poison")
+    with stage.scheduler(at_once):
+        run = stage.submit(graph)
+        assert stage.ended(run) == ["failed"]
+    assert stage.states(run) == {"unlucky": "succeeded", "poison": "failed"}
+    assert json.loads(stage.runs.values(run, [1])[1])["kind"] == "lost"
+    assert Counter(worker.nodes()) == {"unlucky": 3, "poison": 3}
+    idle(stage)
+
+
+def test_an_attempt_without_heartbeat_is_missed_after_its_lease(stage: Stage, worker: Echo, at_once: AtOnce) -> None:
+    """A worker that claimed and fell silent is replaced; what it reports afterwards changes nothing."""
+    worker.act = lambda task: None if task.attempt == 1 else echo(task)
+    graph = Graph("silent")
+    graph.add("echo", key="a")
+    with stage.scheduler(at_once, standard_low={"lease_seconds": 0.2}) as scheduler:
+        run = stage.submit(graph)
+        assert stage.ended(run) == ["succeeded"]
+        stage.attempts.report([worker.report(stage.attempt(run, 0, 1), value("late"))])
+        eventually(lambda: scheduler.counts["late"] == 1 and stage.quiet())
+    first, second = stage.load(run).tries(0)
+    assert (first.end, second.end) == ("lost", "succeeded")
+    assert first.ended_at_ms - first.claimed_at_ms >= 200
+    assert json.loads(stage.runs.values(run, [0])[0]) == {}
+    idle(stage)
+
+
+def test_a_heartbeat_keeps_an_attempt(stage: Stage, worker: Echo, at_once: AtOnce) -> None:
+    """As long as its worker renews, an attempt is not lost, however short its lease."""
+    worker.act = lambda task: None
+    graph = Graph("slow")
+    graph.add("echo", key="a")
+    with stage.scheduler(at_once, standard_low={"lease_seconds": 0.2}) as scheduler:
+        run = stage.submit(graph)
+        [id_] = eventually(lambda: [task.id for task in worker.done])
+        until = time.monotonic() + 0.8
+
+        def beat() -> bool:
+            assert stage.attempts.renew([id_], worker.name) == {id_: True}
+            return time.monotonic() > until
+
+        eventually(beat)
+        stage.attempts.report([worker.report(id_, value(1))])
+        assert stage.ended(run) == ["succeeded"]
+        assert scheduler.counts["leases ended"] == 0
+    idle(stage)
+
+
+def test_an_attempt_past_its_hard_limit_is_a_timeout(
+    stage: Stage, worker: Echo, at_once: AtOnce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No heartbeat prolongs it past that; it counts as a failure of the executor, not as a loss."""
+    monkeypatch.setattr(dispatch, "LIMIT_GRACE_MS", 50)
+    worker.act = lambda task: None
+    graph = Graph("hard", retry=1)
+    graph.add("echo", key="a", timeout=0.2)
+    with stage.scheduler(at_once):
+        run = stage.submit(graph)
+        assert stage.ended(run) == ["failed"]
+    error = json.loads(stage.runs.values(run, [0])[0])
+    assert (error["kind"], error["type"]) == ("timeout", "TimeLimitExceeded")
+    idle(stage)
+
+
+def test_a_message_that_vanished_is_sent_again(stage: Stage) -> None:
+    """The broker lost it: nothing there, nothing claimed; after the deadline a new attempt goes out."""
+    stage.publish("echo")
+    graph = Graph("vanished")
+    graph.add("echo", key="a")
+    with stage.scheduler():
+        run = stage.submit(graph)
+        eventually(lambda: stage.client.llen(STANDARD))
+        stage.client.delete(STANDARD)
+        stage.lease_ends(stage.attempt(run, 0, 1))
+        with EchoWorker(stage.url, [STANDARD]) as worker:
+            assert stage.ended(run) == ["succeeded"]
+    assert [task.attempt for task in worker.done] == [2]
+    loaded = stage.load(run)
+    assert (loaded.failures[0], loaded.losses[0]) == (0, 0)  # it never ran, so nobody is to blame
+    idle(stage)
+
+
+@pytest.mark.parametrize("executor", ["echo", 'e"ch\\o%s{0}%(id)s@@id@@ ', '"id": "1.2.3"'])
+def test_a_message_that_only_waits_is_left_waiting(stage: Stage, executor: str) -> None:
+    """No worker has time yet: its deadline moves on, nothing is sent twice. Whatever the executor is called."""
+    stage.publish(executor)
+    graph = Graph("waits")
+    graph.add(executor, key="a")
+    with stage.scheduler() as scheduler:
+        run = stage.submit(graph)
+        eventually(lambda: stage.client.llen(STANDARD))
+        id_ = stage.attempt(run)
+        leases = stage.keys.shard(stage.runs.shard(run)).leases
+        stage.lease_ends(id_)
+        eventually(lambda: (stage.client.zscore(leases, id_) or 0) > stage.runs.now_ms() + 1_000)
+        assert scheduler.counts["leases ended"] == 0
+        with EchoWorker(stage.url, [STANDARD]) as worker:
+            assert stage.ended(run) == ["succeeded"]
+    assert [(task.attempt, task.executor) for task in worker.done] == [(1, executor)]
+    idle(stage)
+
+
+def test_one_look_at_a_queue_serves_all_that_wait_in_it(stage: Stage, memory: MemoryTransport) -> None:
+    """Hundreds of unclaimed attempts cost one reading of their queue, and a broker that is away costs one try."""
+    asked: list[str] = []
+
+    class Away(MemoryTransport):
+        def waiting(self, queue: str) -> frozenset[str] | None:
+            asked.append(queue)
+            raise ConnectionError("away")
+
+    with stage.scheduler(Away()) as scheduler:
+        run = stage.submit(layers(200), shard=0)
+        eventually(lambda: len(stage.in_flight()) == 200)
+        ids = list(stage.in_flight())
+        asked.clear()
+        stage.client.zadd(stage.keys.shard(0).leases, dict.fromkeys(ids, 1))
+        eventually(lambda: stage.client.zcount(stage.keys.shard(0).leases, 0, 1) == 0)
+        assert len(asked) == 1
+        assert scheduler.counts["leases ended"] == 0
+        stage.runs.cancel(run, "over")
+        assert stage.ended(run) == ["cancelled"]
+    idle(stage)
+
+
+def test_a_broker_that_is_away_gets_everything_later(stage: Stage, worker: Echo) -> None:
+    """What it did not take stays in the outbox and is sent again; nothing is lost, nothing is done twice."""
+
+    class Flaky(AtOnce):
+        tries = 0
+
+        def send(self, outgoing: Outgoing) -> None:
+            Flaky.tries += 1
+            if Flaky.tries % 3 != 0:
+                raise ConnectionError("away")
+            super().send(outgoing)
+
+    with stage.scheduler(Flaky(worker)) as scheduler:
+        run = stage.submit(diamond())
+        assert stage.ended(run) == ["succeeded"]
+        assert scheduler.counts["unpublished"] == 6
+    assert sorted(worker.nodes()) == ["a", "b", "c", "d"]
+    idle(stage)
+
+
+def test_a_new_owner_sends_again_what_nobody_has_claimed(stage: Stage, memory: MemoryTransport) -> None:
+    """It cannot know what reached the broker: the outbox goes out once more, less what a worker has claimed."""
+    worker = Echo(stage.attempts)
+    with stage.scheduler(memory):
+        run = stage.submit(layers(3))
+        eventually(lambda: len(memory.sent) == 3)
+    first, second, third = tasks(memory)
+    stage.attempts.claim([second.id], worker.name, "t")
+    again = MemoryTransport()
+    with stage.scheduler(again):
+        eventually(lambda: len(again.sent) == 2)
+        assert [task.id for task in tasks(again)] == [first.id, third.id]
+        worker.take([first, *tasks(again)])  # one of them by both of its messages
+        stage.attempts.report([worker.report(second.id, value(1))])
+        assert stage.ended(run) == ["succeeded"]
+    assert [task.id for task in worker.refused] == [first.id]
+    assert [task.id for task in worker.done] == [first.id, third.id]
+    idle(stage)
