@@ -351,12 +351,12 @@ def _alive(pid: object) -> bool:
 
 def _socket_path(data_dir: Path) -> Path:
     """A socket in the data directory, or, where that path is too long for one, in a short directory of this user."""
-    wanted = data_dir / "redis.sock"
-    if len(os.fsencode(wanted)) <= SOCKET_PATH_BYTES:
-        return wanted
     digest = hashlib.blake2b(os.fsencode(data_dir), digest_size=6).hexdigest()
-    socket_path = Path(tempfile.gettempdir()) / f"celeriac-{os.getuid()}-{digest}" / "redis.sock"
-    if len(os.fsencode(socket_path)) > SOCKET_PATH_BYTES:
+    short = f"celeriac-{os.getuid()}-{digest}/redis.sock"
+    for socket_path in (data_dir / "redis.sock", Path(tempfile.gettempdir()) / short, Path(os.sep, "tmp") / short):
+        if len(os.fsencode(socket_path)) <= SOCKET_PATH_BYTES:
+            break
+    else:
         raise SettingsError(
             f"data_dir {data_dir}",
             f"is too long for a unix socket, and so is {socket_path}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -253,6 +254,8 @@ class _Patience:
 
     def __call__(self, followed: Followed) -> None:
         """Looks at the clock, and every few seconds without an ended node at who is there to work."""
+        from ..store.connection import UNREACHABLE
+
         now = time.monotonic()
         if self._wait is not None and now - self._begun > self._wait and not followed.over:
             raise _OutOfPatienceError(
@@ -264,7 +267,8 @@ class _Patience:
             self._done, self._moved = progress, now
         elif now >= self._look_at and not followed.over:
             self._look_at = now + 3.0
-            self._look(followed, now - self._moved)
+            with suppress(*UNREACHABLE):  # who follows the run tells of that, and waits
+                self._look(followed, now - self._moved)
 
     def _look(self, followed: Followed, still_seconds: float) -> None:
         from ..store.health import live_schedulers

@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
-from ..errors import RunNotFound, WaitTimeout
+from ..errors import RunNotFound, WaitTimeout, escaped
 from .output import Output, instant, json_text, note, output_option, span
 from .place import Place, place_options, runs_of
-from .status import DETACHED, FAILED, words_of
+from .status import DETACHED, FAILED
 
 STATES = ("running", "cancelling", "succeeded", "failed", "cancelled")
 _LOOK_SECONDS = 2.0
@@ -144,7 +144,8 @@ def result(ctx: click.Context, run: str, key: str | None, wait: bool, place: Pla
             note(f"\nDetached; the run goes on. Come back with: celeriac runs result {run} --wait")
             ctx.exit(DETACHED)
         except WaitTimeout as early:
-            note(words_of(early))
+            what = f"run {run}" if early.node is None else f"node {escaped(early.node, 100)}"
+            note(f"{what} is {early.state}, not ended yet and has no output; --wait waits for the end of the run")
             ctx.exit(FAILED)
     out.document(found) if out.json else out.line(json_text(found))
 

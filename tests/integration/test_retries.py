@@ -215,20 +215,25 @@ def test_a_broker_that_is_away_gets_everything_later(stage: Stage, worker: Echo)
     idle(stage)
 
 
-def test_a_new_owner_sends_again_what_nobody_has_claimed(stage: Stage, memory: MemoryTransport) -> None:
+def test_a_new_owner_sends_again_what_nobody_has_claimed(stage: Stage, worker: Echo) -> None:
     """It cannot know what reached the broker: the outbox goes out once more, less what a worker has claimed."""
-    worker = Echo(stage.attempts)
-    with stage.scheduler(memory):
+
+    class Unheard(MemoryTransport):
+        def send(self, outgoing: Outgoing) -> None:
+            super().send(outgoing)
+            raise ConnectionError("the answer was lost")
+
+    unheard, again = Unheard(), MemoryTransport()
+    with stage.scheduler(unheard):
         run = stage.submit(layers(3))
-        eventually(lambda: len(memory.sent) == 3)
-    first, second, third = tasks(memory)
-    stage.attempts.claim([second.id], worker.name, "t")
-    again = MemoryTransport()
+        eventually(lambda: unheard.sent)
+    first, second, third = tasks(unheard)[:3]
+    [claim] = stage.attempts.claim([second.id], worker.name, "t")
     with stage.scheduler(again):
         eventually(lambda: len(again.sent) == 2)
         assert [task.id for task in tasks(again)] == [first.id, third.id]
         worker.take([first, *tasks(again)])  # one of them by both of its messages
-        stage.attempts.report([worker.report(second.id, value(1))])
+        stage.attempts.report([worker.report(second.id, value(1), claim.now_ms)])
         assert stage.ended(run) == ["succeeded"]
     assert [task.id for task in worker.refused] == [first.id]
     assert [task.id for task in worker.done] == [first.id, third.id]
