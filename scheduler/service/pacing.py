@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-PART = 0.05
+PART = 0.1
 """Of the time for which a class has work out there."""
 LONGEST_SECONDS = 0.01
 SHORTEST_SECONDS = 0.001

@@ -20,14 +20,14 @@ def paced(**per_second: int) -> tuple[Pacing, dict[str, int]]:
 @pytest.mark.parametrize(
     ("flying", "pace", "pause"),
     [
-        (500, 800, LONGEST_SECONDS),  # 625 ms of work: a twentieth is 31 ms, cut at 10
-        (50, 800, 0.003),  # 62 ms of work
-        (1, 500, 0.0),  # a chain: 2 ms of work, a twentieth is not worth a wake-up
+        (500, 800, LONGEST_SECONDS),  # 625 ms of work: a tenth is 62 ms, cut at 10
+        (50, 800, 0.00625),  # 62 ms of work
+        (1, 500, 0.0),  # a chain: 2 ms of work, a tenth is not worth a wake-up
         (0, 800, 0.0),  # nothing out there: nothing to gather
     ],
 )
 def test_the_pause_is_a_small_part_of_the_work_out_there(flying: int, pace: int, pause: float) -> None:
-    """A twentieth of what the attempts in flight will take, between 1 and 10 ms, else none."""
+    """A tenth of what the attempts in flight will take, between 1 and 10 ms, else none."""
     pacing, landed = paced(batch=pace)
     assert pacing.pause_seconds({"batch": flying}, landed, 2.0) == pytest.approx(pause, rel=0.1)
 
