@@ -107,6 +107,9 @@ def test_without_the_repository_the_demo_says_so(tmp_path: Path) -> None:
     """A wheel does not hold the example: 2, and what to do."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "scheduler").symlink_to(ROOT / "scheduler")
+    # an editable installation has the repository on the path; an ordinary one has not
+    hide = f"import sys\nsys.path[:] = [it for it in sys.path if it != {str(ROOT)!r}]\n"
+    (tmp_path / "site" / "sitecustomize.py").write_text(hide)
     done = demo(tmp_path, cwd=tmp_path, PYTHONPATH=str(tmp_path / "site"))
     assert done.returncode == 2, done.stderr
     assert "belongs to the repository and the image" in done.stderr
