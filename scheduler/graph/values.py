@@ -232,7 +232,7 @@ class Walk:
                 return problem
             if problem := self._find(value, (None, "inputs", name)):
                 return problem
-        raise AssertionError("the encoder refused a value in which nothing is wrong")  # pragma: no cover
+        raise AssertionError("the encoder refused a value in which nothing is wrong")
 
 
 _NO_GRAPH = object()

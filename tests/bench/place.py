@@ -163,7 +163,7 @@ class Place:
             if time.monotonic() > end:
                 logs = "".join(f"\n{child.name}: {child.log.read_text()[-1500:]}" for child in needed)
                 raise RuntimeError(f"{what}: nothing after {seconds:.0f} s{logs}")
-            time.sleep(pause)
+            time.sleep(pause)  # between two looks
 
     def usage(self) -> Usage:
         """Redis's own account of itself. One command, which is in the account of the next."""

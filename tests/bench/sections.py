@@ -76,7 +76,7 @@ def idle(place: Place, seconds: float) -> Section:
         time.sleep(5.0)  # shards taken and looked through, contracts read
         calls = _calls(place)
         before, cpu, start = place.usage(), child.cpu_seconds(), time.perf_counter()
-        time.sleep(seconds)
+        time.sleep(seconds)  # what is measured is an idle scheduler
         cpu, after, passed = child.cpu_seconds() - cpu, place.usage(), time.perf_counter() - start
         calls = {name: count - calls.get(name, 0) for name, count in _calls(place).items()}
         child.check()

@@ -32,7 +32,7 @@ def note(what: str, **facts: Any) -> None:
 def step(name: str, seconds: float = 0.0, after: Any = None) -> str:
     """Work for a while."""
     note("begin", name=name)
-    time.sleep(seconds)
+    time.sleep(seconds)  # the work itself
     note("end", name=name)
     return name
 

@@ -40,7 +40,7 @@ def until(look: Callable[[], T | None], what: str, seconds: float = GENEROUS_SEC
             return found
         if time.monotonic() > end:
             raise AssertionError(f"{what}: nothing after {seconds} seconds")
-        time.sleep(0.02)
+        time.sleep(0.02)  # between two looks
 
 
 class Told(NamedTuple):

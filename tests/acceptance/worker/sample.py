@@ -144,7 +144,7 @@ def sleeps(seconds: float, caught: bool = False) -> str:
     try:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            time.sleep(0.02)
+            time.sleep(0.02)  # the work itself, in slices that a time limit can interrupt
     except SoftTimeLimitExceeded:
         if not caught:
             raise
