@@ -41,21 +41,32 @@ class Parsed(NamedTuple):
     returns: str | None
 
 
+def text_of(given: object, language: str) -> str:
+    """The text of a document handed over as text or as UTF-8 bytes, with or without a byte order mark.
+
+    Raises:
+        UnreadableDocument: not UTF-8, or neither text nor bytes.
+    """
+    if isinstance(given, bytes | bytearray):
+        try:
+            return bytes(given).decode("utf-8-sig")
+        except UnicodeDecodeError as broken:
+            raise UnreadableDocument(f"byte {broken.start} is not UTF-8", remedy="Save it as UTF-8.") from None
+    if not isinstance(given, str):
+        raise UnreadableDocument(
+            f"{shown(given)} is not text but {kind_of(given)}", remedy=f"Hand over {language} text."
+        )
+    return given
+
+
 def from_json(text: str | bytes) -> Any:
     """The value of a JSON text.
 
     Raises:
         UnreadableDocument: not UTF-8, not JSON, NaN or Infinity in it, a key twice in one object, too deep.
     """
-    if isinstance(text, bytes | bytearray):
-        try:
-            text = bytes(text).decode("utf-8-sig")
-        except UnicodeDecodeError as broken:
-            raise UnreadableDocument(f"byte {broken.start} is not UTF-8", remedy="Save it as UTF-8.") from None
-    if not isinstance(text, str):
-        raise UnreadableDocument(f"{shown(text)} is not text but {kind_of(text)}", remedy="Hand over JSON text.")
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+        return json.loads(text_of(text, "JSON"), object_pairs_hook=_object, parse_constant=_constant)
     except json.JSONDecodeError as broken:
         raise UnreadableDocument(
             f"it is not JSON: {broken.msg}", line=broken.lineno, column=broken.colno, remedy="Correct it there."

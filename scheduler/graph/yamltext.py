@@ -15,6 +15,7 @@ from typing import Any, Final
 import yaml
 
 from ..errors import UnreadableDocument, escaped, shown
+from .document import text_of
 
 MAX_REPEATED = 1_000_000
 """Values that all aliases of a document may repeat together."""
@@ -185,15 +186,8 @@ def from_yaml(text: str | bytes) -> Any:
     >>> from_yaml("name: yes\nat: 2026-11-20\nsizes: [010, 1e3, 0.5]")
     {'name': 'yes', 'at': '2026-11-20', 'sizes': [10, 1000.0, 0.5]}
     """
-    if isinstance(text, bytes | bytearray):
-        try:
-            text = bytes(text).decode("utf-8-sig")
-        except UnicodeDecodeError as broken:
-            raise UnreadableDocument(f"byte {broken.start} is not UTF-8", remedy="Save it as UTF-8.") from None
-    if not isinstance(text, str):
-        raise UnreadableDocument(f"{shown(text)} is not text", remedy="Hand over YAML text.")
     try:
-        return _Reader().read(yaml.parse(text, Loader=_Loader))
+        return _Reader().read(yaml.parse(text_of(text, "YAML"), Loader=_Loader))
     except yaml.MarkedYAMLError as broken:
         mark = broken.problem_mark or broken.context_mark
         problem = f"it is not YAML: {escaped(str(broken.problem or broken.context or 'unreadable'), 200)}"
