@@ -24,6 +24,7 @@
     │   ├── NodeFailed          a node ended failed; the remote kind, type, message, traceback, attempt
     │   ├── NodeWithoutOutput   a node ended skipped, upstream_failed or cancelled, so it has no output
     │   ├── RunNotFound         no such run (also a LookupError)
+    │   │   └── RunLost         it was here, and is no more: the store went back in time, or it was removed
     │   ├── NodeNotFound        the run has no such node (also a LookupError)
     │   ├── WaitTimeout         not ended in time; the run goes on (also a TimeoutError)
     │   └── KeyReused           the idempotency key belongs to a run of another graph
@@ -481,6 +482,19 @@ class RunNotFound(RunError, LookupError):
         super().__init__(
             f"there is no run {shown(run)} in this store: the id is wrong, another Redis or namespace is meant, or "
             "the run ended long ago and was removed. `celeriac runs ls` lists what is here.",
+            run=run,
+        )
+
+
+class RunLost(RunNotFound):
+    """The run was in this store and is there no more: Redis lost what it had acknowledged, or the run was removed."""
+
+    def __init__(self, run: str) -> None:
+        RunError.__init__(
+            self,
+            f"run {escaped(run, 64)} was in this store and is there no more: Redis lost what it had acknowledged (a "
+            "failover, a restart without its data, a restored backup), or the run was removed. Submit the graph again, "
+            "under the same key if it had one; `celeriac doctor` looks for the cause.",
             run=run,
         )
 

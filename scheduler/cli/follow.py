@@ -132,7 +132,8 @@ class Followed:
     def _take(self, it: Event) -> None:
         self._after = it.id
         if it.node is None:
-            self.state, self.reason = RunState(it.move), it.why
+            if it.move in set(RunState):  # anything else is a note
+                self.state, self.reason = RunState(it.move), it.why
             return
         target = _TARGETS.get(it.move)
         if target is None:

@@ -124,7 +124,7 @@ class Client:
         run = new_run_id(time.time_ns() // 1_000_000) if key is None else run_id_for_key(self.namespace, key)
         created = self._access.reach(lambda: self._send(run, compiled, facts))
         # a run that was there already may have its nodes in another order: then the handle asks the store
-        return RunHandle(self._access, run, compiled.keys if created else None)
+        return RunHandle(self._access, run, compiled.keys if created else None, seen=True)
 
     async def asubmit(
         self,

@@ -37,10 +37,10 @@ class RunHandle:
         id: the run's id.
     """
 
-    def __init__(self, access: Access, run: RunId, keys: Sequence[str] | None = None) -> None:
+    def __init__(self, access: Access, run: RunId, keys: Sequence[str] | None = None, *, seen: bool = False) -> None:
         self.id = run
         self._access = access
-        self._steps = RunSteps(access, run, keys)
+        self._steps = RunSteps(access, run, keys, seen=seen)
 
     def __repr__(self) -> str:
         return f"RunHandle({self.id})"
@@ -122,6 +122,7 @@ class RunHandle:
         Raises:
             WaitTimeout: the run goes on.
             RunNotFound: there is no such run.
+            RunLost: it was here and is gone, since Redis lost what it had acknowledged.
             StoreUnreachable: Redis was away for a minute, or when the time was up.
         """
         return self._waiting(self._steps.end(), timeout).result()

@@ -24,6 +24,8 @@ from ..errors import (
     RunCancelled,
     RunError,
     RunFailed,
+    RunLost,
+    RunNotFound,
     StoreUnsafe,
     escaped,
     shown,
@@ -80,12 +82,14 @@ class RunSteps:
         access: to the store.
         run: its id.
         keys: the user's key of every node, by number, when known; else asked for once.
+        seen: the store has acknowledged the run.
     """
 
-    def __init__(self, access: Access, run: RunId, keys: Sequence[str] | None = None) -> None:
+    def __init__(self, access: Access, run: RunId, keys: Sequence[str] | None = None, *, seen: bool = False) -> None:
         self.access = access
         self.run = run
         self._known_keys = keys
+        self._seen = seen
         self._numbers: dict[str, int] | None = None
 
     def state(self) -> RunState:
@@ -93,8 +97,16 @@ class RunSteps:
 
         Raises:
             RunNotFound: there is no such run.
+            RunLost: it was here before.
         """
-        return run_state(self.access.runs, self.run)
+        try:
+            found = run_state(self.access.runs, self.run)
+        except RunNotFound:
+            if self._seen:
+                raise RunLost(self.run) from None
+            raise
+        self._seen = True
+        return found
 
     # --- ends --------------------------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ class Event(NamedTuple):
         at_ms: when, by Redis, ms since 1970.
         node: key of the node that moved; None for the run itself.
         move: ready, dispatch, succeed, fail, retry, wake, lose, skip, upstream_fail, cancel; wait and late are notes;
-            for the run itself its new state.
+            for the run itself its new state, or the note rewound: the store has lost commits of it.
         attempt: of the node.
         cause: key of the upstream node that brought it about, or None.
         why: the reason, in words.

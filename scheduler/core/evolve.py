@@ -34,7 +34,10 @@ def evolve(run: Run, decision: Decision, now: int) -> None:
         target = TARGET[kind]
         if kind == _READY:
             run.ready_at[node] = offset
-            run.attempt[node] += 1
+            if run.floor:
+                run.number_attempt(node)
+            else:
+                run.attempt[node] += 1
         elif kind == _DISPATCH:
             run.dispatched_at[node] = offset
         elif kind == _SUCCEED:
@@ -66,7 +69,7 @@ def _apply_rare(run: Run, move: Move, decision: Decision, offset: int) -> None:
         return
     if kind == MoveKind.WAKE:
         run.ready_at[node] = offset
-        run.attempt[node] += 1
+        run.number_attempt(node)
         return
     if decision.ending is None:
         if kind == MoveKind.CANCEL and run.state[node] in _IN_FLIGHT:
@@ -89,7 +92,7 @@ def _apply_rare(run: Run, move: Move, decision: Decision, offset: int) -> None:
     else:
         run.losses[node] += counts_as_loss(move.error)
         run.ready_at[node] = offset
-        run.attempt[node] += 1
+        run.number_attempt(node)
 
 
 def _reopen(run: Run, node: int) -> None:

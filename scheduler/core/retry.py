@@ -55,4 +55,4 @@ def wait_ms(
 
 def counts_as_loss(error: Mapping[str, Any] | None) -> bool:
     """Whether a lost attempt may have been poison: it ran, and nobody stopped its worker in good order."""
-    return error is not None and error.get("type") not in ("NeverClaimed", "WorkerShutdown")
+    return error is not None and error.get("type") not in ("NeverClaimed", "WorkerShutdown", "StoreRewound")

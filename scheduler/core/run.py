@@ -9,7 +9,8 @@ A record is one short line, so that a hundred of them fit a compact hash in Redi
     S|1|1|0|0|120,3,4,17,succeeded,celery@host|i
     |  | | | | |                               output: i inline, b blob, n none; or the node that caused a skip
     |  | | | | timeline, one entry per attempt joined by ";": ready (ms after the run's start), then the waits to
-    |  | | | |   dispatched, claimed and ended (ms after the one before), how it ended, which worker
+    |  | | | |   dispatched, claimed and ended (ms after the one before), how it ended, which worker;
+    |  | | | |   ",,,,rewound,20" stands for twenty numbers left out, for the store may have lost such attempts
     |  | | | losses: attempts that infrastructure took
     |  | | failures: attempts that failed
     |  | attempt, counted from 1 and on over epochs
@@ -71,6 +72,10 @@ class Try(NamedTuple):
 _UNSAFE = re.compile(r"[|;\ud800-\udfff]")
 """What would break a record, should a worker's name hold it: its separators, and what UTF-8 cannot carry."""
 
+LEFT_OUT = ",,,,rewound,"
+"""How an entry of a timeline begins that stands for numbers which no attempt got; then how many."""
+UNCLAIMED_AT_MOST = 8
+
 Template = str | list[Any]
 """Inputs as they will stand in the message: text, or text and references in turn."""
 
@@ -93,6 +98,9 @@ class Run:
         outputs: node -> raw JSON, as far as some node may still ask for it; a cache.
         by_state: NodeState -> number of nodes.
         open: nodes that have not ended.  bad: sinks that ended otherwise than succeeded or skipped.
+        floor: new attempts get higher numbers than this; above 0 only after the store lost commits of this run.
+        renumbered_at_ms: for which of those losses that was.
+        keyed: its id follows from an idempotency key, so it may have been here before.
     """
 
     id: str
@@ -129,6 +137,9 @@ class Run:
     bad: int = 0
     returns: int | None = None
     correlation_id: str | None = None
+    floor: int = 0
+    renumbered_at_ms: int = 0
+    keyed: bool = False
 
     @property
     def n(self) -> int:
@@ -292,8 +303,42 @@ class Run:
     def tries(self, node: int) -> Iterator[Try]:
         """The node's attempts so far, the current one last."""
         timeline = self.record(node).split("|")[5]
-        for number, entry in enumerate(timeline.split(";") if timeline else (), 1):
+        number = 0
+        for entry in timeline.split(";") if timeline else ():
+            if entry.startswith(LEFT_OUT):
+                number += int(entry.removeprefix(LEFT_OUT))
+                continue
+            number += 1
             yield _read_try(number, entry, self.created_at_ms)
+
+    def unclaimed(self, node: int) -> int:
+        """How many attempts of a node, the last before the current one, were lost without having been claimed."""
+        count = 0
+        for entry in reversed(self.past.get(node, "").split(";")):
+            parts = entry.split(",", 5)
+            if len(parts) < 5 or parts[4] != "lost" or parts[2]:
+                break
+            count += 1
+        return count
+
+    def number_attempt(self, node: int) -> None:
+        """A new attempt of a node: one more than the last, and above the floor."""
+        number = self.attempt[node]
+        if number < self.floor:
+            entry = f"{LEFT_OUT}{self.floor - number}"
+            self.past[node] = f"{self.past[node]};{entry}" if node in self.past else entry
+            number = self.floor
+        self.attempt[node] = number + 1
+
+    def raise_floor(self, at_ms: int) -> None:
+        """Commits of this run were lost: set the floor above every number that an attempt may have got in them.
+
+        A node's attempts are bounded by its own limits of failures and losses, in the epoch it was in and in one more
+        that a retry may have opened; some may never have been claimed, which takes half a minute each and more.
+        """
+        most = max((it.max_attempts + it.max_losses for it in self.profiles), default=0)
+        self.floor = max(self.floor, max(self.attempt, default=0)) + 2 * most + UNCLAIMED_AT_MOST
+        self.renumbered_at_ms = at_ms
 
 
 def _read_try(number: int, entry: str, created_at_ms: int) -> Try:

@@ -25,11 +25,11 @@ _WITH_ERROR = frozenset({int(MoveKind.FAIL), int(MoveKind.RETRY), int(MoveKind.L
 class Pages:
     """What a batch changes in one run."""
 
-    __slots__ = ("changed", "dirty", "log", "run", "values")
+    __slots__ = ("changed", "dirty", "log", "renumbered", "run", "values")
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.changed = False
+        self.changed = self.renumbered = False
         self.dirty: dict[int, None] = {}
         self.values: dict[int, bytes] = {}
         self.log: list[list[Any]] = []
@@ -47,7 +47,7 @@ class Batch:
         submitted: runs whose submission was read and that are still to be loaded.
     """
 
-    def __init__(self, keys: ShardKeys, epoch: int, now: int) -> None:
+    def __init__(self, keys: ShardKeys, epoch: str | int, now: int) -> None:
         self.keys = keys
         self.epoch = epoch
         self.now = now
@@ -98,7 +98,9 @@ class Batch:
                 self.ready.append((run, node))
             else:
                 dirty[node] = None
-                log.append([node, _WORDS[kind], number - (kind == MoveKind.LOSE), cause, why])
+                if kind == MoveKind.LOSE:  # the number is the next attempt's by now
+                    number = int(attempt.rpartition(".")[2]) if attempt else number - 1
+                log.append([node, _WORDS[kind], number, cause, why])
                 if kind in _WITH_ERROR and error is not None:
                     page.values[node] = _error_bytes(error)
                 if TARGET[kind] == 1:
@@ -135,21 +137,27 @@ class Batch:
         """A line for the run's log that is no move: a wait with its reason, a late report."""
         self.page(run).log.append([node, word, run.attempt[node], -1, why])
 
+    def renumber(self, run: Run, why: str) -> None:
+        """The run's shard went back in time: new attempts get numbers that none can have had, and its log says so."""
+        page = self.page(run)
+        page.renumbered = True
+        page.log.append([-1, "rewound", 0, -1, why])
+
     @property
     def outbox_batches(self) -> int:
         """How many entries the commit adds to the outbox."""
         return -(-len(self.sent) // NODES_PER_CALL)
 
-    def commit(self, published: int) -> Commit:
-        """All of it as one commit; `published` batches of the outbox have been sent before."""
-        commit = Commit(self.keys, self.epoch)
+    def commit(self, published: int, count: int | None = None) -> Commit:
+        """All of it as one commit; `published` batches of the outbox have been sent, `count` commits made before."""
+        commit = Commit(self.keys, self.epoch, count)
         for run in self.reopened:
             commit.reopened(RunId(run.id), run.created_at_ms)
         for id_, page in self.pages.items():
             run, page_id = page.run, RunId(id_)
             if page.dirty:
                 self._records(commit, page)
-            if page.dirty or page.changed:
+            if page.dirty or page.changed or page.renumbered:
                 commit.run(page_id, self._facts(page))
             if page.values:
                 commit.values(page_id, page.values)
@@ -182,6 +190,8 @@ class Batch:
         facts: dict[str, str | int] = {"progress": json.dumps(run.tally_by_state(), separators=(",", ":"))}
         if page.changed:
             facts |= {"state": run.run_state.value, "reason": run.reason}
+        if page.renumbered:
+            facts |= {"attempts_above": run.floor, "renumbered_at_ms": run.renumbered_at_ms}
         if run.run_state in ENDED_RUNS:
             facts["ended_at_ms"] = self.now
         return facts

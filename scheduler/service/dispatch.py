@@ -120,8 +120,8 @@ class Dispatch:
         return waiting is None or id_ in waiting
 
     def claim_by_ms(self, queue_class: str, run: Run, node: int) -> int:
-        """How long a message may stay unclaimed before it is looked for; doubled each time it was lost."""
-        unclaimed = run.attempt[node] - 1 - run.failures[node] - run.losses[node]
+        """How long a message may stay unclaimed before it is looked for; doubled each time that one was lost before."""
+        unclaimed = run.unclaimed(node)
         target = self._classes.get(queue_class, self._default).target_wait_seconds
         return (round(target * 1000) + CLAIM_GRACE_MS) << max(0, min(unclaimed, 6))
 

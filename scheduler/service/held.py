@@ -24,11 +24,17 @@ class Held:
         read_after: the newest inbox entry that was read.
         to_open: runs that a committed retry has set going; opened in the next turn.
         due_at_ms: when to look for leases and timers that have run out; None when there is nothing to wait for.
+        count: commits of the shard so far; each of ours says it, so that one that Redis has lost is missed.
+        rewound_at_ms, missing: when the shard last went back in time, and by how many commits; 0 if it never did.
+        behind: another scheduler has told of commits that are missing.
     """
 
-    def __init__(self, keys: ShardKeys, epoch: int) -> None:
+    def __init__(self, keys: ShardKeys, epoch: str, count: int = 0) -> None:
         self.keys = keys
         self.epoch = epoch
+        self.count = count
+        self.rewound_at_ms = self.missing = 0
+        self.behind = False
         self.runs: dict[str, Run] = {}
         self.flying: dict[str, str] = {}
         self.batches_out = 0

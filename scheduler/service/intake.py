@@ -10,7 +10,7 @@ import json
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ..core.decide import decide
 from ..core.events import (
@@ -35,6 +35,7 @@ from ..wire import AttemptId, Report, RunId, is_run_id
 from .batch import Batch
 from .dispatch import Dispatch
 from .held import CHECK_MS, Held
+from .rewinds import renumber, unclaimed
 
 log = logging.getLogger("celeriac.scheduler")
 
@@ -62,21 +63,28 @@ class Intake:
 
     # -- runs ---------------------------------------------------------------------------------------
 
-    def load(self, held: Held, batch: Batch, runs: Iterable[RunId]) -> None:
-        """Bring runs into memory and open them: what was decided and not recorded is decided again."""
+    def load(self, held: Held, batch: Batch, runs: Iterable[RunId], flying: Mapping[str, str] | None = None) -> None:
+        """Bring runs into memory and open them: what was decided and not recorded is decided again.
+
+        Args:
+            flying: attempts in flight with their states, for runs that may have some.
+        """
         for run in self._runs.load_many([it for it in runs if it not in held.runs]):
             if run.run_state in ENDED_RUNS:
                 batch.ended.append(run)
                 continue
             held.runs[run.id] = run
+            behind = renumber(held, batch, run)
             batch.ready += ((run, node) for node, state in enumerate(run.state) if state == _READY)
             self._apply(held, batch, run, Opened())
+            for id_, lost in unclaimed(held, run, flying or {}, batch.now) if behind else ():
+                self._apply(held, batch, run, lost, id_)
 
     def broken_off(self, held: Held, found: Shard, now: int) -> Commit:
         """What a crash between two calls of a commit left behind, to be removed before anything else is committed:
         attempts, leases and timers that no record knows yet, or knows no more.
         """
-        commit = Commit(held.keys, held.epoch)
+        commit = Commit(held.keys, held.epoch, held.count)
         known = {id_ for id_ in found.attempts if held.is_current(id_)}
         commit.over([id_ for id_ in dict.fromkeys((*found.attempts, *found.leases)) if id_ not in known])
         done = []
@@ -125,6 +133,8 @@ class Intake:
                         self._take_retry(held, batch, record)
                     elif kind == b"look":
                         self.look_wanted = True
+                    elif kind == b"rewound":
+                        held.behind |= record.isdigit() and held.count < int(record)
                     else:
                         raise WireError("inbox", "a kind of record that this version does not know", kind)
                 except WireError as broken:
@@ -204,6 +214,7 @@ class Intake:
             return
         for run in self._runs.load_many([RunId(run_id)]):
             held.runs[run_id] = run
+            renumber(held, batch, run)
             if run.run_state not in ENDED_RUNS:  # a crash kept the end of this retry from the record
                 batch.reopened.append(run)
             elif not self._apply(held, batch, run, RetryRequested(reason)):

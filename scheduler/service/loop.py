@@ -16,17 +16,18 @@ from collections import Counter
 
 from ..errors import StoreUnreachable
 from ..settings import Settings, redacted
-from ..store.commits import send_commits
+from ..store.commits import Commit, send_commits
 from ..store.connection import BLOCK_SECONDS, UNREACHABLE, connect
 from ..store.inboxes import Entry, Inboxes
 from ..store.owners import Owners
-from ..store.runs import Runs, connect_runs
+from ..store.runs import Runs
 from ..wire import RunId
 from .batch import Batch
 from .dispatch import Dispatch
 from .held import Held
 from .intake import Intake
 from .pacing import Pacing
+from .rewinds import Rewinds
 from .shards import Shards
 from .transport import Transport
 
@@ -111,6 +112,7 @@ class Scheduler:
         self._inboxes = Inboxes(connect(self._url))
         lease_ms = round(self.settings.shard_lease_seconds * 1000)
         self._owners = Owners(self._client, self.settings.namespace, self.name, lease_ms)
+        self._rewinds = Rewinds(self._owners, self.counts)
         self._runs: Runs | None = None
         self._shards = Shards(self._owners, 0)
 
@@ -120,7 +122,8 @@ class Scheduler:
             self._drop(held.keys.shard)
         self._client.connection_pool.disconnect()
         self._inboxes.client.connection_pool.disconnect()
-        self._runs = connect_runs(self._client, self.settings.namespace, self.settings.shards)
+        self._runs = self._rewinds.connect(self._client, self.settings, self._runs)
+        self._rewinds.look(self._runs.shards, ())  # before another can take what is ours
         self._owners.release(self._shards.owned, leaving=False)
         self._shards = Shards(self._owners, self._runs.shards)
         self._intake = Intake(self._runs, self._inboxes, self._dispatch, self.counts)
@@ -157,6 +160,10 @@ class Scheduler:
         if self._intake.look_wanted:
             self._intake.look_wanted, self._look_at = False, 0.0
         self._settle(batches, now)
+        told = {shard for shard, held in self._held.items() if held.behind}
+        if told:
+            self._rewinds.behind |= told
+            self._look_at = 0.0
 
     def _gather(self) -> None:
         """Let reports gather for a moment, while workers have more than enough to do and nothing is due here."""
@@ -212,18 +219,16 @@ class Scheduler:
         commits = [
             (held, batch, commit)
             for held, batch in ((self._held[shard], batch) for shard, batch in batches.items())
-            if (commit := batch.commit(held.published))
+            if (commit := batch.commit(held.published, held.count))
         ]
         if not commits:
             return
         refused = send_commits(self._client, [commit for _, _, commit in commits])
-        for held, batch, _ in commits:
+        for held, batch, commit in commits:
             if held.keys.shard in refused:
-                self.counts["fenced"] += 1
-                log.warning("shard %d belongs to another scheduler now; a commit was refused", held.keys.shard)
-                self._drop(held.keys.shard)
-                self._shards.owned.pop(held.keys.shard, None)
+                self._refused(held.keys.shard, rewound=commit.rewound)
                 continue
+            self._committed(held, commit)
             held.batches_out += batch.outbox_batches - held.published
             held.published = 0
             for due_at_ms in batch.timers.values():
@@ -232,6 +237,22 @@ class Scheduler:
                 held.runs.pop(run.id, None)
                 self.counts[f"runs {run.run_state}"] += 1
             self._dispatch.admission.forget(run.id for run in batch.ended)
+
+    def _committed(self, held: Held, commit: Commit) -> None:
+        """Count commits as Redis does: it counts each call."""
+        held.count += commit.cuts
+        self._owners.known[held.keys.shard] = held.count
+
+    def _refused(self, shard: int, *, rewound: bool) -> None:
+        """A shard that is not ours any more is forgotten; one that lacks commits is loaded again at the next look."""
+        self._drop(shard)
+        self._look_at = 0.0
+        if rewound:
+            self._rewinds.behind.add(shard)
+        else:
+            self.counts["fenced"] += 1
+            log.warning("shard %d belongs to another scheduler now; a commit was refused", shard)
+            self._shards.owned.pop(shard, None)
 
     # -- shards and contracts -----------------------------------------------------------------------
 
@@ -242,32 +263,42 @@ class Scheduler:
         return self._runs
 
     def _look(self) -> None:
-        """Renew our shards; load those gained, forget those lost."""
+        """Renew our shards; load those gained, forget those lost, and those anew whose commits Redis has lost."""
+        self._runs = self._rewinds.connect(self._client, self.settings, self._connected)
+        self._rewinds.look(self._runs.shards, self._shards.owned)
         change = self._shards.look()
         self._look_at = time.monotonic() + self._shards.next_look_ms / 1000
         for shard in change.lost:
             self._drop(shard)
         for shard, epoch in change.gained.items():
             self._adopt(shard, epoch)
+        for shard in self._rewinds.again(self._shards.owned):
+            self._drop(shard)
+            self._adopt(shard, self._shards.owned[shard])
         if change.gained or change.lost:
             log.info("own %d of %d shards; schedulers live: %d", len(self._held), self._shards.count, self._shards.live)
         if self.settings.heartbeat_file is not None:
             self.settings.heartbeat_file.touch()
 
-    def _adopt(self, shard: int, epoch: int) -> None:
+    def _adopt(self, shard: int, epoch: str) -> None:
         """Load a shard: live runs, attempts in flight, and what may not have been published."""
         runs = self._connected
         keys = runs.keys.shard(shard)
         found = self._inboxes.adopt(keys)
         now = runs.now_ms()
         self._clock = (now, time.monotonic())
-        held = self._held[shard] = Held(keys, epoch)
+        held = self._held[shard] = Held(keys, epoch, found.commits)
+        held.rewound_at_ms, held.missing = found.rewound_at_ms, found.missing
+        self._rewinds.heal(held, found)
         held.look_by(now)
         batch = Batch(keys, epoch, now)
-        self._intake.load(held, batch, [RunId(run) for run in found.live])
+        self._intake.load(held, batch, [RunId(run) for run in found.live], found.attempts)
         broken_off = self._intake.broken_off(held, found, now)
         if broken_off:
-            send_commits(self._client, [broken_off])
+            if send_commits(self._client, [broken_off]):
+                self._refused(shard, rewound=broken_off.rewound)
+                return
+            self._committed(held, broken_off)
         for id_, state in found.attempts.items():
             if held.is_current(id_):
                 self._dispatch.flies(held, id_, state.split("|", 2)[1])

@@ -17,9 +17,9 @@ _LATE_MS = 20
 
 @dataclass(slots=True)
 class Change:
-    """What a look at the table of owners changed: shards gained (shard -> epoch) and shards lost."""
+    """What a look at the table of owners changed: shards gained (shard -> token) and shards lost."""
 
-    gained: dict[int, int] = field(default_factory=dict)
+    gained: dict[int, str] = field(default_factory=dict)
     lost: set[int] = field(default_factory=set)
 
 
@@ -27,7 +27,7 @@ class Shards:
     """The shards of this scheduler.
 
     Attributes:
-        owned: shard -> epoch.
+        owned: shard -> token.
         live: how many schedulers live, this one included.
         next_look_ms: how long until `look` should be called again.
     """
@@ -35,7 +35,7 @@ class Shards:
     def __init__(self, owners: Owners, shards: int) -> None:
         self.owners = owners
         self.count = shards
-        self.owned: dict[int, int] = {}
+        self.owned: dict[int, str] = {}
         self.live = 1
         self.next_look_ms = 0
 

@@ -132,11 +132,11 @@ class Attempts:
                 pipe.incr(self.keys.executors_version)
                 pipe.execute()
 
-    def announce_worker(self, name: str, description: Mapping[str, Any]) -> None:
-        """Say that a worker lives; `seen_at_ms` is set to Redis's time."""
+    def announce_worker(self, name: str, description: Mapping[str, Any]) -> bool:
+        """Say that a worker lives; `seen_at_ms` is set to Redis's time. True when the store did not know it."""
         seconds, micros = self.client.time()
         seen = {**description, "name": name, "seen_at_ms": seconds * 1000 + micros // 1000}
-        self.client.hset(self.keys.workers, name, json.dumps(seen))
+        return bool(self.client.hset(self.keys.workers, name, json.dumps(seen)))
 
     def forget_worker(self, name: str) -> None:
         """Say that a worker has gone, at its shutdown."""

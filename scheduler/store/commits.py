@@ -27,11 +27,24 @@ Write = tuple[str, str, Sequence[Part]]
 
 
 class Commit:
-    """What one batch changes in one shard. Methods only gather; `calls` gives what is to be sent."""
+    """What one batch changes in one shard. Methods only gather; `calls` gives what is to be sent.
 
-    def __init__(self, keys: ShardKeys, epoch: int) -> None:
+    Args:
+        keys: of the shard.
+        epoch: the owner's token.
+        count: commits of the shard so far, as its owner knows; None when that is not to be compared.
+
+    Attributes:
+        cuts: how many calls it took, once they have been made; each counts as a commit of the shard.
+        rewound: it was refused because Redis has lost commits that it had acknowledged.
+    """
+
+    def __init__(self, keys: ShardKeys, epoch: str | int, count: int | None = None) -> None:
         self.keys = keys
-        self.epoch = epoch
+        self.epoch = str(epoch)
+        self.count = count
+        self.cuts = 0
+        self.rewound = False
         self._first: list[Write] = []
         self._records: list[Write] = []
         self._log: list[Write] = []
@@ -102,9 +115,10 @@ class Commit:
 
     def calls(self) -> Iterable[tuple[list[str], list[Part]]]:
         """(keys, arguments) of each script call, in order. What is consumed goes with the last."""
+        self.cuts = 0
         numbers, keys, arguments = self._blank()
         for command, key, given in (*self._first, *self._records, *self._log, *self._last):
-            if len(arguments) > _ARGUMENTS_PER_CALL:
+            if numbers and len(arguments) > _ARGUMENTS_PER_CALL:
                 yield keys, arguments
                 numbers, keys, arguments = self._blank()
             number = numbers.get(key)
@@ -115,7 +129,9 @@ class Commit:
         yield keys, arguments
 
     def _blank(self) -> tuple[dict[str, int], list[str], list[Part]]:
-        return {}, [self.keys.epoch], [self.epoch]
+        expected = "" if self.count is None else self.count + self.cuts
+        self.cuts += 1
+        return {}, [self.keys.epoch, self.keys.commits], [self.epoch, expected]
 
 
 def _add(writes: list[Write], command: str, key: str, arguments: Sequence[Part]) -> None:
@@ -137,27 +153,31 @@ def send_commits(client: Redis, commits: Sequence[Commit]) -> list[int]:
     """Apply commits, one round trip for all of them.
 
     Returns:
-        The shards whose commit was refused, because another scheduler owns them by now. What such a
-        shard has in memory is to be forgotten.
+        The shards whose commit was refused, because another scheduler owns them by now or because commits of theirs
+        are missing (`Commit.rewound`). What such a shard has in memory is to be forgotten.
 
     Raises:
         redis.exceptions.RedisError: not all of them may have been applied; forget and load again.
     """
-    calls = [(commit.keys.shard, keys, arguments) for commit in commits for keys, arguments in commit.calls()]
+    calls = [(commit, keys, arguments) for commit in commits for keys, arguments in commit.calls()]
     if len(calls) == 1:
         [(_, keys, arguments)] = calls
         answers: list[Any] = [COMMIT(client, keys, arguments)]
     else:
         answers = _pipelined(client, calls)
-    refused = {shard for (shard, _, _), answer in zip(calls, answers, strict=True) if answer != b"committed"}
+    refused = set()
+    for (commit, _, _), answer in zip(calls, answers, strict=True):
+        if answer != b"committed":
+            refused.add(commit.keys.shard)
+            commit.rewound = answer == b"rewound"
     return sorted(refused)
 
 
-def _pipelined(client: Redis, calls: Sequence[tuple[int, list[str], list[Part]]]) -> list[Any]:
+def _pipelined(client: Redis, calls: Sequence[tuple[Commit, list[str], list[Part]]]) -> list[Any]:
     """Several commits in one round trip. A Redis that has forgotten the script is told it first."""
     for _ in range(2):
         with client.pipeline(transaction=False) as pipe:
-            for _shard, keys, arguments in calls:
+            for _commit, keys, arguments in calls:
                 pipe.execute_command("EVALSHA", COMMIT.sha, len(keys), *keys, *arguments)
             answers = pipe.execute(raise_on_error=False)
         broken = [answer for answer in answers if isinstance(answer, Exception)]

@@ -51,7 +51,11 @@ class ShardKeys:
         self.shard = shard
         self.tag = tag
         self.epoch = f"{tag}:epoch"
-        """string: the fencing number of the shard's owner; commits of an older one are refused."""
+        """string: the owner's fencing token, "number.nonce"; commits under any other are refused."""
+        self.commits = f"{tag}:commits"
+        """string: counts commits, so that an owner notices when Redis has lost some."""
+        self.rewound = f"{tag}:rewound"
+        """hash: when this shard last went back in time (at_ms), missing commits, times; known: told by who noticed."""
         self.inbox = f"{tag}:inbox"
         """stream: events that arrived; an entry goes with the commit that consumed it."""
         self.attempts = f"{tag}:attempts"

@@ -1,15 +1,22 @@
-"""Who writes for which shard: leases with epochs, and who is there to share the shards."""
+"""Who writes for which shard: leases with fencing tokens, who is there to share the shards, how many commits each has.
+
+A token is "number.nonce": the number goes up with every take and the nonce is drawn by the taker, so no two owners ever
+hold the same token, not even when Redis has lost a take and gives its number out again.
+"""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis import Redis
 
 from .keys import Keys
-from .scripts import FENCE, KEEP, RELEASE, TAKE
+from .scripts import FENCE, KEEP, RELEASE, REWIND, TAKE, TELL
+
+_NONCE_DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,14 @@ class Kept:
     owners: dict[int, Owner]
 
 
+class Healed(NamedTuple):
+    """A shard that went back in time and goes on: when that was noticed, commits missing, how many there are now."""
+
+    at_ms: int
+    missing: int
+    commits: int
+
+
 class Owners:
     """The table of owners, as a scheduler uses it.
 
@@ -40,6 +55,10 @@ class Owners:
         namespace: which installation.
         scheduler: our id; never used again after a restart.
         lease_ms: how long a shard stays ours without a renewal.
+
+    Attributes:
+        known: shard -> most commits that Redis has acknowledged or shown to us. It outlives every connection: a Redis
+            that shows fewer has lost them.
     """
 
     def __init__(self, client: Redis, namespace: str, scheduler: str, lease_ms: int) -> None:
@@ -47,32 +66,32 @@ class Owners:
         self.keys = Keys(namespace)
         self.scheduler = scheduler
         self.lease_ms = lease_ms
+        self.known: dict[int, int] = {}
 
-    def keep(self, owned: Mapping[int, int]) -> Kept:
-        """Renew our membership and our shards (shard -> epoch). One call."""
-        pairs = [part for pair in owned.items() for part in pair]
+    def keep(self, owned: Mapping[int, str]) -> Kept:
+        """Renew our membership and our shards (shard -> token). One call."""
         now, lost, schedulers, table = KEEP(
-            self.client, [self.keys.owners, self.keys.schedulers], [self.scheduler, self.lease_ms, *pairs]
+            self.client, [self.keys.owners, self.keys.schedulers], [self.scheduler, self.lease_ms, *_pairs(owned)]
         )
         return Kept(int(now), frozenset(map(int, lost)), int(schedulers), _read(table))
 
-    def take(self, shards: Iterable[int]) -> dict[int, int]:
-        """Try to own shards; returns shard -> new epoch of those we got, fenced against the owner before."""
+    def take(self, shards: Iterable[int]) -> dict[int, str]:
+        """Try to own shards; returns shard -> new token of those we got, fenced against the owner before."""
         wanted = list(shards)
         if not wanted:
             return {}
-        epochs = TAKE(self.client, [self.keys.owners], [self.scheduler, self.lease_ms, *wanted])
-        got = {shard: int(epoch) for shard, epoch in zip(wanted, epochs, strict=True) if epoch}
-        for shard, epoch in list(got.items()):
-            if FENCE(self.client, [self.keys.shard(shard).epoch], [epoch]) != b"fenced":
-                del got[shard]
+        numbers = TAKE(self.client, [self.keys.owners], [self.scheduler, self.lease_ms, *wanted])
+        got = {}
+        for shard, number in zip(wanted, numbers, strict=True):
+            token = f"{int(number)}.{secrets.randbelow(10**_NONCE_DIGITS):0{_NONCE_DIGITS}d}"
+            if number and FENCE(self.client, [self.keys.shard(shard).epoch], [token]) == b"fenced":
+                got[shard] = token
         return got
 
-    def release(self, owned: Mapping[int, int], *, leaving: bool) -> None:
-        """Give shards back (shard -> epoch), and our membership too when leaving."""
-        pairs = [part for pair in owned.items() for part in pair]
+    def release(self, owned: Mapping[int, str], *, leaving: bool) -> None:
+        """Give shards back (shard -> token), and our membership too when leaving."""
         word = "leave" if leaving else "stay"
-        RELEASE(self.client, [self.keys.owners, self.keys.schedulers], [self.scheduler, word, *pairs])
+        RELEASE(self.client, [self.keys.owners, self.keys.schedulers], [self.scheduler, word, *_pairs(owned)])
 
     def wake(self) -> None:
         """Let every other owner look at the table now: an entry in an inbox of each, for that is what they block on."""
@@ -84,6 +103,40 @@ class Owners:
         """The whole table, for people: shard -> owner."""
         found: dict[bytes, bytes] = self.client.hgetall(self.keys.owners)
         return _read([part for pair in found.items() for part in pair])
+
+    # -- has Redis lost commits? --------------------------------------------------------------------
+
+    def behind(self, shards: int) -> list[int]:
+        """Shards that have fewer commits than we know of; what we know of the others is brought up to date.
+
+        One command, for all shards of the installation.
+        """
+        found = self.client.mget([self.keys.shard(shard).commits for shard in range(shards)])
+        behind = []
+        for shard, raw in enumerate(found):
+            count = int(raw or 0)
+            if count < self.known.get(shard, 0):
+                behind.append(shard)
+            elif count:
+                self.known[shard] = count
+        return behind
+
+    def tell(self, shard: int) -> None:
+        """Let the owner of a shard, or whoever takes it next, know that commits of it are missing."""
+        keys = self.keys.shard(shard)
+        TELL(self.client, [keys.rewound, keys.inbox], [self.known[shard]])
+        del self.known[shard]
+
+    def heal(self, shard: int, token: str, known: int) -> Healed | None:
+        """Make known that a shard of ours lacks commits; None when it does not, or is ours no more."""
+        keys = self.keys.shard(shard)
+        answer = REWIND(self.client, [keys.epoch, keys.commits, keys.rewound], [token, known])
+        return Healed(*map(int, answer[1:])) if answer[0] == b"healed" else None
+
+
+def _pairs(owned: Mapping[int, str]) -> list[int | str]:
+    """Shard, number, ...: the table knows no nonces, for its rows name their scheduler."""
+    return [part for shard, token in owned.items() for part in (shard, token.partition(".")[0])]
 
 
 def _read(flat: list[bytes]) -> dict[int, Owner]:

@@ -230,6 +230,9 @@ class Runs:
             )
             loaded.run_state, loaded.reason = summary.state, summary.reason
             loaded.deadline_at_ms, loaded.correlation_id = summary.deadline_at_ms, summary.correlation_id
+            loaded.floor = int(fields.get(b"attempts_above", 0))
+            loaded.renumbered_at_ms = int(fields.get(b"renumbered_at_ms", 0))
+            loaded.keyed = summary.key is not None
             yield loaded
 
     def claimed(self, run: Run) -> dict[int, tuple[int, str]]:

@@ -55,6 +55,7 @@ class Heartbeat:
         self._attempts: Attempts | None = None
         self._silent = False
         self._abandoned: list[str] = []
+        self._published = self._announced = False
         self._thread = threading.Thread(target=self._run, name="celeriac-heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -106,13 +107,21 @@ class Heartbeat:
             self._soon(id_)
         self._gone = gone
         self._kill_stubborn()
-        if self.contracts:
-            store.publish_contracts(self.contracts)
-            self.contracts = {}
-        store.announce_worker(self.hostname, self.describe())
+        self._publish(store)
+        if store.announce_worker(self.hostname, self.describe()) and self._announced:
+            log.warning("Redis had forgotten this worker; its executors are published again")
+            self._published = False
+            self._publish(store)
+        self._announced = True
         path = os.environ.get(FILE)
         if path:
             Path(path).touch()
+
+    def _publish(self, store: Attempts) -> None:
+        """Make our executors known, once, and again when Redis has lost them."""
+        if not self._published:
+            store.publish_contracts(self.contracts)
+            self._published = True
 
     def describe(self) -> dict[str, Any]:
         """What is announced of this worker."""

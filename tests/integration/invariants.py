@@ -35,6 +35,8 @@ _GLOBAL = {
 }
 _SHARD = {
     r"epoch": "string",
+    r"commits": "string",
+    r"rewound": "hash",
     r"inbox": "stream",
     r"attempts": "hash",
     r"leases": "zset",
@@ -58,7 +60,9 @@ _CLAIMED = re.compile(r"c\|[^|]+\|\d+\|\d+\|\d+\|\d+\|[0-9A-Za-z]+\|.*", re.DOTA
 _RECORD = re.compile(r"[A-Z]\|[1-9]\d*\|\d+\|\d+\|\d+\|[^|]*\|(?:[ibn]|\d*)")
 _ENDINGS = {MoveKind.SUCCEED, MoveKind.FAIL, MoveKind.SKIP, MoveKind.UPSTREAM_FAIL, MoveKind.CANCEL}
 _END_WORDS = frozenset(kind.word for kind in _ENDINGS)
-_NOTES = frozenset({"wait", "late"})
+_NOTES = frozenset({"wait", "late", "rewound"})
+_LEFT_OUT = ",,,,rewound,"
+"""Begins an entry of a timeline that stands for so many numbers left out."""
 
 
 def check(client: Redis, namespace: str = "cel", **how: bool) -> None:
@@ -124,6 +128,8 @@ class _Shard:
 
     number: int
     epoch: int | None = None
+    commits: int = 0
+    rewound: dict[str, str] = field(default_factory=dict)
     inbox: int = 0
     attempts: dict[str, str] = field(default_factory=dict)
     leases: dict[str, float] = field(default_factory=dict)
@@ -191,7 +197,9 @@ class _Store:
     def _read(self, shard: _Shard, key: str, rest: str, named: Mapping[str, str | None]) -> None:
         client = self.client
         readers: dict[str, Callable[[], None]] = {
-            "epoch": lambda: setattr(shard, "epoch", int(client.get(key))),
+            "epoch": lambda: setattr(shard, "epoch", int(client.get(key).partition(b".")[0])),
+            "commits": lambda: setattr(shard, "commits", int(client.get(key))),
+            "rewound": lambda: shard.rewound.update(_texts(client.hgetall(key))),
             "inbox": lambda: setattr(shard, "inbox", client.xlen(key)),
             "attempts": lambda: shard.attempts.update(_texts(client.hgetall(key))),
             "leases": lambda: shard.leases.update(_scores(client, key)),
@@ -378,9 +386,11 @@ def _nodes(run: _Stored) -> Iterator[str]:
         tries = timeline.split(";") if timeline else []
         ends = [entry.split(",")[4] if entry.count(",") >= 5 else "" for entry in tries]
         value = run.values.get(node)
+        left_out = sum(int(entry.removeprefix(_LEFT_OUT)) - 1 for entry in tries if entry.startswith(_LEFT_OUT))
         open_tries = {"D": 1, "N": 1, "R": 1}.get(letter, 0)
-        never_sent = letter == "C" and len(tries) in (int(number), int(number) - 1)
-        if len(tries) != int(number) and not never_sent:
+        numbered = len(tries) + left_out
+        never_sent = letter == "C" and numbered in (int(number), int(number) - 1)
+        if numbered != int(number) and not never_sent:
             yield f"node {node}: {len(tries)} tries on the timeline of {record}"
         if not all(ends[: len(tries) - open_tries]) or (first and ends.count("succeeded") != (letter == "S")):
             yield f"node {node}: tries of {record} do not say how they ended"

@@ -191,7 +191,7 @@ def test_what_makes_a_record_true_is_written_before_it_and_what_it_ends_after(
     commit.timers({"t": 1}, ["u"])
     commit.consumed([b"1-1"])
 
-    order = {(arguments[1], sent[1]): at for at, (sent, arguments) in enumerate(commit.calls())}
+    order = {(arguments[2], sent[2]): at for at, (sent, arguments) in enumerate(commit.calls())}
     record = order["HSET", keys.nodes(RUN, 0)]
     before = [
         ("HSET", keys.values(RUN, 0)),

@@ -115,7 +115,7 @@ DAMAGE: dict[str, Callable[[Planted], Any]] = {
     "never expires": lambda it: it.client.hset(it.keys.staged(it.live, f"{'0' * 32}:{'0' * 16}"), "0", "x"),
     "there are only 4": lambda it: it.client.set("{cel:9}:epoch", 1),
     "belongs to": lambda it: it.client.rename(it.keys.run(it.good), it.keys.run(it.stage.new_id(1))),
-    "the table of owners says": lambda it: it.client.incr(it.keys.epoch),
+    "the table of owners says": lambda it: it.client.set(it.keys.epoch, "99.1"),
     "in flight without a lease": lambda it: it.client.delete(it.keys.leases),
     "a lease and not in flight": lambda it: it.client.zadd(it.keys.leases, {f"{SHARD}.{it.live}.3.1.1": 1}),
     "is no state": lambda it: it.client.hset(it.keys.attempts, f"{SHARD}.{it.live}.2.1.1", "c|x"),

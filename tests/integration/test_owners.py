@@ -27,7 +27,12 @@ def owners(stage: Stage, name: str) -> Owners:
     return Owners(stage.client, stage.namespace, name, LEASE_MS)
 
 
-def commit(stage: Stage, shard: int, epoch: int) -> bool:
+def numbers(taken: dict[int, str]) -> dict[int, int]:
+    """Shard -> number of its token."""
+    return {shard: int(token.partition(".")[0]) for shard, token in taken.items()}
+
+
+def commit(stage: Stage, shard: int, epoch: str | int) -> bool:
     """Whether the shard obeys a commit under an epoch."""
     made = Commit(stage.keys.shard(shard), epoch)
     made.over(["nothing"])
@@ -38,24 +43,27 @@ def test_a_free_shard_goes_to_whoever_asks_first(stage: Stage) -> None:
     """The second is told no, and the shard obeys the first alone."""
     a, b = owners(stage, "a"), owners(stage, "b")
 
-    assert a.take([0, 1]) == {0: 1, 1: 1}
+    taken = a.take([0, 1])
+    assert numbers(taken) == {0: 1, 1: 1}
     before = dump(stage.client)
     assert b.take([0, 1]) == {}
     assert dump(stage.client) == before
     assert a.table()[0] == Owner(0, 1, a.table()[0].lease_end_ms, "a")
-    assert commit(stage, 0, 1)
+    assert commit(stage, 0, taken[0])
+    assert not commit(stage, 0, 1), "the number alone is not the token"
 
 
 def test_a_shard_whose_lease_ran_out_is_taken_under_a_higher_epoch(stage: Stage) -> None:
     """From then on commits of the former owner are refused whole, although nobody told it."""
     a, b = owners(stage, "a"), owners(stage, "b")
-    a.take([0])
+    old = a.take([0])
     stage.owners_vanish()
 
-    assert b.take([0]) == {0: 2}
-    assert not commit(stage, 0, 1)
-    assert commit(stage, 0, 2)
-    assert a.keep({0: 1}).lost == {0}
+    new = b.take([0])
+    assert numbers(new) == {0: 2}
+    assert not commit(stage, 0, old[0])
+    assert commit(stage, 0, new[0])
+    assert a.keep(old).lost == {0}
 
 
 def test_a_renewal_keeps_shards_and_counts_schedulers(stage: Stage) -> None:
@@ -78,7 +86,7 @@ def test_a_renewal_under_an_old_epoch_is_a_loss(stage: Stage) -> None:
     a, b = owners(stage, "a"), owners(stage, "b")
     old = a.take([0])
     a.release(old, leaving=False)
-    assert b.take([0]) == {0: 2}
+    assert numbers(b.take([0])) == {0: 2}
     line = stage.client.hget(stage.keys.owners, 0)
 
     assert a.keep(old).lost == {0}
@@ -94,7 +102,7 @@ def test_a_shard_given_back_is_free_at_once(stage: Stage) -> None:
     a.release(epochs, leaving=True)
 
     assert stage.client.zrange(stage.keys.schedulers, 0, -1) == []
-    assert b.take([0, 1]) == {0: 2, 1: 2}
+    assert numbers(b.take([0, 1])) == {0: 2, 1: 2}
 
 
 def test_giving_back_what_another_owns_by_now_changes_nothing(stage: Stage) -> None:
@@ -110,17 +118,71 @@ def test_giving_back_what_another_owns_by_now_changes_nothing(stage: Stage) -> N
 
 
 def test_a_scheduler_that_stood_still_while_taking_does_not_own(stage: Stage) -> None:
-    """Between its two steps another took the shard: the higher epoch stands."""
+    """Between its two steps another took the shard: the higher number stands."""
     a, b = owners(stage, "a"), owners(stage, "b")
     keys: Keys = stage.keys
     assert TAKE(stage.client, [keys.owners], ["a", LEASE_MS, 0]) == [1]  # and there it stood still
     stage.owners_vanish()
-    assert b.take([0]) == {0: 2}
+    taken = b.take([0])
+    assert numbers(taken) == {0: 2}
 
-    assert FENCE(stage.client, [keys.shard(0).epoch], [1]) == b"newer"
-    assert commit(stage, 0, 2)
-    assert not commit(stage, 0, 1)
-    assert a.keep({0: 1}).lost == {0}
+    assert FENCE(stage.client, [keys.shard(0).epoch], ["1.777"]) == b"newer"
+    assert commit(stage, 0, taken[0])
+    assert not commit(stage, 0, "1.777")
+    assert a.keep({0: "1.777"}).lost == {0}
+
+
+def test_a_redis_that_lost_a_take_gives_its_number_out_again_and_never_its_token(stage: Stage) -> None:
+    """Two that hold the same number of a shard: the one whose token stands commits, the other is refused whole."""
+    a, b = owners(stage, "a"), owners(stage, "b")
+    earlier = {key: stage.client.dump(key) for key in stage.client.scan_iter()}
+    lost = a.take([0])
+    stage.client.flushall()  # a failover to a replica that never heard of it
+    for key, value in earlier.items():
+        stage.client.restore(key, 0, value)
+    taken = b.take([0])
+
+    assert numbers(lost) == numbers(taken) == {0: 1}
+    assert lost != taken
+    assert commit(stage, 0, taken[0])
+    assert not commit(stage, 0, lost[0])
+    assert FENCE(stage.client, [stage.keys.shard(0).epoch], list(lost.values())) == b"newer"
+    assert commit(stage, 0, taken[0])
+
+
+OLD_FENCE = """
+local found = tonumber(redis.call("GET", KEYS[1]) or "0")
+if found > tonumber(ARGV[1]) then return "newer" end
+redis.call("SET", KEYS[1], ARGV[1])
+return "fenced"
+"""
+"""fence.lua of 0.1, whose tokens were numbers alone."""
+
+
+def test_schedulers_of_the_version_before_take_turns_with_new_ones(stage: Stage) -> None:
+    """For the time of a deploy: each takes over from the other, and the one before is refused."""
+    new = owners(stage, "new")
+    key = stage.keys.shard(0).epoch
+
+    def old_takes() -> int:
+        stage.owners_vanish()
+        [number] = TAKE(stage.client, [stage.keys.owners], ["old", LEASE_MS, 0])
+        assert stage.client.eval(OLD_FENCE, 1, key, number) == b"fenced"
+        assert stage.client.get(key) == str(number).encode()  # what its commits compare
+        return int(number)
+
+    first = new.take([0])
+    number = old_takes()
+    assert not commit(stage, 0, first[0])
+    assert stage.client.eval(OLD_FENCE, 1, key, 1) == b"newer"
+    stage.owners_vanish()
+    second = new.take([0])
+    assert numbers(second) == {0: number + 1}
+    assert commit(stage, 0, second[0])
+    assert not commit(stage, 0, number)
+    assert stage.client.eval(OLD_FENCE, 1, key, number) == b"newer"
+    assert old_takes() == number + 2
+    assert not commit(stage, 0, second[0])
 
 
 def shares(stage: Stage, *names: str) -> list[Shards]:

@@ -42,6 +42,7 @@ EXAMPLES: list[errors.CeleriacError] = [
     errors.NodeFailed(run="r1", node="a", attempt=3, error=RECORD),
     errors.NodeWithoutOutput(run="r1", node="a", state="skipped", cause="upstream 'b' failed"),
     errors.RunNotFound("r1"),
+    errors.RunLost("r1"),
     errors.NodeNotFound("r1", "laod", ["load"]),
     errors.WaitTimeout(run="r1", seconds=2.5, state="running", node="a"),
     errors.KeyReused("day-1", run="r1", graph_hash="aa", other_hash="bb"),

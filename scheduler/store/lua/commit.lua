@@ -1,9 +1,11 @@
 -- commit: apply the writes of one batch, whole, if the caller still owns the shard.
 --
--- KEYS[1]  string   the shard's epoch                        keys.epoch
--- KEYS[2…] the keys that the writes name, all of the same shard
--- ARGV     epoch, then for each write: command, number of its key in KEYS, count of arguments, arguments
--- Returns  "committed" | "fenced"                            O(arguments)
+-- KEYS[1]  string   the shard's token                        keys.epoch
+-- KEYS[2]  string   number of commits                        keys.commits
+-- KEYS[3…] the keys that the writes name, all of the same shard
+-- ARGV     token, number of commits that the caller expects or "", then for each write: command, number of its key
+--          in KEYS, count of arguments, arguments
+-- Returns  "committed" | "fenced" | "rewound" (commits that the caller was promised are missing)      O(arguments)
 --
 -- Everything is checked before the first write, for Redis does not roll back.
 local allowed = {
@@ -11,7 +13,11 @@ local allowed = {
   RPUSH = "list", LTRIM = "list", PERSIST = "any", UNLINK = "any",
 }
 if redis.call("GET", KEYS[1]) ~= ARGV[1] then return "fenced" end
-local at = 2
+if ARGV[2] ~= "" then
+  local found, wanted = tonumber(redis.call("GET", KEYS[2]) or "0"), tonumber(ARGV[2])
+  if found ~= wanted then return found < wanted and "rewound" or "fenced" end
+end
+local at = 3
 while at <= #ARGV do
   local command, key, count = ARGV[at], KEYS[tonumber(ARGV[at + 1])], tonumber(ARGV[at + 2])
   local wants = allowed[command]
@@ -24,7 +30,8 @@ while at <= #ARGV do
   end
   at = at + 3 + count
 end
-at = 2
+redis.call("INCR", KEYS[2])
+at = 3
 while at <= #ARGV do
   local count = tonumber(ARGV[at + 2])
   redis.call(ARGV[at], KEYS[tonumber(ARGV[at + 1])], unpack(ARGV, at + 3, at + 2 + count))
