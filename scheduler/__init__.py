@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .client import Client, Completed, Event, NodeView, RunHandle
     from .core.states import NodeState, RunState
     from .errors import (
+        ArchiveError,
         CeleriacError,
         ContractBroken,
         CycleFound,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         PathNotInOutput,
         Permanent,
         RateLimited,
+        RunArchived,
         RunCancelled,
         RunError,
         RunFailed,
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ArchiveError",
     "CeleriacError",
     "Client",
     "Completed",
@@ -97,6 +100,7 @@ __all__ = [
     "QueueClass",
     "RateLimited",
     "Retry",
+    "RunArchived",
     "RunCancelled",
     "RunError",
     "RunFailed",

@@ -24,7 +24,8 @@
     │   ├── NodeFailed          a node ended failed; the remote kind, type, message, traceback, attempt
     │   ├── NodeWithoutOutput   a node ended skipped, upstream_failed or cancelled, so it has no output
     │   ├── RunNotFound         no such run (also a LookupError)
-    │   │   └── RunLost         it was here, and is no more: the store went back in time, or it was removed
+    │   │   ├── RunLost         it was here, and is no more: the store went back in time, or it was removed
+    │   │   └── RunArchived     it ended and was removed from Redis; `.place` says where its archive is
     │   ├── NodeNotFound        the run has no such node (also a LookupError)
     │   ├── WaitTimeout         not ended in time; the run goes on (also a TimeoutError)
     │   └── KeyReused           the idempotency key belongs to a run of another graph
@@ -32,6 +33,7 @@
     │   ├── StoreUnreachable    no answer (also a ConnectionError)
     │   ├── StoreUnsafe         it answers, but may lose what it acknowledged
     │   └── Fenced              this process no longer owns the shard; drop what is in memory
+    ├── ArchiveError            the archive of ended runs cannot be read or written
     ├── IllegalMove             a state change that the table of moves does not have
     ├── WireError               a record from another process that cannot be read
     ├── SettingsError           a setting, file or environment variable that cannot be used
@@ -499,6 +501,22 @@ class RunLost(RunNotFound):
         )
 
 
+class RunArchived(RunNotFound):
+    """The run ended long ago and is not in Redis any more.
+
+    Attributes:
+        place: where it was archived, or None when that is not known.  what: why that is of no use here.
+    """
+
+    def __init__(self, run: str, place: str | None = None, what: str = "") -> None:
+        self.place = place
+        self.what = what
+        where = "thrown away" if place == "none" else f"archived to {escaped(place, 300)}" if place else "archived"
+        super().__init__(run)
+        remedy = _sentence(what) if what else "Set CELERIAC_ARCHIVE_URL to read it from there."
+        self.args = (f"run {escaped(run, 64)} has ended, was {where} and removed from Redis. {remedy}",)
+
+
 class NodeNotFound(RunError, LookupError):
     """The run exists, but its graph has no such node.
 
@@ -604,6 +622,22 @@ class Fenced(StoreError):
         super().__init__(
             f"shard {shard}: epoch {epoch} was taken over{now}; nothing was written. Drop what is in memory of this "
             "shard and take its lease anew."
+        )
+
+
+class ArchiveError(CeleriacError):
+    """The archive of ended runs cannot be read or written; what is not archived stays in Redis.
+
+    Attributes:
+        place: folder or URL, without its password (the caller hides it).  reason: what it said.
+    """
+
+    def __init__(self, place: str, reason: str) -> None:
+        self.place = place
+        self.reason = reason
+        super().__init__(
+            f"the archive {escaped(place, 300)} cannot be used: {escaped(reason, 500)}. Correct CELERIAC_ARCHIVE_URL "
+            "or the rights there; `celeriac doctor` tells more."
         )
 
 

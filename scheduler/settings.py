@@ -41,6 +41,12 @@ def _no_boolean(value: object) -> object:
     return value
 
 
+def _never(value: object) -> object:
+    """`never`, since neither TOML nor the environment has a word for None."""
+    return None if value == "never" else _no_boolean(value)
+
+
+Age = Annotated[float, Field(ge=0, le=100 * 365 * 86_400, allow_inf_nan=False)]
 Count = Annotated[int, BeforeValidator(_no_boolean), Field(ge=1, le=100_000)]
 Seconds = Annotated[float, BeforeValidator(_no_boolean), Field(gt=0, le=THIRTY_DAYS_SECONDS, allow_inf_nan=False)]
 ClassName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
@@ -93,6 +99,13 @@ class Settings(BaseSettings):
         heartbeat_file: touched by scheduler and worker while they are well; None means none.
         flower_address, flower_port: read by config/flower.py too.
         log_level: for the commands.
+        retention_seconds: how long an ended run stays in Redis before it is archived and removed. 0: not at all;
+            "never" (None): time removes nothing. Without an archive nothing is removed, however old.
+        retention_bytes: what all ended runs together may take in Redis; beyond it the oldest go before their time.
+        archive_url: where ended runs go: a folder, or a URL for fsspec such as s3://bucket/prefix. "none" says that
+            they may be thrown away. When not given: `archive` in data_dir if the Redis is the embedded one, else
+            nowhere, and ended runs stay in Redis. Read `archive`, which has it worked out.
+        key_retention_seconds: how long the idempotency key of a removed run is remembered. 0: as long as the run.
     """
 
     model_config = SettingsConfigDict(
@@ -112,6 +125,10 @@ class Settings(BaseSettings):
     flower_address: str = "127.0.0.1"
     flower_port: Annotated[int, BeforeValidator(_no_boolean), Field(ge=1, le=65_535)] = 5555
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    retention_seconds: Annotated[Age | None, BeforeValidator(_never)] = 7 * 86_400.0
+    retention_bytes: Annotated[int | None, BeforeValidator(_never), Field(ge=0)] = None
+    archive_url: Annotated[str, StringConstraints(min_length=1)] | None = None
+    key_retention_seconds: Annotated[Age, BeforeValidator(_no_boolean)] = 30 * 86_400.0
 
     @classmethod
     def load(cls, config: Path | None = None, **overrides: Any) -> Self:
@@ -164,6 +181,13 @@ class Settings(BaseSettings):
             raise ValueError("is no URL; write it as Celery does, such as redis://host:6379/0 or amqp://host//")
         return url
 
+    @property
+    def archive(self) -> str | None:
+        """Where ended runs go: the setting, else a folder beside the embedded Redis; None keeps them in Redis."""
+        if self.archive_url is None and self.redis_url is None:
+            return str(self.data_dir.absolute() / "archive")
+        return self.archive_url
+
     @cached_property
     def classes(self) -> dict[str, QueueClass]:
         """Queue classes by name, in the order of the file."""
@@ -203,7 +227,7 @@ class Settings(BaseSettings):
     def redacted(self) -> dict[str, Any]:
         """Every setting as JSON values with passwords hidden, for `doctor` and logs."""
         shown_values = self.model_dump(mode="json")
-        for field in ("redis_url", "broker_url"):
+        for field in ("redis_url", "broker_url", "archive_url"):
             if shown_values[field] is not None:
                 shown_values[field] = redacted(shown_values[field])
         return shown_values
@@ -361,6 +385,9 @@ def _absolute(document: dict[str, Any], base: Path) -> dict[str, Any]:
     for field in ("data_dir", "queues_file", "celery_file", "heartbeat_file"):
         if isinstance(document.get(field), str):
             document[field] = base / Path(document[field]).expanduser()
+    archive = document.get("archive_url")
+    if isinstance(archive, str) and archive != "none" and "://" not in archive:
+        document["archive_url"] = str(base / Path(archive).expanduser())
     return document
 
 

@@ -59,7 +59,7 @@ class Place:
                 f"{settings.data_dir} (embedded)",
                 "no `celeriac up` is running there, and CELERIAC_REDIS_URL is not set",
             )
-        return self.settings(redis_url=url, **more)
+        return self.settings(redis_url=url, **{"archive_url": settings.archive, **more})
 
     @contextlib.contextmanager
     def for_reading(self) -> Iterator[Settings]:
@@ -70,7 +70,7 @@ class Place:
         if settings.redis_url is None and running(settings.data_dir) is None and _has_data(settings.data_dir):
             note(f"(nothing is running; reading the data in {settings.data_dir})")
             with EmbeddedRedis(settings.data_dir) as server:
-                yield self.settings(redis_url=server.url)
+                yield self.settings(redis_url=server.url, archive_url=settings.archive)
         else:
             yield self.located()
 

@@ -35,6 +35,9 @@ def log_to_stderr(level: str) -> None:
 def environment_of(settings: Settings) -> dict[str, str]:
     """Our environment, with where the installation is, for a process that finds its own settings."""
     told = settings.model_dump(mode="json")
+    told["archive_url"] = settings.archive  # a child may know the Redis and not that it is the embedded one
+    if settings.retention_seconds is None:
+        told["retention_seconds"] = "never"
     named = {f"CELERIAC_{name.upper()}": str(value) for name, value in told.items() if value is not None}
     return {**os.environ, **named}
 

@@ -48,7 +48,10 @@ def up_command(ctx: click.Context, workers: str | None, app: str | None, flower:
         if settings.redis_url is None:
             server = stack.enter_context(EmbeddedRedis(settings.data_dir))
             settings = place.settings(
-                app=app, redis_url=server.url, broker_url=settings.broker_url or server.broker_url
+                app=app,
+                redis_url=server.url,
+                broker_url=settings.broker_url or server.broker_url,
+                archive_url=settings.archive,
             )
             note(f"Redis {'.'.join(map(str, server.version))} in {server.data_dir}")
         supervisor = Supervisor(_say)

@@ -13,7 +13,16 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from ..errors import CeleriacError, SettingsError, StoreError, StoreUnreachable, escaped, shown
+from ..errors import (
+    CeleriacError,
+    RunArchived,
+    RunNotFound,
+    SettingsError,
+    StoreError,
+    StoreUnreachable,
+    escaped,
+    shown,
+)
 from ..store.connection import REFUSED, UNREACHABLE, connect
 from ..store.follow import ENTRIES_AT_ONCE, Entries, LogReader
 from ..store.runs import Runs, connect_runs
@@ -24,6 +33,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+ARCHIVED_AT_ONCE = 8
+"""Archived runs that a client keeps in memory."""
+
 
 class Access:
     """The store of one installation.
@@ -33,13 +45,18 @@ class Access:
         namespace: which installation there.
         shards: counts only when the store is new.
         settings: where queue classes are declared, when that is known.
+        archive_url: where ended runs go that are not in Redis any more, when that is known.
     """
 
-    def __init__(self, url: str, namespace: str, shards: int, settings: Settings | None = None) -> None:
+    def __init__(
+        self, url: str, namespace: str, shards: int, settings: Settings | None = None, archive_url: str | None = None
+    ) -> None:
         self.url = url
         self.namespace = namespace
         self.settings = settings
         self._shards = shards
+        self._archive_url = archive_url
+        self._archived: dict[str, Runs] = {}
         self._lock = threading.Lock()
         self._runs: Runs | None = None
         self._readers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LogReader] = weakref.WeakKeyDictionary()
@@ -66,6 +83,45 @@ class Access:
                     found = self._runs = connect_runs(self._client, self.namespace, self._shards)
         return found
 
+    def runs_of(self, run: RunId) -> Runs:
+        """Where a run is read: the store, or its archive once it was found there."""
+        return self._archived.get(run) or self.runs
+
+    def reading(self, run: RunId, look: Callable[[Runs], T]) -> T:
+        """What `look` finds of a run in the store, else in the archive.
+
+        Raises:
+            RunArchived: it was removed, and is not in an archive known here.
+            RunNotFound: there is no such run.
+        """
+        try:
+            return look(self.runs_of(run))
+        except RunNotFound:
+            return look(self._unshelved(run))
+
+    def _unshelved(self, run: RunId) -> Runs:
+        from ..archive import open_archive
+
+        archive = open_archive(self._archive_url)
+        found = archive.find(run, self.runs) if archive is not None and run not in self._archived else None
+        if found is not None:
+            while len(self._archived) >= ARCHIVED_AT_ONCE:
+                self._archived.pop(next(iter(self._archived)), None)
+            self._archived[run] = found
+            return found
+        if self.runs.remembered(run):
+            what = "" if archive is None else f"It is not in {escaped(archive.place.shown, 200)}, which is named here"
+            raise RunArchived(run, self.runs.archive_place(), what)
+        raise RunNotFound(run)
+
+    def is_archived(self, run: RunId) -> bool:
+        """Whether a run is read from the archive."""
+        return run in self._archived
+
+    def forget(self, run: RunId) -> None:
+        """Look for a run in the store first again."""
+        self._archived.pop(run, None)
+
     def reach(self, call: Callable[[], T]) -> T:
         """What `call` returns; errors of the connection as the caller knows them.
 
@@ -91,11 +147,11 @@ class Access:
     def follow(self, run: RunId, after: str, seconds: float) -> Entries:
         """Entries of a run's log after an id; waits up to `seconds` for one, not at all when that is 0."""
         block_ms = math.ceil(seconds * 1000) or None
-        return self.runs.log(run, after, count=ENTRIES_AT_ONCE, block_ms=block_ms)
+        return self.runs_of(run).log(run, after, count=ENTRIES_AT_ONCE, block_ms=block_ms)
 
     async def afollow(self, run: RunId, after: str, seconds: float) -> Entries:
         """The same for a coroutine; all those of one event loop share one blocking read."""
-        if seconds <= 0:
+        if seconds <= 0 or self.is_archived(run):
             return await asyncio.to_thread(self.follow, run, after, 0)
         return await (await self._reader()).read(run, after, seconds)
 

@@ -47,6 +47,8 @@ class Client:
     Args:
         redis_url: of the store; wins over `settings`. With neither, settings are loaded as `from_env` does.
         namespace: first part of every key; wins over `settings`.
+        archive_url: where ended runs go that are not in Redis any more; wins over `settings`. Without one they are not
+            found.
         settings: where the rest comes from. When given, graphs that name a queue class nobody declared are refused.
 
     Raises:
@@ -54,7 +56,12 @@ class Client:
     """
 
     def __init__(
-        self, redis_url: str | None = None, *, namespace: str | None = None, settings: Settings | None = None
+        self,
+        redis_url: str | None = None,
+        *,
+        namespace: str | None = None,
+        archive_url: str | None = None,
+        settings: Settings | None = None,
     ) -> None:
         if settings is None and redis_url is None:
             from ..settings import Settings
@@ -68,6 +75,7 @@ class Client:
             _checked(namespace),
             DEFAULT_SHARDS if settings is None else settings.shards,
             settings,
+            archive_url if archive_url is not None or settings is None else settings.archive,
         )
         self._contracts: tuple[int, Mapping[str, Mapping[str, Any]]] | None = None
 
@@ -106,7 +114,8 @@ class Client:
 
         Args:
             graph: a `Graph`, or a document as Python values; for text there are Graph.from_json and Graph.from_yaml.
-            key: idempotency key. The same key and graph find the same run, however often they are submitted.
+            key: idempotency key. The same key and graph find the same run, however often they are submitted, also when
+                it was archived meanwhile, as long as the key is remembered (key_retention_seconds).
             labels: names and texts to find the run by, up to 64.
             correlation_id: your own id, handed to every executor.
             deadline: seconds, "10m" or a timedelta from now, by when the run has ended or fails.
@@ -123,6 +132,8 @@ class Client:
         compiled = self._compile(_graph_of(graph), check)
         run = new_run_id(time.time_ns() // 1_000_000) if key is None else run_id_for_key(self.namespace, key)
         created = self._access.reach(lambda: self._send(run, compiled, facts))
+        if created:
+            self._access.forget(run)
         # a run that was there already may have its nodes in another order: then the handle asks the store
         return RunHandle(self._access, run, compiled.keys if created else None, seen=True)
 

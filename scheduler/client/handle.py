@@ -18,7 +18,7 @@ from ..errors import InvalidValue
 from ..graph.handles import Node
 from ..graph.limits import kind_of, seconds_of
 from ..graph.policy import Duration
-from ..store.runs import Summary
+from ..store.runs import Runs, Summary
 from ..wire import RunId
 from .access import Access
 from .steps import Completed, RunSteps
@@ -59,7 +59,7 @@ class RunHandle:
 
     def summary(self) -> Summary:
         """Name, state, progress, labels, instants."""
-        return self._access.reach(lambda: self._access.runs.summary(self.id))
+        return self._access.reach(lambda: self._access.reading(self.id, lambda runs: runs.summary(self.id)))
 
     def ready(self) -> bool:
         """Whether the run has ended, well or not."""
@@ -68,12 +68,11 @@ class RunHandle:
     def nodes(self) -> list[NodeView]:
         """Every node with its state, its attempts and why it is not further; from the store alone. O(nodes + edges)."""
 
-        def look() -> list[NodeView]:
-            runs = self._access.runs
+        def look(runs: Runs) -> list[NodeView]:
             run = runs.load(self.id)
             return list(view_nodes(run, runs.claimed(run), Workers.read(runs, self._access.settings)))
 
-        return self._access.reach(look)
+        return self._access.reach(lambda: self._access.reading(self.id, look))
 
     def cancel(self, reason: str = "") -> None:
         """Asks for the run to stop: what has not begun is cancelled at once, what runs gets some seconds to end.
@@ -105,6 +104,7 @@ class RunHandle:
 
         Raises:
             RunError: the run has not ended, or nothing in it failed.
+            RunArchived: it was archived and removed from Redis.
             RunNotFound, StoreUnreachable: see `wait`.
             WaitTimeout: no scheduler has taken it up; the request stands.
         """

@@ -21,6 +21,7 @@ from ..errors import (
     NodeFailed,
     NodeNotFound,
     NodeWithoutOutput,
+    RunArchived,
     RunCancelled,
     RunError,
     RunFailed,
@@ -32,7 +33,7 @@ from ..errors import (
 )
 from ..store.follow import Entries
 from ..store.outcomes import Outcome, log_end, read_outcomes, read_states, run_state
-from ..store.runs import Summary
+from ..store.runs import Runs, Summary
 from ..wire import RunId
 from .access import Access
 from .views import Event, cause_text
@@ -100,13 +101,23 @@ class RunSteps:
             RunLost: it was here before.
         """
         try:
-            found = run_state(self.access.runs, self.run)
+            found = self.access.reading(self.run, lambda runs: run_state(runs, self.run))
+        except RunArchived:
+            raise
         except RunNotFound:
             if self._seen:
                 raise RunLost(self.run) from None
             raise
         self._seen = True
         return found
+
+    @property
+    def runs(self) -> Runs:
+        """Where the run is read, as far as that is known by now."""
+        return self.access.runs_of(self.run)
+
+    def _summary(self) -> Summary:
+        return self.access.reading(self.run, lambda runs: runs.summary(self.run))
 
     # --- ends --------------------------------------------------------------------------------------------
 
@@ -126,7 +137,10 @@ class RunSteps:
     def retry(self, ask: Callable[[], None]) -> Steps[None]:
         """Ask for an ended run to be tried again, and wait until its scheduler has taken it up."""
         after: str = yield Ask(self._log_end)
-        summary: Summary = yield Ask(lambda: self.access.runs.summary(self.run))
+        summary: Summary = yield Ask(self._summary)
+        if self.access.is_archived(self.run):
+            what = "It cannot be retried; submit its graph again"
+            raise RunArchived(self.run, self.access.runs.archive_place(), what)
         if summary.state not in ENDED_RUNS:
             raise RunError(
                 f"run {self.run} is {summary.state}; only an ended run can be retried. Wait for its end, or cancel it.",
@@ -142,6 +156,9 @@ class RunSteps:
         while True:
             entries = yield Follow(after, summary.state.value)
             if not entries:
+                yield Ask(self.state)  # it may have been removed a moment ago
+                if self.access.is_archived(self.run):
+                    raise RunArchived(self.run, self.access.runs.archive_place(), "It was, before it could be retried")
                 continue
             after = entries[-1][0]
             if any(move[:2] == [-1, RunState.RUNNING.value] for _, moves in entries for move in moves):
@@ -162,7 +179,7 @@ class RunSteps:
 
     def result(self) -> Steps[Any]:
         """The output of the run; see RunHandle.result."""
-        run: Run = yield Ask(partial(self._load, self.run))
+        run: Run = yield Ask(self._load)
         node = run.returns
         if node is None:
             sinks = [node for node in range(run.n) if run.is_sink(node)]
@@ -188,7 +205,7 @@ class RunSteps:
         """Key -> output of every node that succeeded, once the run has ended."""
         yield from self.end()
         keys = yield from self._keys()
-        states: list[Outcome] = yield Ask(partial(read_states, self.access.runs, self.run, len(keys)))
+        states = yield from self._states()
         succeeded = [node for node, outcome in enumerate(states) if outcome.state is NodeState.SUCCEEDED]
         results: dict[str, Any] = {}
         for at in range(0, len(succeeded), CHUNK):
@@ -210,7 +227,7 @@ class RunSteps:
             over = reading.over
             news = [move[0] for _, moves in entries for move in moves if move[0] >= 0 and move[1] in _ENDS]
             if over:  # what a crash may have kept out of the log stands in the records all the same
-                states: list[Outcome] = yield Ask(partial(read_states, self.access.runs, self.run, len(keys)))
+                states = yield from self._states()
                 news += [node for node, outcome in enumerate(states) if outcome.state >= FIRST_ENDED]
             news = [node for node in dict.fromkeys(news) if not told[node]]
             for at in range(0, len(news), CHUNK):
@@ -264,7 +281,7 @@ class RunSteps:
         after: str = yield Ask(self._log_end)
         yield Ask(self.state)  # a run that is not there has no nodes either
         while True:
-            found: dict[int, Outcome] = yield Ask(partial(read_outcomes, self.access.runs, self.run, [node]))
+            found: dict[int, Outcome] = yield Ask(partial(read_outcomes, self.runs, self.run, [node]))
             if found[node].settled:
                 return found[node]
             while entries := (yield Follow(after, found[node].state.word, key)):
@@ -282,7 +299,8 @@ class RunSteps:
         for seconds in _PAUSES_SECONDS:
             if seconds:
                 yield Pause(seconds)
-            some: dict[int, Outcome] = yield Ask(partial(read_outcomes, self.access.runs, self.run, missing))
+                yield Ask(self.state)  # the run may have been archived meanwhile
+            some: dict[int, Outcome] = yield Ask(partial(read_outcomes, self.runs, self.run, missing))
             found |= some
             missing = [node for node in missing if not found[node].settled]
             if not missing:
@@ -292,6 +310,17 @@ class RunSteps:
             f"run {self.run}: node {shown(keys[missing[0]])} has ended, and its record or output is not there",
             "Redis lost what it had acknowledged, or no scheduler runs; see `celeriac doctor`",
         )
+
+    def _states(self) -> Steps[list[Outcome]]:
+        """Outcomes of all nodes, without values."""
+        keys = yield from self._keys()
+        found: list[Outcome] = yield Ask(partial(read_states, self.runs, self.run, len(keys)))
+        if any(it.state < FIRST_ENDED for it in found):
+            where = self.runs
+            yield Ask(self.state)
+            if self.runs is not where:  # archived meanwhile
+                found = yield Ask(partial(read_states, self.runs, self.run, len(keys)))
+        return found
 
     def _value(self, node: int, outcome: Outcome, decode: Decode = json.loads) -> Steps[Any]:
         """The output of a node that has ended, or the error that says why there is none."""
@@ -305,7 +334,7 @@ class RunSteps:
         if state is NodeState.FAILED:
             return NodeFailed(run=self.run, node=key, attempt=outcome.attempt, error=_error(outcome))
         if state is NodeState.CANCELLED:
-            summary: Summary = yield Ask(partial(self.access.runs.summary, self.run))
+            summary: Summary = yield Ask(self._summary)
             if summary.state is not RunState.FAILED:
                 return RunCancelled(self.run, summary.reason)
             cause = summary.reason
@@ -317,7 +346,7 @@ class RunSteps:
         """Why a node was passed over, from the node that began it; one question per step upstream."""
         keys = yield from self._keys()
         while (node := outcome.cause) is not None:
-            found: dict[int, Outcome] = yield Ask(partial(read_outcomes, self.access.runs, self.run, [node]))
+            found: dict[int, Outcome] = yield Ask(partial(read_outcomes, self.runs, self.run, [node]))
             outcome = found[node]
             if outcome.cause is None:
                 said = ""
@@ -330,24 +359,24 @@ class RunSteps:
     def _causes(self) -> Steps[list[tuple[str, dict[str, Any]]]]:
         """Nodes that failed themselves, with their errors; the first hundred."""
         keys = yield from self._keys()
-        states: list[Outcome] = yield Ask(partial(read_states, self.access.runs, self.run, len(keys)))
+        states = yield from self._states()
         failed = [node for node, outcome in enumerate(states) if outcome.state is NodeState.FAILED][:MOST_CAUSES]
-        found: dict[int, Outcome] = yield Ask(partial(read_outcomes, self.access.runs, self.run, failed))
+        found: dict[int, Outcome] = yield Ask(partial(read_outcomes, self.runs, self.run, failed))
         return [(keys[node], _error(found[node])) for node in failed]
 
     # --- questions ---------------------------------------------------------------------------------------
 
     def _log_end(self) -> str:
-        return log_end(self.access.runs, self.run)
+        return log_end(self.runs, self.run)
 
-    def _load(self, run: RunId) -> Run:
-        found = self.access.runs.load(run)
+    def _load(self) -> Run:
+        found = self.access.reading(self.run, lambda runs: runs.load(self.run))
         self._known_keys = found.keys
         return found
 
     def _keys(self) -> Steps[Sequence[str]]:
         if self._known_keys is None:
-            yield Ask(partial(self._load, self.run))
+            yield Ask(self._load)
         assert self._known_keys is not None  # noqa: S101  _load has set it
         return self._known_keys
 
@@ -363,7 +392,7 @@ class RunSteps:
     def _blob(self, key: str, outcome: Outcome) -> bytes:
         """A large output, whole."""
         known = json.loads(outcome.raw or b"{}")
-        data = self.access.runs.blob(str(known.get("blob")))
+        data = self.runs.blob(str(known.get("blob")))
         if data is None:
             problem = "is gone"
         elif known.get("sha256") and known["sha256"] != hashlib.sha256(data).hexdigest():

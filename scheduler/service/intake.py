@@ -10,7 +10,7 @@ import json
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from ..core.decide import decide
 from ..core.events import (
@@ -51,13 +51,22 @@ class Intake:
         runs, inboxes: the store.
         dispatch: knows which attempts fly, and what the broker still holds.
         counts: of the scheduler; events by kind.
+        archive: hears of ended runs that somebody wants archived now.
     """
 
-    def __init__(self, runs: Runs, inboxes: Inboxes, dispatch: Dispatch, counts: Counter[str]) -> None:
+    def __init__(
+        self,
+        runs: Runs,
+        inboxes: Inboxes,
+        dispatch: Dispatch,
+        counts: Counter[str],
+        archive: Callable[[RunId], None] = lambda _: None,
+    ) -> None:
         self._runs = runs
         self._inboxes = inboxes
         self._dispatch = dispatch
         self._counts = counts
+        self._archive = archive
         self.look_wanted = False
         """Another scheduler has given shards back."""
 
@@ -131,6 +140,8 @@ class Intake:
                     elif kind == b"retry":
                         self._open_submitted(held, batch)
                         self._take_retry(held, batch, record)
+                    elif kind == b"archive":
+                        self._take_archive(held, record)
                     elif kind == b"look":
                         self.look_wanted = True
                     elif kind == b"rewound":
@@ -221,6 +232,12 @@ class Intake:
                 del held.runs[run_id]
                 return
             held.to_open.append(run_id)
+
+    def _take_archive(self, held: Held, record: bytes) -> None:
+        """Pass it on to the retention, which does nothing with a run that has not ended."""
+        run_id, _ = _request("archive", record)
+        if is_run_id(run_id) and self._runs.shard(RunId(run_id)) == held.keys.shard:
+            self._archive(RunId(run_id))
 
     def open_retried(self, held: Held, batch: Batch) -> None:
         """Runs whose retry has been committed begin."""

@@ -27,6 +27,7 @@ from .dispatch import Dispatch
 from .held import Held
 from .intake import Intake
 from .pacing import Pacing
+from .retention import Retention
 from .rewinds import Rewinds
 from .shards import Shards
 from .transport import Transport
@@ -63,6 +64,7 @@ class Scheduler:
         self.counts: Counter[str] = Counter()
         self._url = settings.redis_url
         self._dispatch = Dispatch(settings, transport, self.counts)
+        self._retention = Retention(settings, self.counts)
         self._held: dict[int, Held] = {}
         self._stopping = self._blocked = False
         self._look_at = self._contracts_at = 0.0
@@ -77,6 +79,7 @@ class Scheduler:
         """Work until `stop`. Returns after everything owned has been given back."""
         first, longest = RETRY_SECONDS
         wait = first
+        self._retention.start()
         while not self._stopping:
             try:
                 self._forget_all()
@@ -120,13 +123,14 @@ class Scheduler:
         """Memory is a cache: give the shards back, if Redis answers, and take them anew."""
         for held in list(self._held.values()):
             self._drop(held.keys.shard)
+        self._retention.reset()
         self._client.connection_pool.disconnect()
         self._inboxes.client.connection_pool.disconnect()
         self._runs = self._rewinds.connect(self._client, self.settings, self._runs)
         self._rewinds.look(self._runs.shards, ())  # before another can take what is ours
         self._owners.release(self._shards.owned, leaving=False)
         self._shards = Shards(self._owners, self._runs.shards)
-        self._intake = Intake(self._runs, self._inboxes, self._dispatch, self.counts)
+        self._intake = Intake(self._runs, self._inboxes, self._dispatch, self.counts, self._retention.want)
         self._look_at = self._contracts_at = 0.0
         self._contracts_version = -1
 
@@ -136,6 +140,7 @@ class Scheduler:
         except UNREACHABLE:
             log.warning("%s does not answer; our shards become free when their lease ends", redacted(self._url))
         self._dispatch.close()
+        self._retention.stop()
         log.info("stopped; %s", dict(self.counts))
 
     # -- one turn -----------------------------------------------------------------------------------
@@ -164,6 +169,8 @@ class Scheduler:
         if told:
             self._rewinds.behind |= told
             self._look_at = 0.0
+        for shard in self._retention.remove(self._client, self._held):
+            self._refused(shard, rewound=False)
 
     def _gather(self) -> None:
         """Let reports gather for a moment, while workers have more than enough to do and nothing is due here."""
@@ -184,6 +191,7 @@ class Scheduler:
             wait_ms = min(wait_ms, max(1, min(due) - self._now()))
         if self._dispatch.more or self._dispatch.unsent or any(held.to_open for held in self._held.values()):
             wait_ms = 1
+        wait_ms = self._retention.block_ms(wait_ms)
         after = {held.keys.inbox: held.read_after for held in self._held.values()}
         self._blocked = True
         if self._stopping:
@@ -236,6 +244,8 @@ class Scheduler:
             for run in batch.ended:
                 held.runs.pop(run.id, None)
                 self.counts[f"runs {run.run_state}"] += 1
+            if batch.ended:
+                self._retention.ended(held.keys.shard)
             self._dispatch.admission.forget(run.id for run in batch.ended)
 
     def _committed(self, held: Held, commit: Commit) -> None:
@@ -253,6 +263,7 @@ class Scheduler:
             self.counts["fenced"] += 1
             log.warning("shard %d belongs to another scheduler now; a commit was refused", shard)
             self._shards.owned.pop(shard, None)
+            self._retention.own(self._held)
 
     # -- shards and contracts -----------------------------------------------------------------------
 
@@ -276,6 +287,7 @@ class Scheduler:
             self._drop(shard)
             self._adopt(shard, self._shards.owned[shard])
         if change.gained or change.lost:
+            self._retention.own(self._held)
             log.info("own %d of %d shards; schedulers live: %d", len(self._held), self._shards.count, self._shards.live)
         if self.settings.heartbeat_file is not None:
             self.settings.heartbeat_file.touch()

@@ -127,7 +127,10 @@ class Attempts:
     def publish_contracts(self, contracts: Mapping[str, Mapping[str, Any]]) -> None:
         """Make executors known: name -> contract. Schedulers notice by the version that goes up with it."""
         if contracts:
+            seconds, micros = self.client.time()
+            now = seconds * 1000 + micros // 1000
             with self.client.pipeline(transaction=True) as pipe:
+                pipe.zadd(self.keys.executors_seen, dict.fromkeys(contracts, now))
                 pipe.hset(self.keys.executors, mapping={name: json.dumps(it) for name, it in contracts.items()})
                 pipe.incr(self.keys.executors_version)
                 pipe.execute()

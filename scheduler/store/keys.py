@@ -22,7 +22,7 @@ class Keys:
     def __init__(self, namespace: str = "cel") -> None:
         self.namespace = namespace
         self.meta = f"{namespace}:meta"
-        """hash: shards, created_at_ms. Fixed when the store is first used."""
+        """hash: shards, fixed when the store is first used; archive and archive_problem, where ended runs go."""
         self.owners = f"{namespace}:owners"
         """hash: shard -> "epoch|lease end, ms|scheduler". Who writes for which shard."""
         self.schedulers = f"{namespace}:schedulers"
@@ -31,6 +31,8 @@ class Keys:
         """hash: executor -> contract, JSON. Published by workers at start."""
         self.executors_version = f"{namespace}:executors:version"
         """string: counts publications, so that a scheduler reads the hash only when it changed."""
+        self.executors_seen = f"{namespace}:executors:seen"
+        """zset: executor -> when it was last published, ms."""
         self.workers = f"{namespace}:workers"
         """hash: worker -> description with seen_at_ms, JSON."""
         self._shards: dict[int, ShardKeys] = {}
@@ -70,10 +72,16 @@ class ShardKeys:
         """zset: run -> created at, ms, for runs that have not ended."""
         self.ended = f"{tag}:ended"
         """zset: run -> ended at, ms."""
+        self.gone = f"{tag}:gone"
+        """hash: run -> "hash of its graph|nodes", for runs that are removed but for some of their records."""
 
     def run(self, run: RunId) -> str:
         """hash: what is known of the run as a whole."""
         return f"{self.tag}:run:{run}"
+
+    def archived(self, run: RunId) -> str:
+        """string: "hash of its graph|state|ended at, ms" of a removed run that had an idempotency key; expires."""
+        return f"{self.tag}:archived:{run}"
 
     def spec(self, run: RunId) -> str:
         """hash: page -> nodes of the graph, zlib of JSON."""

@@ -90,7 +90,7 @@ class Runs:
             facts: further fields of the run (labels, correlation_id, key, deadline_ms, …).
 
         Returns:
-            (True, created at, ms) or, when the run exists with the same graph already, (False, 0).
+            (True, created at, ms) or, when the run exists or existed with the same graph already, (False, 0).
 
         Raises:
             KeyReused: the run exists, with another graph.
@@ -122,13 +122,13 @@ class Runs:
         }
         answer = SUBMIT(
             self.client,
-            [keys.run(run), staged, keys.spec(run), keys.live, keys.inbox],
+            [keys.run(run), staged, keys.spec(run), keys.live, keys.inbox, keys.archived(run), keys.gone],
             [run, count, *(part for pair in fields.items() for part in pair)],
         )
         word = answer[0]
         if word == b"accepted":
             return True, int(answer[1])
-        if word == b"exists":
+        if word in (b"exists", b"archived"):
             self.client.unlink(staged)
             _same_graph(run, answer[1], graph, facts)
             return False, 0
@@ -138,10 +138,25 @@ class Runs:
         )
 
     def _exists(self, run: RunId, graph: Compiled, facts: Mapping[str, Part]) -> bool:
-        found = self.client.hget(self.keys.shard(self.shard(run)).run(run), "hash")
+        keys = self.keys.shard(self.shard(run))
+        with self.client.pipeline(transaction=False) as pipe:
+            pipe.hget(keys.run(run), "hash")
+            pipe.get(keys.archived(run))
+            found, remembered = pipe.execute()
+        if found is None and remembered is not None:
+            found = remembered.partition(b"|")[0]
         if found is not None:
             _same_graph(run, found, graph, facts)
         return found is not None
+
+    def remembered(self, run: RunId) -> bool:
+        """Whether the run ended, was removed, and its idempotency key still stands for it."""
+        return bool(self.client.exists(self.keys.shard(self.shard(run)).archived(run)))
+
+    def archive_place(self) -> str | None:
+        """Where schedulers say that they archive ended runs, without a password; for messages."""
+        found = self.client.hget(self.keys.meta, "archive")
+        return found.decode("utf-8", "replace") if found else None
 
     def cancel(self, run: RunId, reason: str) -> None:
         """Ask for a run to stop; its scheduler answers through the run's log."""
@@ -150,6 +165,10 @@ class Runs:
     def retry(self, run: RunId, reason: str) -> None:
         """Ask for what failed in an ended run, and what follows from it, to run again."""
         self._ask("retry", run, reason)
+
+    def archive(self, run: RunId) -> None:
+        """Ask for an ended run to be archived and removed now, before its time."""
+        self._ask("archive", run, "")
 
     def _ask(self, what: str, run: RunId, reason: str) -> None:
         keys = self.keys.shard(self.shard(run))

@@ -106,6 +106,7 @@ BELOW = {
     "scheduler.graph": ("store", "service", "worker", "client", "cli"),
     "scheduler.store": ("service", "worker", "client", "cli", "graph"),
     "scheduler.store.attempts": ("core", "store.runs", "store.commits"),
+    "scheduler.archive": ("service", "worker", "client", "cli", "graph"),
     "scheduler.service": ("worker", "client", "cli", "graph"),
     "scheduler.client": ("service", "worker", "cli"),
     "scheduler.worker": ("core", "service", "client", "cli", "graph"),

@@ -31,6 +31,7 @@ _GLOBAL = {
     "schedulers": "zset",
     "executors": "hash",
     "executors:version": "string",
+    "executors:seen": "zset",
     "workers": "hash",
 }
 _SHARD = {
@@ -44,6 +45,8 @@ _SHARD = {
     r"outbox": "list",
     r"live": "zset",
     r"ended": "zset",
+    r"gone": "hash",
+    r"archived:(?P<archived>[0-9a-z]{26})": "string",
     rf"{_RUN}": "hash",
     rf"{_RUN}:spec": "hash",
     rf"{_RUN}:spec:(?P<staged>[0-9a-f]{{32}}:[0-9a-f]{{16}})": "hash",
@@ -86,6 +89,7 @@ def problems(
     if store.unreadable:
         return
     yield from _owners(store)
+    yield from _removed(store)
     for shard in store.shards.values():
         yield from _flights(store, shard, runs_of_their_own)
         yield from _indexes(shard)
@@ -139,6 +143,8 @@ class _Shard:
     ended: dict[str, float] = field(default_factory=dict)
     runs: dict[str, _Stored] = field(default_factory=dict)
     blobs: dict[str, int] = field(default_factory=dict)
+    gone: dict[str, str] = field(default_factory=dict)
+    archived: dict[str, str] = field(default_factory=dict)
 
     def run(self, id_: str) -> _Stored:
         found = self.runs.get(id_)
@@ -189,7 +195,7 @@ class _Store:
         for pattern, type_ in _PATTERNS:
             if found := pattern.fullmatch(rest):
                 named = found.groupdict()
-                if self._typed(key, type_, expires=bool(named.get("staged"))):
+                if self._typed(key, type_, expires=bool(named.get("staged") or named.get("archived"))):
                     self._read(shard, key, rest, named)
                 return
         self.unreadable.append(f"{key}: no such key is known")
@@ -207,9 +213,13 @@ class _Store:
             "outbox": lambda: shard.outbox.extend(it.decode().split() for it in client.lrange(key, 0, -1)),
             "live": lambda: shard.live.update(_scores(client, key)),
             "ended": lambda: shard.ended.update(_scores(client, key)),
+            "gone": lambda: shard.gone.update(_texts(client.hgetall(key))),
         }
         if rest in readers:
             readers[rest]()
+            return
+        if archived := named.get("archived"):
+            shard.archived[archived] = client.get(key).decode()
             return
         if blob := named.get("blob"):
             shard.blobs[blob] = client.ttl(key)
@@ -257,7 +267,7 @@ def _keys(store: _Store) -> Iterator[str]:
         for run in shard.runs.values():
             if meta and shard_of(RunId(run.id), shards) != number:
                 yield f"run {run.id}: lies in shard {number}, belongs to {shard_of(RunId(run.id), shards)}"
-            if not run.fields:
+            if not run.fields and run.id not in shard.gone:
                 yield f"run {run.id}: parts of it are there, but not the run"
 
 
@@ -269,6 +279,26 @@ def _owners(store: _Store) -> Iterator[str]:
             yield f"owners: {line!r} is no row"
         elif (shard := store.shards.get(number)) is None or shard.epoch != int(epoch):
             yield f"shard {number}: epoch is {shard and shard.epoch}, the table of owners says {epoch}"
+
+
+def _removed(store: _Store) -> Iterator[str]:
+    """A run is there or removed, and of one that is partly removed no more is left than is on its way out."""
+    for shard in store.shards.values():
+        for id_, line in shard.gone.items():
+            if not re.fullmatch(r"[0-9a-f]{32}\|[1-9]\d*", line):
+                yield f"run {id_}: removed in part, and the list says {line!r}"
+            left = shard.runs.pop(id_, None)
+            if left is not None and (left.fields or left.spec or left.log):
+                yield f"run {id_}: removed in part, and its facts are there"
+            for blob in [it for it in shard.blobs if it.split(".")[1] == id_]:
+                del shard.blobs[blob]
+            if id_ in shard.live or id_ in shard.ended:
+                yield f"run {id_}: removed, and listed"
+        for id_, line in shard.archived.items():
+            if not re.fullmatch(r"[0-9a-f]{32}\|(succeeded|failed|cancelled)\|\d+", line):
+                yield f"run {id_}: its key is remembered as {line!r}"
+            if id_ in shard.runs:
+                yield f"run {id_}: is there, and its key is remembered for a removed one"
 
 
 def _flights(store: _Store, shard: _Shard, runs_of_their_own: bool) -> Iterator[str]:
@@ -486,6 +516,8 @@ _LETTER_OF = {"succeed": "S", "fail": "F", "skip": "K", "upstream_fail": "U", "c
 
 def _idle(shard: _Shard) -> Iterator[str]:
     """Nothing is left to do."""
+    for id_ in shard.gone:
+        yield f"run {id_}: removed in part"
     if shard.inbox:
         yield f"shard {shard.number}: {shard.inbox} entries wait in the inbox"
     if shard.outbox:

@@ -48,15 +48,20 @@ def settings_for(
     shards: int = 4,
     shard_lease_seconds: float = 1.0,
     broker_url: str | None = None,
+    retention: Mapping[str, Any] | None = None,
     **classes: Mapping[str, Any],
 ) -> Settings:
-    """Settings for one Redis. `classes` changes fields of queue classes: standard_low={"window": 3}."""
+    """Settings for one Redis. `classes` changes fields of queue classes: standard_low={"window": 3}.
+
+    `retention` holds settings of ended runs, such as {"retention_seconds": 0, "archive_url": "none"}.
+    """
     settings = Settings.load(
         redis_url=url,
         namespace=namespace,
         shards=shards,
         shard_lease_seconds=shard_lease_seconds,
         broker_url=broker_url,
+        **(retention or {}),
     )
     for name, changes in classes.items():
         found = settings.classes[name.replace("_", "-")]

@@ -5,10 +5,14 @@
 -- KEYS[3]  hash    where they will stay                      keys.spec
 -- KEYS[4]  zset    live runs of the shard                    keys.live
 -- KEYS[5]  stream  the shard's inbox                         keys.inbox
+-- KEYS[6]  string  what remembers a removed run's key        keys.archived
+-- KEYS[7]  hash    runs of which something is left           keys.gone
 -- ARGV     run id, number of pages, then field, value, … of the run
--- Returns  {"accepted", now ms} | {"exists", hash of its graph} | {"incomplete", pages found}      O(fields)
+-- Returns  {"accepted", now ms} | {"exists" or "archived", hash of its graph} | {"incomplete", pages found}   O(fields)
 local hash = redis.call("HGET", KEYS[1], "hash")
 if hash then return {"exists", hash} end
+hash = string.match(redis.call("GET", KEYS[6]) or redis.call("HGET", KEYS[7], ARGV[1]) or "", "^[^|]+")
+if hash then return {"archived", hash} end
 local pages = redis.call("HLEN", KEYS[2])
 if pages ~= tonumber(ARGV[2]) then return {"incomplete", pages} end
 local time = redis.call("TIME")

@@ -1,0 +1,281 @@
+"""The archivist: one thread beside the loop that finds ended runs whose time has come and archives them.
+
+It reads over a connection of its own and removes nothing itself: a run that lies in the archive, read back and found
+whole, is handed to the loop, which removes it between two turns (retention.py). It asks Redis only when something can
+be due: when the oldest ended run of a shard comes of age, when a run has ended while there is a budget of bytes, when a
+shard was gained. It gives way to the loop after every line that it writes, and uses half of a core at most.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+
+from ..archive import Archive
+from ..errors import ArchiveError
+from ..settings import Settings, redacted
+from ..store.connection import REFUSED, UNREACHABLE, connect
+from ..store.ended import EndedRuns, Removal
+from ..store.runs import Runs, connect_runs
+from ..store.scripts import Part
+from ..wire import RunId
+from .budget import Budget
+
+log = logging.getLogger("celeriac.scheduler")
+
+HANDED_MOST = 100
+"""Runs archived and not yet removed; then the archivist waits for the loop."""
+LISTED = 50
+PAUSE_SECONDS = 1.0
+"""Shortest time between two looks that found nothing to do."""
+TIDY_SECONDS = 3600.0
+LONGEST_SECONDS = 3600.0
+AGAIN_SECONDS = (1.0, 300.0)
+"""First and longest wait after the archive failed."""
+ASIDE_SECONDS = 60.0
+_REST_AFTER = 0.005
+
+
+class Archivist:
+    """The thread of one scheduler.
+
+    Args:
+        settings: redis_url must be set.
+        counts: of the scheduler.
+        archive: None: there is none; see `throws`.
+        throws: ended runs go without being archived; without either nothing goes.
+
+    Attributes:
+        owned: shard -> epoch, of the shards to look after; the loop replaces it whole.
+        ready: runs that are archived, for the loop to remove.
+        wanted: runs that somebody wants archived now.
+        working: whether there was something to do in the current look.
+    """
+
+    def __init__(self, settings: Settings, counts: Counter[str], archive: Archive | None, throws: bool) -> None:
+        self.owned: dict[int, Part] = {}
+        self.ready: deque[Removal] = deque()
+        self.wanted: deque[RunId] = deque(maxlen=10_000)
+        self.working = False
+        self._settings = settings
+        self._url = settings.redis_url or ""
+        self._counts = counts
+        self._archive = archive
+        self._active = throws or archive is not None
+        age = settings.retention_seconds
+        self._age_seconds = float("inf") if age is None else age
+        self._budget = None if settings.retention_bytes is None else Budget(settings.retention_bytes)
+        self._handed: set[str] = set()
+        self._aside: dict[str, float] = {}
+        self._look_at: dict[int, float] = {}
+        self._swept: dict[int, Part] = {}
+        self._stirred: set[int] = set()
+        self._tidy_at = 0.0
+        self._failing: float | None = None
+        self._told = False
+        self._worked = 0.0
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._ended: EndedRuns | None = None
+        self._thread = threading.Thread(target=self._run, name="celeriac-archivist", daemon=True)
+
+    # -- from the loop ------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self, seconds: float = 2.0) -> None:
+        """End soon; what it is about is done again by whoever owns the shard then."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+
+    def wake(self) -> None:
+        """Look now."""
+        self._wake.set()
+
+    def stir(self, shard: int) -> None:
+        """A run of this shard has ended."""
+        self._stirred.add(shard)
+        if self._budget is not None or self._age_seconds < PAUSE_SECONDS:
+            self._wake.set()
+
+    def over(self, run: str) -> None:
+        """A run that was handed out is removed, or stays."""
+        self._handed.discard(run)
+
+    def reset(self) -> None:
+        """Forget what was handed out."""
+        self.owned = {}
+        self.ready.clear()
+        self._handed.clear()
+
+    def leftovers(self, shard: int) -> None:
+        """Something is to be swept in this shard."""
+        self._swept.pop(shard, None)
+        self._wake.set()
+
+    # -- the thread ---------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            begun = time.monotonic()
+            try:
+                wait = self._look()
+                if self.working:
+                    self._well()
+            except ArchiveError as broken:
+                wait = self._failed(broken)
+            except (*UNREACHABLE, *REFUSED) as lost:
+                log.debug("%s does not answer the archivist: %r", redacted(self._url), lost)
+                self._forget()
+                wait = AGAIN_SECONDS[0]
+            except Exception:
+                self._counts["crashes of the archivist"] += 1
+                log.exception("the archivist stumbled; it goes on in a minute")
+                self._forget()
+                wait = ASIDE_SECONDS
+            self.working = False
+            if not self._wake.wait(min(wait, LONGEST_SECONDS)) or self._stop.is_set():
+                continue
+            self._wake.clear()
+            shortest = self._failing or PAUSE_SECONDS
+            while not self._stop.is_set() and (left := begun + shortest - time.monotonic()) > 0:
+                self._wake.wait(left)
+                self._wake.clear()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Close the connection; the next look opens another, and looks at every shard again."""
+        if self._ended is not None:
+            self._ended.client.close()
+            self._ended = None
+        self._look_at.clear()
+        self._swept.clear()
+
+    def _open(self) -> EndedRuns:
+        if self._ended is None:
+            runs: Runs = connect_runs(connect(self._url), self._settings.namespace, self._settings.shards)
+            self._ended = EndedRuns(runs)
+            if self._archive is not None or self._active:
+                self._ended.tell(archive="none" if self._archive is None else self._archive.place.shown)
+        return self._ended
+
+    def _look(self) -> float:
+        """Do what is due; seconds until there may be more to do."""
+        owned = dict(self.owned)
+        if not owned:
+            return LONGEST_SECONDS
+        ended = self._open()
+        for shard in [it for it in self._look_at if it not in owned]:
+            del self._look_at[shard]
+        if 0 in owned and time.monotonic() >= self._tidy_at:
+            self._tidy_at = time.monotonic() + TIDY_SECONDS
+            ended.tidy()
+        for shard, epoch in owned.items():
+            if self._swept.get(shard) != epoch:
+                self._swept[shard] = epoch
+                ended.sweep(shard, epoch)
+        if not self._active:
+            self.wanted.clear()
+            return TIDY_SECONDS
+        stirred = self._take_stirred(owned)
+        for run in self._due(ended, owned, stirred):
+            if self._stop.is_set():
+                break
+            while len(self._handed) >= HANDED_MOST and not self._stop.is_set():
+                time.sleep(0.02)
+            self._hand(ended, run, owned)
+        return self._next()
+
+    def _take_stirred(self, owned: dict[int, Part]) -> set[int]:
+        """Shards where runs have ended since the last look; the first of them tells when to look."""
+        stirred, self._stirred = self._stirred, set()
+        of_age = time.monotonic() + self._age_seconds
+        for shard in stirred & owned.keys():
+            self._look_at[shard] = min(self._look_at.get(shard, 0.0), of_age)
+        return stirred
+
+    def _next(self) -> float:
+        if self.wanted or self._stirred:
+            return 0.0
+        soonest = min(self._look_at.values(), default=0.0)
+        return max(soonest - time.monotonic(), 0.0 if self.working else PAUSE_SECONDS)
+
+    def _due(self, ended: EndedRuns, owned: dict[int, Part], stirred: set[int]) -> Iterator[RunId]:
+        """Runs to be archived now: those asked for, those of age, those beyond the budget."""
+        while self.wanted:
+            yield self.wanted.popleft()
+        looked = time.monotonic()
+        shards = [shard for shard in owned if self._look_at.get(shard, 0.0) <= looked]
+        if shards:
+            now, lists = ended.oldest(shards, LISTED + len(self._handed) + len(self._aside))
+            for shard, found in lists.items():
+                self._look_at[shard] = float("inf")
+                for run, at in found:
+                    left = at / 1000 + self._age_seconds - now / 1000
+                    if left > 0:
+                        self._look_at[shard] = looked + min(left, LONGEST_SECONDS)
+                        break
+                    self._look_at[shard] = looked + (0 if run not in self._aside else ASIDE_SECONDS)
+                    yield run
+        if self._budget is not None:
+            yield from self._budget.beyond(ended, owned, stirred, self._breathe)
+
+    def _hand(self, ended: EndedRuns, run: RunId, owned: dict[int, Part]) -> None:
+        """Archive a run and give it to the loop."""
+        shard = ended.runs.shard(run)
+        if run in self._handed or shard not in owned or self._aside.get(run, 0.0) > time.monotonic():
+            return
+        self.working = True
+        self._aside.pop(run, None)
+        it = ended.look(run)
+        if it is None:  # it goes on, or is gone; or a retry is half done, which its owner will finish
+            self._aside[run] = time.monotonic() + ASIDE_SECONDS
+            if len(self._aside) > HANDED_MOST:
+                self._aside.pop(next(iter(self._aside)))
+            return
+        if self._archive is None:
+            ended.note_blobs(it)
+        else:
+            self._archive.put(ended.runs.namespace, it, ended.pieces(it), self._breathe)
+            self._counts["archived"] += 1
+        self._handed.add(run)
+        self.ready.append(Removal(it, owned[shard]))
+        self._breathe()
+
+    def _breathe(self) -> None:
+        """Let the loop have the interpreter, and rest as long as was worked."""
+        worked = time.thread_time() - self._worked
+        time.sleep(worked if worked > _REST_AFTER else 0)
+        if worked > _REST_AFTER:
+            self._worked = time.thread_time()
+
+    # -- what went wrong ----------------------------------------------------------------------------
+
+    def _failed(self, broken: ArchiveError) -> float:
+        """The archive does not take it: said once, tried again with growing waits; nothing is removed meanwhile."""
+        self._counts["archive failures"] += 1
+        first, longest = AGAIN_SECONDS
+        if self._failing is None:
+            log.warning("%s; ended runs stay in Redis until it does", broken)
+            self._told = False
+            if self._ended is not None:
+                self._ended.tell(archive_problem=broken.reason[:500])
+        self._failing = min(2 * self._failing, longest) if self._failing else first
+        self._look_at.clear()
+        return self._failing
+
+    def _well(self) -> None:
+        """The archive works."""
+        if self._failing is not None:
+            log.info("the archive works again")
+        if not self._told and self._ended is not None:
+            self._ended.tell(archive_problem=None)
+            self._told = True
+        self._failing = None
