@@ -31,7 +31,7 @@ HANDED_MOST = 100
 LISTED = 50
 PAUSE_SECONDS = 1.0
 """Shortest time between two looks that found nothing to do."""
-TIDY_SECONDS = 3600.0
+TIDY_FIRST_SECONDS, TIDY_SECONDS = 60.0, 3600.0
 LONGEST_SECONDS = 3600.0
 AGAIN_SECONDS = (1.0, 300.0)
 """First and longest wait after the archive failed."""
@@ -71,9 +71,9 @@ class Archivist:
         self._handed: set[str] = set()
         self._aside: dict[str, float] = {}
         self._look_at: dict[int, float] = {}
-        self._swept: dict[int, Part] = {}
+        self._unswept: set[int] = set()
         self._stirred: set[int] = set()
-        self._tidy_at = 0.0
+        self._tidy_at = time.monotonic() + TIDY_FIRST_SECONDS
         self._failing: float | None = None
         self._told = False
         self._worked = 0.0
@@ -117,7 +117,7 @@ class Archivist:
 
     def leftovers(self, shard: int) -> None:
         """Something is to be swept in this shard."""
-        self._swept.pop(shard, None)
+        self._unswept.add(shard)
         self._wake.set()
 
     # -- the thread ---------------------------------------------------------------------------------
@@ -156,7 +156,6 @@ class Archivist:
             self._ended.client.close()
             self._ended = None
         self._look_at.clear()
-        self._swept.clear()
 
     def _open(self) -> EndedRuns:
         if self._ended is None:
@@ -171,19 +170,16 @@ class Archivist:
         owned = dict(self.owned)
         if not owned:
             return LONGEST_SECONDS
-        ended = self._open()
         for shard in [it for it in self._look_at if it not in owned]:
             del self._look_at[shard]
         if 0 in owned and time.monotonic() >= self._tidy_at:
             self._tidy_at = time.monotonic() + TIDY_SECONDS
-            ended.tidy()
-        for shard, epoch in owned.items():
-            if self._swept.get(shard) != epoch:
-                self._swept[shard] = epoch
-                ended.sweep(shard, epoch)
+            self._open().tidy()
+        self._sweep(owned)
         if not self._active:
             self.wanted.clear()
-            return TIDY_SECONDS
+            return TIDY_FIRST_SECONDS
+        ended = self._open()
         stirred = self._take_stirred(owned)
         for run in self._due(ended, owned, stirred):
             if self._stop.is_set():
@@ -192,6 +188,16 @@ class Archivist:
                 time.sleep(0.02)
             self._hand(ended, run, owned)
         return self._next()
+
+    def _sweep(self, owned: dict[int, Part]) -> None:
+        """Remove what runs that were forgotten have left; a shard that is not ours any more is its owner's affair."""
+        for shard in self._unswept & owned.keys():
+            self._unswept.discard(shard)  # first: the loop may add it again meanwhile
+            try:
+                self._open().sweep(shard, owned[shard])
+            except BaseException:
+                self._unswept.add(shard)
+                raise
 
     def _take_stirred(self, owned: dict[int, Part]) -> set[int]:
         """Shards where runs have ended since the last look; the first of them tells when to look."""

@@ -304,6 +304,8 @@ class Scheduler:
         self._rewinds.heal(held, found)
         held.look_by(now)
         batch = Batch(keys, epoch, now)
+        if found.gone:
+            self._retention.leftovers(shard)
         self._intake.load(held, batch, [RunId(run) for run in found.live], found.attempts)
         broken_off = self._intake.broken_off(held, found, now)
         if broken_off:

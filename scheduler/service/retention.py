@@ -60,6 +60,10 @@ class Retention:
         self._archivist.owned = {shard: it.epoch for shard, it in held.items()}
         self._archivist.wake()
 
+    def leftovers(self, shard: int) -> None:
+        """A removal was cut off in this shard; the rest of it is to be swept."""
+        self._archivist.leftovers(shard)
+
     def ended(self, shard: int) -> None:
         """A run of this shard has ended."""
         self._archivist.stir(shard)

@@ -47,7 +47,7 @@ class Due:
 @dataclass(frozen=True, slots=True)
 class Shard:
     """What a new owner finds: attempts in flight with their states, those with a lease, timers, unpublished batches,
-    live runs, how many commits there were.
+    live runs, how many commits there were, and how many runs are removed but for some of their records.
 
     Attributes:
         rewound_at_ms, missing: when the shard last went back in time, and by how many commits; 0 if it never did.
@@ -59,6 +59,7 @@ class Shard:
     timers: list[str]
     outbox: list[list[str]]
     live: list[str]
+    gone: int = 0
     commits: int = 0
     rewound_at_ms: int = 0
     missing: int = 0
@@ -111,15 +112,17 @@ class Inboxes:
             pipe.zrange(keys.timers, 0, -1)
             pipe.lrange(keys.outbox, 0, -1)
             pipe.zrange(keys.live, 0, -1)
+            pipe.hlen(keys.gone)
             pipe.get(keys.commits)
             pipe.hgetall(keys.rewound)
-            attempts, leases, timers, outbox, live, commits, rewound = pipe.execute()
+            attempts, leases, timers, outbox, live, gone, commits, rewound = pipe.execute()
         return Shard(
             {id_.decode(): state.decode() for id_, state in attempts.items()},
             [id_.decode() for id_ in leases],
             [timer.decode() for timer in timers],
             [batch.decode().split() for batch in outbox],
             [run.decode() for run in live],
+            gone,
             int(commits or 0),
             *(int(rewound.get(name, 0)) for name in (b"at_ms", b"missing", b"known")),
         )
