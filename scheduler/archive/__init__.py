@@ -6,6 +6,6 @@ store, `archive` puts the three together. Written by the service, read by the cl
 
 from __future__ import annotations
 
-from .archive import Archive, open_archive
+from .archive import NOWHERE, Archive, archived_run, open_archive
 
-__all__ = ["Archive", "open_archive"]
+__all__ = ["NOWHERE", "Archive", "archived_run", "open_archive"]

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, TypeVar
 
-from ..errors import ArchiveError, RunNotFound
+from ..errors import ArchiveError, RunArchived, RunNotFound, escaped
 from ..store.ended import Ended, Piece
 from ..store.runs import Runs, Summary
 from ..wire import RunId, is_run_id
@@ -100,6 +100,27 @@ def open_archive(url: str | None) -> Archive | None:
         SettingsError: the URL needs what is not installed.
     """
     return None if url is None or url == NOWHERE else Archive(place_of(url))
+
+
+def archived_run(runs: Runs, url: str | None, run: RunId) -> Shelf:
+    """A run that is not in the store any more, from the archive that a setting names.
+
+    Args:
+        runs: the store that does not have it.
+
+    Raises:
+        RunArchived: it was removed, and is not in that archive, or none is named.
+        RunNotFound: nothing is known of such a run.
+        ArchiveError: see Archive.find.
+    """
+    archive = open_archive(url)
+    found = None if archive is None else archive.find(run, runs)
+    if found is not None:
+        return found
+    if runs.remembered(run):
+        what = "" if archive is None else f"It is not in {escaped(archive.place.shown, 200)}, which is named here"
+        raise RunArchived(run, runs.archive_place(), what)
+    raise RunNotFound(run)
 
 
 def name_of(run: str) -> str:

@@ -28,7 +28,7 @@ COMMANDS = {
     "flower": ("processes", "Flower, on loopback and read-only."),
     "run": ("run", "Submit a graph, watch it, print its result."),
     "submit": ("run", "Submit a graph and print the run's id."),
-    "runs": ("runs", "List, show, watch and cancel runs."),
+    "runs": ("runs", "List, show, watch, cancel and archive runs."),
     "graph": ("graph", "Check and draw graphs."),
     "doctor": ("doctor", "Say what is wrong with this installation."),
     "version": ("doctor", "Print versions."),

@@ -1,7 +1,8 @@
 """`celeriac doctor`: what is wrong with this installation, and what to do about it. Changes nothing.
 
-Three questions, in this order: does Redis keep what it acknowledged, does a scheduler own every shard, is there a
-worker for whatever there is to do? Each finding is ok, a note, or wrong; exit status 1 when something is wrong.
+Four questions, in this order: does Redis keep what it acknowledged, does a scheduler own every shard, is there a
+worker for whatever there is to do, do ended runs go where they belong? Each finding is ok, a note, or wrong; exit
+status 1 when something is wrong.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 PACKAGES = ("celery", "kombu", "redis", "pydantic", "click", "rich", "flower")
 _CLOCK_MS = 2_000
 _LOADED_RUNS = 500
+_OVERDUE_MS = 3_600_000
 
 
 class Finding(NamedTuple):
@@ -94,6 +96,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _redis(look(runs.client), settings)
     yield from _shards(runs)
     yield from _workers(settings, runs)
+    yield from _ended(settings, runs)
 
 
 def _redis(health: Health, settings: Settings) -> Iterator[Finding]:
@@ -176,3 +179,33 @@ def _workers(settings: Settings, runs: Runs) -> Iterator[Finding]:
         )
     if len(live) >= _LOADED_RUNS:
         yield Finding("note", "runs", f"only the newest {_LOADED_RUNS} live runs were looked at")
+
+
+def _ended(settings: Settings, runs: Runs) -> Iterator[Finding]:
+    """Ended runs: how many there are, and whether they go when their time has come."""
+    from ..settings import redacted
+    from ..store.ended import EndedRuns
+
+    number, oldest_ms = EndedRuns(runs).standing()
+    place, problem = settings.archive, runs.archive_problem()
+    if problem:
+        yield Finding("wrong", "archive", escaped(problem, 300), "Correct archive_url, or the rights there.")
+    found = f"{number}, the oldest for {span(oldest_ms)}" if number else "none"
+    age_ms = float("inf") if settings.retention_seconds is None else settings.retention_seconds * 1000
+    if place is None and number and oldest_ms > age_ms:
+        yield Finding(
+            "note",
+            "ended runs",
+            f"{found}; no archive is named, so all of them stay in Redis",
+            'Set archive_url (CELERIAC_ARCHIVE_URL) to a folder or URL, or to "none" to throw them away.',
+        )
+    elif place is not None and oldest_ms > age_ms + _OVERDUE_MS:
+        yield Finding(
+            "wrong",
+            "ended runs",
+            f"{found}; they are overdue",
+            "Look at the schedulers' log, and at their archive_url.",
+        )
+    else:
+        where = "" if place is None else f"; they go to {escaped(redacted(place), 200)}"
+        yield Finding("ok", "ended runs", found + where)

@@ -21,6 +21,7 @@ from .output import note
 if TYPE_CHECKING:
     from ..settings import Settings
     from ..store.runs import Runs
+    from ..wire import RunId
 
 T = TypeVar("T")
 
@@ -89,6 +90,19 @@ def runs_of(settings: Settings, *, timeout_seconds: float | None = None) -> Runs
         raise StoreUnreachable("(none)", "no Redis is configured")
     client = connect(settings.redis_url, timeout_seconds=timeout_seconds or SOCKET_TIMEOUT_SECONDS)
     return connect_runs(client, settings.namespace, settings.shards)
+
+
+def runs_with(settings: Settings, run: RunId) -> Runs:
+    """Where a run is read: the store, else the archive.
+
+    Raises:
+        RunNotFound, RunArchived: in neither.
+    """
+    from ..archive import archived_run
+
+    runs = runs_of(settings)
+    [found] = runs.summaries([run])
+    return archived_run(runs, settings.archive, run) if found is None else runs
 
 
 def place_options(command: Callable[..., T]) -> Callable[..., T]:

@@ -14,7 +14,7 @@ import click
 from ..errors import RunError, escaped
 from ..wire import RunId
 from .output import Output, counts_in_words, duration, json_text, note, output_option, span
-from .place import Place, place_options, runs_of
+from .place import Place, place_options, runs_with
 from .status import CANCELLED, DETACHED, FAILED, NO_WORKER, TIMED_OUT
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def finish(
     from .follow import Followed
     from .progress import watch
 
-    runs = runs_of(settings)
+    runs = runs_with(settings, run)
     with Client(settings=settings) as client:
         followed = Followed(runs.load(run), client.run(run))
         note(f"run {run} of {escaped(followed.run.name)}, {followed.run.n} nodes")

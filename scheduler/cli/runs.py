@@ -1,20 +1,25 @@
-"""`celeriac runs ...`: list, show, watch, result, cancel, retry.
+"""`celeriac runs ...`: list, show, watch, result, cancel, retry, archive.
 
-Reading needs Redis alone, whatever else is stopped.
+Reading needs Redis alone, whatever else is stopped; runs that are not there any more are read from the archive.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import RunNotFound, WaitTimeout, escaped
-from .output import Output, instant, json_text, note, output_option, span
-from .place import Place, place_options, runs_of
+from ..errors import RunNotFound, SettingsError, WaitTimeout, escaped
+from .output import Output, duration, instant, json_text, note, output_option, span
+from .place import Place, place_options, runs_of, runs_with
 from .status import DETACHED, FAILED
+
+if TYPE_CHECKING:
+    from ..archive import Archive
+    from ..store.runs import Summary
 
 STATES = ("running", "cancelling", "succeeded", "failed", "cancelled")
 _LOOK_SECONDS = 2.0
@@ -22,7 +27,7 @@ _LOOK_SECONDS = 2.0
 
 @click.group("runs")
 def runs_command() -> None:
-    """List, show, watch, cancel and retry runs."""
+    """List, show, watch, cancel, retry and archive runs."""
 
 
 def checked_id(run: str) -> Any:
@@ -44,6 +49,7 @@ def checked_id(run: str) -> Any:
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Only runs that have it.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
 @click.option("--watch", is_flag=True, help="Again and again, until Ctrl-C; on a terminal only.")
+@click.option("--archived", is_flag=True, help="Those in the archive instead, the last archived first.")
 @place_options
 @output_option
 def ls(
@@ -52,6 +58,7 @@ def ls(
     labels: tuple[str, ...],
     limit: int,
     watch: bool,
+    archived: bool,
     place: Place,
     out: Output,
 ) -> None:
@@ -59,22 +66,42 @@ def ls(
     from .run import labels_of
 
     wanted = labels_of(labels)
+
+    def fits(it: Summary) -> bool:
+        return (
+            (not states or it.state.value in states)
+            and (name is None or it.name == name)
+            and all(it.labels.get(key) == value for key, value in wanted.items())
+        )
+
+    if archived:
+        _list(list(islice(filter(fits, _archive_of(place).summaries()), limit)), 0, out)
+        return
     with place.for_reading() as settings:
         runs = runs_of(settings)
         while True:
-            found = [
-                it
-                for it in runs.newest(limit=limit if not (states or name or wanted) else 100_000)
-                if (not states or it.state.value in states)
-                and (name is None or it.name == name)
-                and all(it.labels.get(key) == value for key, value in wanted.items())
-            ][:limit]
+            some = runs.newest(limit=limit if not (states or name or wanted) else 100_000)
+            found = list(islice(filter(fits, some), limit))
             if watch and out.terminal:
                 click.clear()
             _list(found, runs.now_ms(), out)
             if not (watch and out.terminal):
                 return
             time.sleep(_LOOK_SECONDS)
+
+
+def _archive_of(place: Place) -> Archive:
+    """The archive of this installation; Redis is not asked.
+
+    Raises:
+        SettingsError: none is named.
+    """
+    from ..archive import open_archive
+
+    found = open_archive(place.settings().archive)
+    if found is None:
+        raise SettingsError("archive_url", "names no archive", "Set CELERIAC_ARCHIVE_URL to a folder or URL")
+    return found
 
 
 def _list(found: list[Any], now_ms: int, out: Output) -> None:
@@ -103,11 +130,11 @@ _ENDS = ("succeeded", "failed", "skipped", "upstream_failed", "cancelled")
 @place_options
 @output_option
 def show(run: str, nodes: bool, only: tuple[str, ...], place: Place, out: Output) -> None:
-    """What is known of RUN. Works from Redis alone, with every other process stopped."""
+    """What is known of RUN, from Redis or the archive. Works with every other process stopped."""
     from .show import show_run
 
     with place.for_reading() as settings:
-        show_run(runs_of(settings), checked_id(run), settings, out, nodes=nodes, only=only)
+        show_run(runs_with(settings, checked_id(run)), checked_id(run), settings, out, nodes=nodes, only=only)
 
 
 @runs_command.command("watch")
@@ -194,3 +221,37 @@ def retry(run: str, reason: str, timeout: str, place: Place, out: Output) -> Non
         out.document({"run": run, "state": "running"})
     else:
         out.line(run)
+
+
+@runs_command.command("archive")
+@click.argument("ids", metavar="RUN...", nargs=-1, required=True)
+@click.option("--timeout", callback=duration, metavar="DURATION", default="30s", help="How long to wait for it.")
+@place_options
+@output_option
+@click.pass_context
+def archive(ctx: click.Context, ids: tuple[str, ...], timeout: float, place: Place, out: Output) -> None:
+    """Archive ended runs now, before their time, and remove them from Redis."""
+    settings = place.located()
+    runs = runs_of(settings)
+    if settings.archive in (None, "none"):
+        raise SettingsError("archive_url", "names no archive", "Set CELERIAC_ARCHIVE_URL, for the schedulers too")
+    checked = [checked_id(run) for run in ids]
+    for run, summary in zip(checked, runs.summaries(checked), strict=True):
+        if summary is None:
+            raise RunNotFound(run)
+        if summary.ended_at_ms is None:
+            raise click.UsageError(f"run {run} is {summary.state.value}; only ended runs are archived.")
+        runs.archive(run)
+    until = time.monotonic() + timeout
+    left = checked
+    while left and time.monotonic() < until:
+        time.sleep(0.1)
+        left = [run for run, summary in zip(left, runs.summaries(left), strict=True) if summary is not None]
+    if out.json:
+        out.document({"archived": [run for run in checked if run not in left], "left": left})
+    else:
+        for run in checked:
+            out.line(run)
+    if left:
+        note(f"{len(left)} are still in Redis; `celeriac doctor` may tell why. A scheduler must be running.")
+        ctx.exit(FAILED)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import (
     CeleriacError,
-    RunArchived,
     RunNotFound,
     SettingsError,
     StoreError,
@@ -100,19 +99,15 @@ class Access:
             return look(self._unshelved(run))
 
     def _unshelved(self, run: RunId) -> Runs:
-        from ..archive import open_archive
+        from ..archive import archived_run
 
-        archive = open_archive(self._archive_url)
-        found = archive.find(run, self.runs) if archive is not None and run not in self._archived else None
-        if found is not None:
-            while len(self._archived) >= ARCHIVED_AT_ONCE:
-                self._archived.pop(next(iter(self._archived)), None)
-            self._archived[run] = found
-            return found
-        if self.runs.remembered(run):
-            what = "" if archive is None else f"It is not in {escaped(archive.place.shown, 200)}, which is named here"
-            raise RunArchived(run, self.runs.archive_place(), what)
-        raise RunNotFound(run)
+        if run in self._archived:
+            raise RunNotFound(run)
+        found = archived_run(self.runs, self._archive_url, run)
+        while len(self._archived) >= ARCHIVED_AT_ONCE:
+            self._archived.pop(next(iter(self._archived)), None)
+        self._archived[run] = found
+        return found
 
     def is_archived(self, run: RunId) -> bool:
         """Whether a run is read from the archive."""

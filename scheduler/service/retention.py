@@ -12,8 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from ..archive import open_archive
-from ..archive.archive import NOWHERE
+from ..archive import NOWHERE, open_archive
 from ..settings import Settings
 from ..store.ended import Removal, forget
 from ..store.keys import Keys

@@ -124,16 +124,26 @@ class Attempts:
         data: bytes | None = self.client.get(key)
         return data
 
-    def publish_contracts(self, contracts: Mapping[str, Mapping[str, Any]]) -> None:
-        """Make executors known: name -> contract. Schedulers notice by the version that goes up with it."""
-        if contracts:
-            seconds, micros = self.client.time()
-            now = seconds * 1000 + micros // 1000
-            with self.client.pipeline(transaction=True) as pipe:
-                pipe.zadd(self.keys.executors_seen, dict.fromkeys(contracts, now))
-                pipe.hset(self.keys.executors, mapping={name: json.dumps(it) for name, it in contracts.items()})
-                pipe.incr(self.keys.executors_version)
-                pipe.execute()
+    def publish_contracts(self, contracts: Mapping[str, Mapping[str, Any]], *, again: bool = False) -> None:
+        """Make executors known: name -> contract. Schedulers notice by the version that goes up with it.
+
+        Args:
+            again: only say that they are still there; what a newer worker has published meanwhile stays.
+        """
+        if not contracts:
+            return
+        seconds, micros = self.client.time()
+        now = seconds * 1000 + micros // 1000
+        texts = {name: json.dumps(it) for name, it in contracts.items()}
+        with self.client.pipeline(transaction=True) as pipe:
+            pipe.zadd(self.keys.executors_seen, dict.fromkeys(contracts, now))
+            if again:
+                for name, text in texts.items():
+                    pipe.hsetnx(self.keys.executors, name, text)
+            else:
+                pipe.hset(self.keys.executors, mapping=texts)
+            pipe.incr(self.keys.executors_version)
+            pipe.execute()
 
     def announce_worker(self, name: str, description: Mapping[str, Any]) -> bool:
         """Say that a worker lives; `seen_at_ms` is set to Redis's time. True when the store did not know it."""

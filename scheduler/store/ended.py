@@ -26,7 +26,7 @@ T = TypeVar("T")
 WORKER_MS = 24 * 3_600_000
 """A worker that has not been heard of for so long is forgotten."""
 EXECUTOR_MS = 30 * 24 * 3_600_000
-"""An executor that no worker has published for so long is forgotten; workers publish theirs once a day."""
+"""An executor that no worker has published for so long is forgotten; workers confirm theirs once a day."""
 WHOLE_NODES = 500
 """A run of at most so many nodes is removed by one call."""
 KEYS_PER_CALL = 200
@@ -103,6 +103,15 @@ class EndedRuns:
             shard: [(RunId(run.decode()), int(at)) for run, at in it] for shard, it in zip(wanted, found, strict=True)
         }
         return int(seconds) * 1000 + int(micros) // 1000, lists
+
+    def standing(self) -> tuple[int, int]:
+        """How many ended runs there are, and how long ago the first of them ended, ms."""
+        now, lists = self.oldest(range(self.runs.shards), 1)
+        with self.client.pipeline(transaction=False) as pipe:
+            for shard in range(self.runs.shards):
+                pipe.zcard(self.keys.shard(shard).ended)
+            number = sum(pipe.execute())
+        return number, max((now - at for found in lists.values() for _, at in found), default=0)
 
     def look(self, run: RunId) -> Ended | None:
         """A run as it stands, if it has ended and nothing is under way with it. One round trip."""

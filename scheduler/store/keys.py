@@ -32,7 +32,7 @@ class Keys:
         self.executors_version = f"{namespace}:executors:version"
         """string: counts publications, so that a scheduler reads the hash only when it changed."""
         self.executors_seen = f"{namespace}:executors:seen"
-        """zset: executor -> when it was last published, ms."""
+        """zset: executor -> when a worker last published or confirmed it, ms."""
         self.workers = f"{namespace}:workers"
         """hash: worker -> description with seen_at_ms, JSON."""
         self._shards: dict[int, ShardKeys] = {}

@@ -106,7 +106,7 @@ class Runs:
             batch = [page for _, page in zip(range(PAGES_IN_FLIGHT), pages, strict=False)]
             if not batch:
                 break
-            with self.client.pipeline(transaction=False) as pipe:
+            with self.client.pipeline(transaction=True) as pipe:  # a page without its expiry would stay for ever
                 pipe.hset(staged, mapping={str(count + at): page for at, page in enumerate(batch)})
                 pipe.expire(staged, STAGED_SECONDS)
                 pipe.execute()
@@ -157,6 +157,11 @@ class Runs:
         """Where schedulers say that they archive ended runs, without a password; for messages."""
         found = self.client.hget(self.keys.meta, "archive")
         return found.decode("utf-8", "replace") if found else None
+
+    def archive_problem(self) -> str:
+        """What a scheduler's archive said when it last failed, until it works again; "" when it works."""
+        found = self.client.hget(self.keys.meta, "archive_problem")
+        return found.decode("utf-8", "replace") if found else ""
 
     def cancel(self, run: RunId, reason: str) -> None:
         """Ask for a run to stop; its scheduler answers through the run's log."""

@@ -29,6 +29,8 @@ from .survival import ABANDONED, refused
 log = logging.getLogger(__name__)
 FILE = "CELERIAC_HEARTBEAT_FILE"
 KILL_AFTER_BEATS = 2
+PUBLISH_SECONDS = 24 * 3600.0
+"""How often contracts are confirmed: those of which nobody has heard for a month are forgotten."""
 NOBODY = "-"
 POOLS = {"celery.concurrency.thread": "threads"}
 """Celery's own words for its pools, where the module has another."""
@@ -49,13 +51,14 @@ class Heartbeat:
         self.interval = installation.interval()
         self.started_at_ms = round(time.time() * 1000)
         self.contracts: dict[str, dict[str, Any]] = {}
+        self._publish_at = 0.0
         self._stop = threading.Event()
         self._gone: set[str] = set()
         self._stopping: dict[str, tuple[Any, int, float]] = {}
         self._attempts: Attempts | None = None
         self._silent = False
         self._abandoned: list[str] = []
-        self._published = self._announced = False
+        self._announced = False
         self._thread = threading.Thread(target=self._run, name="celeriac-heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -110,7 +113,7 @@ class Heartbeat:
         self._publish(store)
         if store.announce_worker(self.hostname, self.describe()) and self._announced:
             log.warning("Redis had forgotten this worker; its executors are published again")
-            self._published = False
+            self._publish_at = 0.0
             self._publish(store)
         self._announced = True
         path = os.environ.get(FILE)
@@ -118,10 +121,10 @@ class Heartbeat:
             Path(path).touch()
 
     def _publish(self, store: Attempts) -> None:
-        """Make our executors known, once, and again when Redis has lost them."""
-        if not self._published:
-            store.publish_contracts(self.contracts)
-            self._published = True
+        """Make our executors known, once a day, and anew when Redis has lost them."""
+        if time.monotonic() >= self._publish_at:
+            store.publish_contracts(self.contracts, again=bool(self._publish_at))
+            self._publish_at = time.monotonic() + PUBLISH_SECONDS
 
     def describe(self) -> dict[str, Any]:
         """What is announced of this worker."""
