@@ -30,6 +30,9 @@ PREFIX = "CELERIAC_"
 FILE_NAME = "celeriac.toml"
 THIRTY_DAYS_SECONDS = 30 * 86_400
 
+RABBIT_CONSUMER_TIMEOUT_MS = 7 * 86_400_000
+"""Leases tell who has died, so RabbitMQ need not: 3.12 and later read this of a queue, older ones ignore it."""
+
 _REDIS_SCHEMES = ("redis", "rediss", "unix")
 _file: ContextVar[Path | None] = ContextVar("file of the settings being loaded", default=None)
 
@@ -71,6 +74,7 @@ class QueueClass(BaseModel):
     window: Count = 500
     store_results: bool = False
     shutdown_seconds: Seconds = 20.0
+    queue_type: Literal["classic", "quorum"] | None = None
     default: bool = False
 
     @property
@@ -90,6 +94,9 @@ class Settings(BaseSettings):
     Attributes:
         redis_url: where all state lives; None means the embedded Redis in `data_dir`.
         broker_url: Celery's broker; when not given, the same Redis in Celery's spelling, so None if that is embedded.
+        broker_queue_type: of queues on RabbitMQ, where a class does not say its own; other brokers have no types.
+        broker_delivery_limit: how often a quorum queue delivers one message before it lays it aside.
+        broker_dead_letter_queue: where quorum queues lay such messages, and those that a worker rejects.
         namespace: first part of every Redis key.
         shards: how many; counts only when a store is first used, later it must be the same.
         shard_lease_seconds: how long a scheduler may be silent before others take its shards.
@@ -114,6 +121,9 @@ class Settings(BaseSettings):
 
     redis_url: str | None = None
     broker_url: str | None = Field(default_factory=lambda given: _same_redis(given.get("redis_url")))
+    broker_queue_type: Literal["classic", "quorum"] = "classic"
+    broker_delivery_limit: Count = 20
+    broker_dead_letter_queue: Word = "celeriac.dead"
     namespace: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,32}$")] = "cel"
     shards: Annotated[int, BeforeValidator(_no_boolean), Field(ge=1, le=1024)] = 16
     shard_lease_seconds: Annotated[Seconds, Field(ge=1, le=600)] = 10.0
@@ -224,6 +234,23 @@ class Settings(BaseSettings):
             conf["task_default_queue"] = queue_class.queue
         return conf
 
+    def queue_arguments(self, queue_class: QueueClass) -> dict[str, str | int]:
+        """With what a class's queue is declared on the broker, by scheduler and worker alike.
+
+        Empty for everything but a quorum queue of RabbitMQ: then the declaration is Celery's own, and a queue that is
+        there already fits.
+        """
+        kind = queue_class.queue_type or self.broker_queue_type
+        if kind == "classic" or not is_rabbit(self.broker_url or ""):
+            return {}
+        return {
+            "x-queue-type": kind,
+            "x-delivery-limit": self.broker_delivery_limit,
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": self.broker_dead_letter_queue,
+            "x-consumer-timeout": RABBIT_CONSUMER_TIMEOUT_MS,
+        }
+
     def redacted(self) -> dict[str, Any]:
         """Every setting as JSON values with passwords hidden, for `doctor` and logs."""
         shown_values = self.model_dump(mode="json")
@@ -296,6 +323,15 @@ def broker_url_of(redis_url: str) -> str:
 
 def _same_redis(redis_url: str | None) -> str | None:
     return None if redis_url is None else broker_url_of(redis_url)
+
+
+def is_rabbit(broker_url: str) -> bool:
+    """Whether a broker speaks AMQP.
+
+    >>> is_rabbit("amqp://guest@host//"), is_rabbit("redis://host")
+    (True, False)
+    """
+    return broker_url.partition("://")[0] in ("amqp", "amqps", "pyamqp")
 
 
 def broker_transport_options(broker_url: str, celery_file: Path | None = None) -> dict[str, Any]:

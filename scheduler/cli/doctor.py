@@ -1,8 +1,8 @@
 """`celeriac doctor`: what is wrong with this installation, and what to do about it. Changes nothing.
 
-Four questions, in this order: does Redis keep what it acknowledged, does a scheduler own every shard, is there a
-worker for whatever there is to do, do ended runs go where they belong? Each finding is ok, a note, or wrong; exit
-status 1 when something is wrong.
+Five questions, in this order: does Redis keep what it acknowledged, does the broker answer, does a scheduler own every
+shard, is there a worker for whatever there is to do, do ended runs go where they belong? Each finding is ok, a note, or
+wrong; exit status 1 when something is wrong.
 """
 
 from __future__ import annotations
@@ -94,6 +94,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
     runs = runs_of(settings, timeout_seconds=5.0)
     yield from _redis(look(runs.client), settings)
+    yield from _broker(settings)
     yield from _shards(runs)
     yield from _workers(settings, runs)
     yield from _ended(settings, runs)
@@ -116,8 +117,44 @@ def _redis(health: Health, settings: Settings) -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", "clock", f"{abs(health.clock_ms)} ms from ours")
-    if settings.broker_url is not None and not settings.broker_url.startswith("redis"):
-        yield Finding("note", "broker", f"{escaped(redacted(settings.broker_url), 200)} is not looked at")
+
+
+def _broker(settings: Settings) -> Iterator[Finding]:
+    from ..service.broker import look
+    from ..settings import redacted
+
+    where = escaped(redacted(settings.broker_url or ""), 200)
+    try:
+        found = look(settings)
+    except Exception as problem:  # noqa: BLE001  any broker, any client library
+        what = escaped(f"{type(problem).__name__}: {problem}", 300)
+        yield Finding("wrong", "broker", f"{where} does not answer: {what}", "Start it, or correct broker_url.")
+        return
+    waiting = ", ".join(f"{name} {depth or 0:,}" for name, depth in found.depths.items())
+    product = f"{escaped(found.product, 100)} at " if found.product else ""
+    yield Finding("ok", "broker", f"{product}{where}; messages waiting: {waiting}")
+    for name in found.differing:
+        yield Finding(
+            "wrong",
+            f"queue of {name}",
+            "is declared otherwise than our settings say, so workers are refused (PRECONDITION_FAILED)",
+            "Give the class another queue name, or delete the empty queue; runs do not notice.",
+        )
+    if found.dead_letters:
+        yield Finding(
+            "note",
+            f"queue {settings.broker_dead_letter_queue}",
+            f"{found.dead_letters:,} messages were rejected, or delivered too often",
+            "Look at one; what it was for has been sent again.",
+        )
+    if found.taken_back:
+        yield Finding(
+            "note",
+            "consumer_timeout",
+            f"unless it was raised, the broker takes a message back after 30 minutes; longer may take: "
+            f"{', '.join(found.taken_back)}",
+            "Raise it in rabbitmq.conf; until then such a worker connects anew, and nothing runs twice.",
+        )
 
 
 def _shards(runs: Runs) -> Iterator[Finding]:

@@ -114,7 +114,7 @@ def worker_command(
     served = check_class(queue_class, settings)
     argv = worker_argv(served, hostname=hostname, concurrency=concurrency, loglevel=settings.log_level.upper())
     command = [sys.executable, "-m", "celery", "-A", app_to_load(settings.app), *argv]
-    become(command, environment_of(settings) | worker_environment(served))
+    become(command, environment_of(settings) | worker_environment(served, settings.queue_arguments(served)))
 
 
 @click.command("flower")

@@ -36,7 +36,8 @@ CLAIM_GRACE_MS = 15_000
 renew what they have taken from it, so a message that is neither there nor renewed is lost."""
 LIMIT_GRACE_MS = 5_000
 """A lease outlives a time limit that Celery was told by this, so that a pool that enforces it reports first."""
-BROKER_PAUSE_SECONDS = 0.1
+BROKER_PAUSE_SECONDS = (0.1, 2.0)
+"""First and longest wait before a broker that took nothing is tried again; the loop does not stand still meanwhile."""
 
 _IN_FLIGHT = frozenset(map(int, IN_FLIGHT))
 _NO_OUTPUT = ord("n")
@@ -75,6 +76,8 @@ class Dispatch:
         self._transport = transport or open_transport(settings, app)
         self._announcer = Announcer(self._transport)
         self._counts = counts
+        self._pause = self._send_at = 0.0
+        self._passed_by: dict[str, int] = {}
 
     def close(self) -> None:
         """Let go of the broker."""
@@ -101,9 +104,15 @@ class Dispatch:
         if queue_class is not None:
             self.admission.flying[queue_class] -= 1
             self.landings[queue_class] += 1
+        if self._passed_by:
+            self._passed_by.pop(id_, None)
 
     def still_queued(self, id_: str, queue_class: str, seen: dict[str, frozenset[str] | None]) -> bool:
         """Whether an unclaimed attempt simply waits in its queue: then it is not lost, however long it takes.
+
+        A broker that tells only that something waits is asked again later, and then the order of the queue tells:
+        once more attempts of the class have ended than were on their way when it was first looked for, one that was
+        sent after it has ended, so it does not wait there any more.
 
         Args:
             seen: queue class -> what its queue was found to hold, so that one look serves many attempts.
@@ -117,7 +126,10 @@ class Dispatch:
                 log.warning("the broker does not answer (%s); unclaimed attempts wait on", type(broken).__name__)
                 seen[queue_class] = None
         waiting = seen[queue_class]
-        return waiting is None or id_ in waiting
+        if waiting is not None:
+            return id_ in waiting
+        passed_by = self.landings[queue_class] + self.admission.flying[queue_class]
+        return self.landings[queue_class] <= self._passed_by.setdefault(id_, passed_by)
 
     def claim_by_ms(self, queue_class: str, run: Run, node: int) -> int:
         """How long a message may stay unclaimed before it is looked for; doubled each time that one was lost before."""
@@ -202,8 +214,8 @@ class Dispatch:
         held.published = 0 if again else len(outbox)
 
     def publish(self, runs: Runs) -> None:
-        """Send everything that is committed and not sent."""
-        if not self.unsent:
+        """Send everything that is committed and not sent, unless the broker took nothing a moment ago."""
+        if not self.unsent or time.monotonic() < self._send_at:
             return
         self._fetch_values(runs)
         letters = [it for it in map(self._letter, self.unsent) if it is not None]
@@ -213,14 +225,21 @@ class Dispatch:
         except Exception as broken:  # noqa: BLE001  any broker, any client library
             self._counts["unpublished"] += 1
             log.warning("the broker took no messages (%s: %s); sending them again", type(broken).__name__, broken)
-            time.sleep(BROKER_PAUSE_SECONDS)
+            first, longest = BROKER_PAUSE_SECONDS
+            self._pause = min(max(2 * self._pause, first), longest)
+            self._send_at = time.monotonic() + self._pause
             return
+        self._pause = 0.0
         self._announcer.tell(letters)
         self._let_go()
         self._counts["published"] += len(letters)
         for going in self.unsent:
             going.held.published = going.held.batches_out
         self.unsent.clear()
+
+    def sends_in(self) -> float | None:
+        """Seconds until what is unsent is tried again, 0 for at once; None when nothing is unsent."""
+        return max(self._send_at - time.monotonic(), 0.0) if self.unsent else None
 
     def _letter(self, going: Outgoing) -> tuple[Template, Letter] | None:
         """The message of an attempt, or None when it is over by now."""

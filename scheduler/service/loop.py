@@ -9,6 +9,7 @@ what is in memory, connect again, load, go on.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import time
@@ -189,8 +190,10 @@ class Scheduler:
         due = [held.due_at_ms for held in self._held.values() if held.due_at_ms is not None]
         if due:
             wait_ms = min(wait_ms, max(1, min(due) - self._now()))
-        if self._dispatch.more or self._dispatch.unsent or any(held.to_open for held in self._held.values()):
+        if self._dispatch.more or any(held.to_open for held in self._held.values()):
             wait_ms = 1
+        elif (sends_in := self._dispatch.sends_in()) is not None:
+            wait_ms = min(wait_ms, max(1, math.ceil(sends_in * 1000)))
         wait_ms = self._retention.block_ms(wait_ms)
         after = {held.keys.inbox: held.read_after for held in self._held.values()}
         self._blocked = True

@@ -1,7 +1,8 @@
 """How messages get to the broker. The broker is a dumb pipe: queues, nothing else.
 
-Redis gets one LPUSH per queue and batch, with bytes made from a template. Any other broker of Celery's goes
-through one kombu producer. The third transport keeps messages in memory, for tests of what is sent.
+Redis gets one LPUSH per queue and batch, with bytes made from a template; RabbitMQ gets confirmed batches
+(rabbit.py). Any other broker of Celery's goes through one kombu producer. The last transport keeps messages in memory,
+for tests of what is sent.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from typing import Any, Protocol
 from celery import Celery
 from kombu.entity import Queue
 
-from ..settings import Settings
+from ..settings import Settings, is_rabbit
 from ..store.connection import connect
 from .publisher import Letter, Template, as_kombu_lays_it
 
 Outgoing = Sequence[tuple[Template, Letter]]
 
+ANSWER_SECONDS = 5.0
+"""The loop stands still while it waits for the broker, and must not lose its shards over that."""
 _EVENTS = "task.multi"
 _EVENTS_INFO = {"exchange": "celeryev", "routing_key": _EVENTS}
 _ID_ON_REDIS = re.compile(rb'"task": "(?:[^"\\]|\\.)*", "id": "([^"]+)"')
@@ -41,6 +44,9 @@ class Transport(Protocol):
         An empty answer means that none waits.
         """
 
+    def depth(self, queue: str) -> int | None:
+        """How many messages wait in a queue, for people; None when there is no such queue or the broker can't tell."""
+
     def announce(self, events: list[dict[str, Any]]) -> bool:
         """Publish Celery events (type and fields) of the group "task"; returns whether anybody heard them."""
 
@@ -53,7 +59,7 @@ class RedisTransport:
 
     def __init__(self, settings: Settings) -> None:
         url = settings.broker_url or settings.redis_url or ""
-        self.client: Any = connect(url)
+        self.client: Any = connect(url, timeout_seconds=ANSWER_SECONDS)
         self._announcement: dict[str, Any] | None = None
         self._prefix = str(settings.celery_settings().get("broker_transport_options", {}).get("global_keyprefix", ""))
 
@@ -75,6 +81,10 @@ class RedisTransport:
         """Reads the whole queue: it is as short as the class's window."""
         messages: list[bytes] = self.client.lrange(self._prefix + queue, 0, -1)
         return frozenset(found[1].decode() for it in messages if (found := _ID_ON_REDIS.search(it)))
+
+    def depth(self, queue: str) -> int | None:
+        """A queue of Redis's that is empty is not there."""
+        return int(self.client.llen(self._prefix + queue))
 
     def announce(self, events: list[dict[str, Any]]) -> bool:
         """One PUBLISH to the channel on which kombu has Celery's events."""
@@ -137,10 +147,13 @@ class KombuTransport:
 
     def waiting(self, queue: str) -> frozenset[str] | None:
         """Only whether anything waits: the broker does not say what."""
+        return None if self.depth(queue) else frozenset()
+
+    def depth(self, queue: str) -> int | None:
+        """By a passive declaration, the queue being declared first."""
         self._open()
         self._declare(queue)
-        count = self._declared[queue].queue_declare(passive=True).message_count
-        return None if count else frozenset()
+        return int(self._declared[queue].queue_declare(passive=True).message_count)
 
     def announce(self, events: list[dict[str, Any]]) -> bool:
         """Through Celery's own dispatcher. The broker does not say whether anybody listens."""
@@ -174,6 +187,10 @@ class MemoryTransport:
         """All that was sent."""
         return frozenset(headers["id"] for to, _, headers in self.sent if to == queue)
 
+    def depth(self, queue: str) -> int | None:
+        """All that was sent."""
+        return sum(to == queue for to, _, _ in self.sent)
+
     def announce(self, events: list[dict[str, Any]]) -> bool:  # noqa: ARG002  the protocol's
         """Nobody listens."""
         return False
@@ -184,5 +201,11 @@ class MemoryTransport:
 
 def open_transport(settings: Settings, app: Celery) -> Transport:
     """The transport for the broker that the settings name."""
-    scheme = (settings.broker_url or settings.redis_url or "").partition("://")[0]
-    return RedisTransport(settings) if scheme in ("redis", "rediss", "redis+socket", "unix") else KombuTransport(app)
+    url = settings.broker_url or settings.redis_url or ""
+    if url.partition("://")[0] in ("redis", "rediss", "redis+socket", "unix"):
+        return RedisTransport(settings)
+    if is_rabbit(url):
+        from .rabbit import RabbitTransport
+
+        return RabbitTransport(app, {it.queue: settings.queue_arguments(it) for it in settings.classes.values()})
+    return KombuTransport(app)

@@ -29,6 +29,7 @@ from .contracts import contracts_of
 from .endings import KINDS, Ending, error_of, lost
 from .executor import register_all
 from .installation import Installation, installation_of, installed_on, new_start
+from .queues import Patience, declare_as_told
 from .report import Courier, end, tell
 from .survival import on_rejected
 from .tee import failure_of, tee_app
@@ -86,6 +87,7 @@ def install(
     register_all(it)
     if it.app.finalized:
         adopt_all(it)
+    it.app.steps["consumer"].add(Patience)
     it.app.on_after_finalize.connect(_on_finalize, weak=False, dispatch_uid=_UID)
 
 
@@ -125,6 +127,7 @@ def _on_worker_init(sender: Any, **_: Any) -> None:
     sender.app.finalize()
     adopt_all(installation)
     new_start()
+    declare_as_told(sender.app)
     installation.courier = Courier(installation)
 
 

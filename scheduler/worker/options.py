@@ -9,6 +9,8 @@ somebody kills it, and the lease would have to run out.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 BEATS_PER_LEASE = 4
@@ -75,13 +77,23 @@ def worker_argv(
     return argv if patience is None else [*argv, "--", f"worker.soft_shutdown_timeout={float(patience)}"]
 
 
-def worker_environment(queue_class: QueueClassLike) -> dict[str, str]:
-    """Environment variables that the worker process needs besides where the store is."""
-    return {
+def worker_environment(
+    queue_class: QueueClassLike, queue_arguments: Mapping[str, str | int] | None = None
+) -> dict[str, str]:
+    """Environment variables that the worker process needs besides where the store is.
+
+    Args:
+        queue_class: what the worker serves.
+        queue_arguments: with what its queue is declared (Settings.queue_arguments).
+    """
+    found = {
         "CELERIAC_QUEUE_CLASS": queue_class.name,
         "CELERIAC_HEARTBEAT_SECONDS": f"{heartbeat_seconds(queue_class.lease_seconds):g}",
         "REMAP_SIGTERM": "SIGQUIT",
     }
+    if queue_arguments:
+        found["CELERIAC_QUEUE_ARGUMENTS"] = json.dumps({queue_class.queue: dict(queue_arguments)})
+    return found
 
 
 def heartbeat_seconds(lease_seconds: float) -> float:

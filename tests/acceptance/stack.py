@@ -85,7 +85,8 @@ class Stack:
 
     def worker(self, queue_class: str = "standard-low", name: str | None = None) -> None:
         """Start a worker of the shop's app."""
-        self.start(name or queue_class, "worker", queue_class, "--app", "app.shop:app")
+        mine = name or queue_class
+        self.start(mine, "worker", queue_class, "--app", "app.shop:app", "--hostname", f"{mine}@%h")
 
     def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> int:
         """End a process of ours, by pid; returns its exit status."""

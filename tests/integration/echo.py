@@ -158,6 +158,10 @@ class AtOnce:
         """Nothing ever waits."""
         return frozenset()
 
+    def depth(self, queue: str) -> int | None:
+        """Nothing ever waits."""
+        return 0
+
     def announce(self, events: list[dict[str, Any]]) -> bool:
         """To nobody."""
         return False

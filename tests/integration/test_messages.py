@@ -19,7 +19,8 @@ from kombu.messaging import Consumer
 
 from scheduler.graph import Graph
 from scheduler.service.publisher import Letter, Template, scheduler_app
-from scheduler.service.transport import KombuTransport, MemoryTransport, RedisTransport, Transport, open_transport
+from scheduler.service.rabbit import RabbitTransport
+from scheduler.service.transport import MemoryTransport, RedisTransport, Transport, open_transport
 from scheduler.settings import QueueClass, Settings, broker_url_of
 from scheduler.wire import AttemptId
 from tests.integration.echo import STANDARD, AtOnce, Echo, Task
@@ -300,7 +301,7 @@ def opened(redis_url: str, broker: str, queue: str) -> tuple[QueueClass, Transpo
     settings = settings_for(redis_url, broker_url=broker, standard_low={"queue": queue})
     app = scheduler_app(settings)
     transport = open_transport(settings, app)
-    assert type(transport) is (KombuTransport if broker == RABBIT else RedisTransport)
+    assert type(transport) is (RabbitTransport if broker == RABBIT else RedisTransport)
     return settings.default_class, transport, app
 
 

@@ -389,3 +389,26 @@ def test_an_unknown_default_file_is_told() -> None:
     """A broken installation says so."""
     with pytest.raises(SettingsError, match="neither in the package nor in config/"):
         default_file("absent.toml")
+
+
+@pytest.mark.parametrize(
+    ("broker_url", "everywhere", "own", "kind"),
+    [
+        ("redis://host", "quorum", "quorum", None),
+        ("amqp://host//", "classic", None, None),
+        ("amqp://host//", "quorum", None, "quorum"),
+        ("amqps://host//", "classic", "quorum", "quorum"),
+        ("amqp://host//", "quorum", "classic", None),
+    ],
+)
+def test_only_a_quorum_queue_is_declared_with_arguments(
+    broker_url: str, everywhere: str, own: str | None, kind: str | None
+) -> None:
+    """The class's word wins over the setting; everything else is declared as Celery declares it."""
+    settings = Settings.load(broker_url=broker_url, broker_queue_type=everywhere, broker_delivery_limit=7)
+    found = settings.queue_arguments(settings.default_class.model_copy(update={"queue_type": own}))
+    assert found.get("x-queue-type") == kind
+    if kind:
+        assert (found["x-delivery-limit"], found["x-dead-letter-routing-key"]) == (7, "celeriac.dead")
+    else:
+        assert found == {}

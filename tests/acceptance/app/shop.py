@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -70,3 +71,19 @@ def seal(sealed: str) -> str:
     """Open what was sealed by the client, work on it, seal it again: a Caesar cipher stands for a real one."""
     plain = "".join(chr(ord(it) - 3) for it in sealed)
     return "".join(chr(ord(it) + 3) for it in plain.upper())
+
+
+@app.task(name="shop.late", acks_late=True)
+def late(name: str, seconds: float = 0.0, after: Any = None) -> str:
+    """Work for a while; the broker keeps the message until it is done."""
+    note("begin", name=name)
+    time.sleep(seconds)  # the work itself
+    note("end", name=name)
+    return name
+
+
+@app.task(name="shop.poison", acks_late=True)
+def poison(name: str) -> None:
+    """End the process that runs it, as a segmentation fault does."""
+    note("begin", name=name)
+    os.kill(os.getpid(), signal.SIGKILL)
