@@ -32,6 +32,7 @@
     ├── StoreError              Redis
     │   ├── StoreUnreachable    no answer (also a ConnectionError)
     │   ├── StoreUnsafe         it answers, but may lose what it acknowledged
+    │   ├── StoreTooNew         its layout is newer than this version understands
     │   └── Fenced              this process no longer owns the shard; drop what is in memory
     ├── ArchiveError            the archive of ended runs cannot be read or written
     ├── IllegalMove             a state change that the table of moves does not have
@@ -605,6 +606,23 @@ class StoreUnsafe(StoreError):
         self.problem = problem
         self.remedy = remedy
         super().__init__(f"{problem}. {_sentence(remedy)}")
+
+
+class StoreTooNew(StoreError):
+    """The store was laid out by a newer celeriac; nothing was read or written.
+
+    Attributes:
+        namespace: of the installation.  layout: the version of what stands there.  known: the newest one known here.
+    """
+
+    def __init__(self, namespace: str, layout: int, known: int) -> None:
+        self.namespace = namespace
+        self.layout = layout
+        self.known = known
+        super().__init__(
+            f"the store of {escaped(namespace, 40)} has layout {layout}, and this celeriac understands {known}. "
+            "Update this process, or name another namespace."
+        )
 
 
 class Fenced(StoreError):

@@ -2,7 +2,8 @@
 
 Standard library and errors only, so that a worker, the scheduler and a client in any version can
 load it. Every record is JSON with a version `v`; a reader ignores fields that it does not know and
-refuses a record that it cannot use with WireError, which names the record and the field.
+refuses a record that it cannot use with WireError, which names the record and the field. A writer whose record would
+be misunderstood by older readers says so in `min_reader`, the oldest version that may read it; who is older refuses it.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import json
 import os
 import re
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, NewType
 
-from .errors import WireError
+from .errors import WireError, shown
 
 RunId = NewType("RunId", str)
 
@@ -134,10 +136,12 @@ class Report:
         """Read a record of this or a later version.
 
         Raises:
-            WireError: not JSON, not an object, or a field that we need is missing or of a wrong type.
+            WireError: not JSON, not an object, a field that we need is missing or of a wrong type, or its writer
+                says that it takes a newer version to understand it.
         """
         try:
             record = json.loads(raw)
+            check_reader("report", record)
             end = record["end"]
             output = record.get("output", "none")
             if end not in ENDS:
@@ -160,6 +164,23 @@ class Report:
 
 
 _INT_OR_NONE = (int, type(None))
+
+
+def check_reader(record: str, fields: Mapping[str, Any]) -> None:
+    """Whether this version may read a record.
+
+    Args:
+        record: which kind, for the error.
+        fields: of the record.
+
+    Raises:
+        WireError: its writer says that a newer version is needed.
+
+    >>> check_reader("report", {"v": 7, "min_reader": 1})
+    """
+    oldest = fields.get("min_reader")
+    if oldest is not None and not (type(oldest) is int and oldest <= VERSION):
+        raise WireError(record, f"only version {shown(oldest)} and later can read it, and this is version {VERSION}")
 
 
 def error_record(

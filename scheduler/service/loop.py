@@ -15,7 +15,7 @@ import socket
 import time
 from collections import Counter
 
-from ..errors import StoreUnreachable
+from ..errors import StoreTooNew, StoreUnreachable
 from ..settings import Settings, redacted
 from ..store.commits import Commit, send_commits
 from ..store.connection import BLOCK_SECONDS, UNREACHABLE, connect
@@ -77,7 +77,11 @@ class Scheduler:
     # -- life ---------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Work until `stop`. Returns after everything owned has been given back."""
+        """Work until `stop`. Returns after everything owned has been given back.
+
+        Raises:
+            StoreTooNew: a newer version has laid out the store.
+        """
         first, longest = RETRY_SECONDS
         wait = first
         self._retention.start()
@@ -89,6 +93,9 @@ class Scheduler:
                     wait = first
             except Interrupted:
                 break
+            except StoreTooNew:
+                self._dispatch.close()
+                raise
             except UNREACHABLE as lost:
                 log.warning("%s does not answer (%s)", redacted(self._url), type(lost).__name__)
             except Exception:

@@ -22,6 +22,7 @@ from kombu.connection import Connection
 from kombu.entity import Queue
 
 from ..settings import QueueClass, Settings
+from ..wire import VERSION
 
 EMBED = '{"callbacks":null,"errbacks":null,"chain":null,"chord":null}'
 _tags = partial(next, count(time.time_ns()))
@@ -99,7 +100,7 @@ class Template:
         correlation = "null" if letter.correlation_id is None else quoted(letter.correlation_id)
         epoch = letter.id.rsplit(".", 2)[1]
         header = (
-            f'{{"v":1,"run":"{letter.run}","node":{quoted(letter.node)},"attempts":[{{"id":"{letter.id}"}}],'
+            f'{{"v":{VERSION},"run":"{letter.run}","node":{quoted(letter.node)},"attempts":[{{"id":"{letter.id}"}}],'
             f'"attempt":{letter.attempt},"key":"{letter.run}.{letter.number}.{epoch}","deadline_at_ms":{deadline},'
             f'"correlation_id":{correlation},"deferred":{json.dumps(letter.deferred) if letter.deferred else "[]"}}}'
         )

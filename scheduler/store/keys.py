@@ -14,6 +14,9 @@ BUCKET = 100
 
 
 STAGED_SECONDS = 3600
+LAYOUT = 1
+"""Version of all that is described here. Goes up when an older process would misread what a newer one writes; fields
+that it ignores and keys that it does not know are no reason."""
 
 
 class Keys:
@@ -22,7 +25,8 @@ class Keys:
     def __init__(self, namespace: str = "cel") -> None:
         self.namespace = namespace
         self.meta = f"{namespace}:meta"
-        """hash: shards, fixed when the store is first used; archive and archive_problem, where ended runs go."""
+        """hash: shards and layout, fixed when the store is first used (without a layout it is 1); archive and
+        archive_problem, where ended runs go."""
         self.owners = f"{namespace}:owners"
         """hash: shard -> "epoch|lease end, ms|scheduler". Who writes for which shard."""
         self.schedulers = f"{namespace}:schedulers"

@@ -16,9 +16,9 @@ from redis import Redis
 
 from ..core.run import Run
 from ..core.states import NodeState, RunState
-from ..errors import KeyReused, RunNotFound, StoreUnsafe
+from ..errors import KeyReused, RunNotFound, StoreTooNew, StoreUnsafe
 from ..wire import RunId, is_run_id, shard_of
-from .keys import BUCKET, STAGED_SECONDS, Keys
+from .keys import BUCKET, LAYOUT, STAGED_SECONDS, Keys
 from .scripts import SUBMIT, Part
 
 PAGES_IN_FLIGHT = 8
@@ -333,10 +333,19 @@ def connect_runs(client: Redis, namespace: str, shards: int) -> Runs:
 
     Args:
         shards: taken when the store is new; otherwise what is recorded there wins.
+
+    Raises:
+        StoreTooNew: the store was laid out by a version that this one does not understand.
     """
     meta = Keys(namespace).meta
-    client.hsetnx(meta, "shards", str(shards))
-    return Runs(client, namespace, int(client.hget(meta, "shards") or shards))
+    with client.pipeline(transaction=False) as pipe:
+        pipe.hsetnx(meta, "shards", str(shards))
+        pipe.hsetnx(meta, "layout", str(LAYOUT))
+        pipe.hmget(meta, ["shards", "layout"])
+        recorded, layout = pipe.execute()[-1]
+    if int(layout or 1) > LAYOUT:
+        raise StoreTooNew(namespace, int(layout), LAYOUT)
+    return Runs(client, namespace, int(recorded or shards))
 
 
 PROGRESS = ("succeeded", "failed", "skipped", "upstream_failed", "cancelled")

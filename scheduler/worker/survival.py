@@ -15,6 +15,8 @@ from celery.utils.imports import symbol_by_name
 from celery.worker import state
 from kombu.exceptions import ContentDisallowed, DecodeError
 
+from ..errors import WireError
+from ..wire import check_reader
 from .claim import AttemptRefused
 from .context import is_attempt
 from .endings import Ending, ending, lost
@@ -84,8 +86,19 @@ def check(message: Any, body: Any) -> None:
     args, kwargs, embed = payload
     if embed is not None and not isinstance(embed, dict):
         raise InvalidTaskError("body: expected [args, kwargs, embed] with a mapping as embed")
+    if is_attempt(id_):
+        _check_header(headers.get("celeriac"))
     if is_attempt(id_) and not (isinstance(args, list | tuple) and isinstance(kwargs, dict)):
         raise InvalidTaskError("body: expected [args, kwargs, embed] with a list as args and a mapping as kwargs")
+
+
+def _check_header(header: Any) -> None:
+    """A message that only a newer worker understands is refused; its attempt counts as lost, so another may get it."""
+    try:
+        if isinstance(header, dict):
+            check_reader("message", header)
+    except WireError as newer:
+        raise InvalidTaskError(str(newer)) from newer
 
 
 def _tell(app: Any, message: Any, problem: BaseException | None) -> None:

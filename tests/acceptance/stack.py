@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -72,21 +72,24 @@ class Stack:
 
     # -- processes ----------------------------------------------------------------------------------
 
-    def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
-        """Start `celeriac …` under a name; its output goes into <name>.log."""
+    def start(self, name: str, *command: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Start `celeriac …` under a name, with some environment of its own; its output goes into <name>.log."""
         words = [sys.executable, "-m", "scheduler.cli", *command]
         with (self.directory / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(words, env=self.env, cwd=self.directory, stdout=log, stderr=log)
+            own = {**self.env, **(env or {})}
+            self.processes[name] = subprocess.Popen(words, env=own, cwd=self.directory, stdout=log, stderr=log)
         return self.processes[name]
 
-    def scheduler(self, name: str = "scheduler") -> None:
+    def scheduler(self, name: str = "scheduler", env: Mapping[str, str] | None = None) -> None:
         """Start a scheduler."""
-        self.start(name, "scheduler")
+        self.start(name, "scheduler", env=env)
 
-    def worker(self, queue_class: str = "standard-low", name: str | None = None) -> None:
+    def worker(
+        self, queue_class: str = "standard-low", name: str | None = None, env: Mapping[str, str] | None = None
+    ) -> None:
         """Start a worker of the shop's app."""
         mine = name or queue_class
-        self.start(mine, "worker", queue_class, "--app", "app.shop:app", "--hostname", f"{mine}@%h")
+        self.start(mine, "worker", queue_class, "--app", "app.shop:app", "--hostname", f"{mine}@%h", env=env)
 
     def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> int:
         """End a process of ours, by pid; returns its exit status."""

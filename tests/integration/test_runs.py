@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from scheduler import Graph, KeyReused, RunNotFound, StoreUnsafe
+from scheduler import Graph, KeyReused, RunNotFound, StoreTooNew, StoreUnsafe
 from scheduler.core.states import NodeState, RunState
 from scheduler.graph import CompiledGraph
+from scheduler.service.loop import Scheduler
 from scheduler.store.attempts import Attempts
 from scheduler.store.connection import connect
 from scheduler.store.keys import STAGED_SECONDS
@@ -19,6 +20,7 @@ from scheduler.store.runs import Runs, connect_runs
 from scheduler.store.scripts import COMMIT
 from scheduler.wire import RunId, new_run_id, run_id_for_key
 from tests.integration.scripted import WORKER, Scripted
+from tests.integration.stage import settings_for
 
 
 @pytest.fixture
@@ -315,6 +317,21 @@ def test_the_number_of_shards_is_fixed_by_the_first_use(runs: Runs) -> None:
     """Whoever comes later with another number gets the recorded one."""
     assert connect_runs(runs.client, "cel", 64).shards == 16
     assert connect_runs(runs.client, "other", 64).shards == 64
+
+
+def test_a_store_that_a_newer_version_laid_out_is_refused(runs: Runs) -> None:
+    """Neither clients nor schedulers begin on it; a store from before layouts were recorded has layout 1."""
+    runs.client.hdel("cel:meta", "layout")
+    assert connect_runs(runs.client, "cel", 16).shards == 16
+    assert runs.client.hget("cel:meta", "layout") == b"1"
+    runs.client.hset("cel:meta", "layout", "2")
+    with pytest.raises(StoreTooNew, match="layout 2, and this celeriac understands 1"):
+        connect_runs(runs.client, "cel", 16)
+    url = runs.client.connection_pool.connection_kwargs["path"]
+    with pytest.raises(StoreTooNew):
+        Scheduler(settings_for(f"unix://{url}")).run()
+    assert runs.client.hlen("cel:owners") == 0
+    runs.client.hset("cel:meta", "layout", "1")
 
 
 def test_a_commit_that_is_cut_off_promises_nothing_that_is_missing(

@@ -50,6 +50,7 @@ EXAMPLES: list[errors.CeleriacError] = [
     errors.StoreError("no"),
     errors.StoreUnreachable("redis://localhost:6379/0", "connection refused"),
     errors.StoreUnsafe("appendonly is off", "Set appendonly yes."),
+    errors.StoreTooNew("cel", 2, 1),
     errors.Fenced(7, 3, 4),
     errors.ArchiveError("/archive", "read-only file system"),
     errors.IllegalMove("node 3", "succeeded", "dispatch", ["rerun"]),

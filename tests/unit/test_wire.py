@@ -13,6 +13,7 @@ from scheduler.errors import WireError
 from scheduler.wire import (
     ENDS,
     OUTPUT_KINDS,
+    VERSION,
     AttemptId,
     Report,
     RunId,
@@ -158,6 +159,20 @@ def test_fields_of_a_later_version_are_ignored(report: Report, more: dict[str, A
     record = json.loads(report.to_json())
     later = {f"since_v2_{name}": value for name, value in more.items()} | record | {"v": 2}
     assert Report.from_json(json.dumps(later).encode()) == report
+
+
+@pytest.mark.parametrize("oldest", [VERSION + 1, 99, "1", 1.0, True, [1]])
+def test_a_report_for_newer_readers_is_refused(oldest: Any) -> None:
+    """Its writer says who can understand it; anything else there is refused too, for it is not understood either."""
+    raw = json.dumps({"v": 99, "min_reader": oldest, "id": "x", "end": "succeeded"}).encode()
+    with pytest.raises(WireError, match="version"):
+        Report.from_json(raw)
+
+
+@pytest.mark.parametrize("oldest", [None, 0, VERSION])
+def test_a_report_that_this_version_may_read_is_read(oldest: int | None) -> None:
+    """However new its writer is."""
+    assert Report.from_json(json.dumps({"v": 99, "min_reader": oldest, "id": "x", "end": "succeeded"}).encode()).id
 
 
 def test_fields_without_a_value_are_left_out() -> None:
