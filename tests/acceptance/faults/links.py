@@ -118,7 +118,7 @@ class Link:
         self.now.counts["resets"] += 1
         for transport in self.ends.values():
             sock = None if transport is None else transport.get_extra_info("socket")
-            if sock is not None and sock.family != socket.AF_UNIX:
+            if sock is not None and sock.fileno() >= 0 and sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close(abort=True)
 
