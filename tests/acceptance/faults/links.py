@@ -29,10 +29,16 @@ Connect = Callable[[Callable[[], asyncio.Protocol]], Awaitable[Any]]
 
 @dataclass
 class Loss:
-    """Replies still to be lost: of commands with `match` in them."""
+    """Replies to be lost: of commands with `match` in them.
+
+    Attributes:
+        left: how many commands are still to be met.
+        cut: how many replies were lost.
+    """
 
     left: int
     match: bytes
+    cut: int = 0
 
 
 @dataclass
@@ -96,6 +102,7 @@ class Link:
             self.tail = b"" if self.loss else data[-_LONGEST_MATCH:]
         elif direction == TO_CLIENT and self.loss is not None:
             if not data.startswith(b"-NOSCRIPT"):
+                self.loss.cut += 1
                 return True
             self.loss.left += 1
             self.loss = None

@@ -164,12 +164,17 @@ class Proxy:
 
         self._do(act)
 
-    def cutreply(self, n: int, match: bytes) -> None:
+    def cutreply(self, n: int, match: bytes) -> Loss:
         """The next `n` commands with `match` in them are done, but nobody hears: the reply is lost, the connection cut.
 
         A script that Redis did not know has not been done: that answer passes, and does not count.
+
+        Returns:
+            What tells how many have been cut so far.
         """
-        self._do(lambda: self.now.losses.append(Loss(n, match)))
+        loss = Loss(n, match)
+        self._do(lambda: self.now.losses.append(loss))
+        return loss
 
     def clear(self) -> None:
         """Forward everything, accept everyone: the start state."""

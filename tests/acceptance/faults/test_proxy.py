@@ -226,14 +226,14 @@ def test_rate_bounds_each_direction(proxy: Proxy) -> None:
 def test_cutreply_lets_the_command_through_and_loses_its_answer(proxy: Proxy, direct: Redis) -> None:
     """As often as asked, and only for the commands that match."""
     with client_of(proxy) as client:
-        proxy.cutreply(2, b"INCR")
+        loss = proxy.cutreply(2, b"INCR")
         for n in (1, 2):
             assert client.ping()
             with pytest.raises(RedisConnectionError):
                 client.incr("n")
             assert direct.get("n") == b"%d" % n
         assert client.incr("n") == 3
-        assert proxy.counts["replies_cut"] == 2
+        assert (loss.cut, proxy.counts["replies_cut"]) == (2, 2)
 
 
 def test_cutreply_waits_for_a_command_that_has_been_done(proxy: Proxy, direct: Redis) -> None:
