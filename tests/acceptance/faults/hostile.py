@@ -92,22 +92,21 @@ def headers_of(id_: str, task: str) -> Headers:
     return {"lang": "py", "task": task, "id": id_, "root_id": id_, "parent_id": None, "group": None, "retries": 0}
 
 
-def corrupt(client: Any, queue: str, shapes: Iterable[Shape]) -> list[str]:
+def corrupt(client: Any, queue: str, shapes: Sequence[Shape]) -> list[str]:
     """Take messages that wait in a queue and put them back malformed, one for each shape, at the end they came from.
 
     Returns:
         The names of the shapes that found a message.
     """
-    done = []
-    for shape in shapes:
-        taken = client.rpop(queue)
-        if taken is None:
-            break
-        found = json.loads(taken)
+    messages = client.rpop(queue, len(shapes)) or []
+    changed = []
+    for shape, message in zip(shapes, messages, strict=False):
+        found = json.loads(message)
         body = json.loads(base64.b64decode(found["body"]))
-        client.rpush(queue, envelope(queue, shape.change(body, found["headers"])))
-        done.append(shape.name)
-    return done
+        changed.append(envelope(queue, shape.change(body, found["headers"])))
+    if changed:
+        client.rpush(queue, *changed)
+    return [shape.name for shape, _ in zip(shapes, messages, strict=False)]
 
 
 def vanish(client: Any, queues: Sequence[str]) -> int:
