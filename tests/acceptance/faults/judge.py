@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from redis import Redis
 
@@ -45,10 +43,10 @@ def judge(
     look: Redis,
     client: Client,
     loads: Sequence[Load],
-    ledger_path: Path,
-    most_duplicates: int | None,
-    facts: dict[str, Any],
+    written: Sequence[ledger.Line],
     settle_seconds: float,
+    *,
+    strangers: bool = False,
 ) -> Verdict:
     """See Rig.judge."""
     verdict = Verdict()
@@ -57,10 +55,11 @@ def judge(
             verdict.violations.append(f"run {load.id}: its client was not told of the end: {load.error!r}")
     verdict.violations += _left_over(look, settle_seconds)
     lines: dict[str, list[ledger.Line]] = {}
-    for line in ledger.read(ledger_path):
+    for line in written:
         lines.setdefault(line.run, []).append(line)
-    for stranger in lines.keys() - {load.id for load in loads}:
-        verdict.violations.append(f"the ledger knows a run {stranger} that nobody submitted")
+    if not strangers:
+        for stranger in lines.keys() - {load.id for load in loads}:
+            verdict.violations.append(f"the ledger knows a run {stranger} that nobody submitted")
     without_start = 0
     for load in loads:
         found = check(load.plan, lines.get(load.id, []), account_of(client, load))
@@ -69,14 +68,11 @@ def judge(
         verdict.nodes += len(load.plan.upstream)
         verdict.starts += found.starts
         without_start += found.claims_without_start
-    if most_duplicates is not None and verdict.duplicates > most_duplicates:
-        verdict.violations.append(f"{verdict.duplicates} duplicates, at most {most_duplicates} allowed")
     ends = [load.ended_at for load in loads if load.ended_at is not None]
     if ends:
         verdict.facts["runs took"] = round(max(ends) - min(load.submitted_at for load in loads), 1)
     if without_start:
         verdict.facts["claimed, never started"] = without_start
-    verdict.facts |= {name: round(it, 2) if isinstance(it, float) else it for name, it in facts.items()}
     return verdict
 
 

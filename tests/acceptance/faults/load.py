@@ -11,7 +11,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -102,8 +102,12 @@ class Load:
         self.waiter.start()
 
 
-def random_plan(rng: random.Random, nodes: int) -> Plan:
-    """A random layered graph; the fan-in and the chains shrink with small graphs."""
+def random_plan(rng: random.Random, nodes: int, ms: tuple[float, float] = MS) -> Plan:
+    """A random layered graph; the fan-in and the chains shrink with small graphs.
+
+    Args:
+        ms: shortest and longest work of a node; log-uniform in between.
+    """
     chains = min(CHAINS, nodes // 100)
     chain = min(CHAIN, nodes // 20)
     upstream: dict[str, tuple[str, ...]] = {}
@@ -127,9 +131,9 @@ def random_plan(rng: random.Random, nodes: int) -> Plan:
     for number in range(chains):
         for link in range(chain):
             upstream[f"c{number}-{link}"] = (f"c{number}-{link - 1}",) if link else ()
-    low, high = map(math.log, MS)
-    ms = {name: round(math.exp(rng.uniform(low, high)), 1) for name in upstream}
-    return Plan(upstream, _failing(rng, upstream), ms)
+    low, high = map(math.log, ms)
+    work = {name: round(math.exp(rng.uniform(low, high)), 1) for name in upstream}
+    return Plan(upstream, _failing(rng, upstream), work)
 
 
 def _failing(rng: random.Random, upstream: Mapping[str, Sequence[str]]) -> frozenset[str]:
@@ -175,8 +179,13 @@ def graph_of(plan: Plan, name: str = "base", executor: str = STEP, queue_class: 
     return graph
 
 
-def submit(client: Client, plan: Plan, seconds: float, key: str | None = None) -> Load:
+def submit(client: Client, plan: Plan, seconds: float, *, key: str | None = None, queue_class: str = "work") -> Load:
     """Submit the plan's graph and wait for its end in the background."""
-    load = Load(plan, client.submit(graph_of(plan), key=key, check=False))
+    load = Load(plan, client.submit(graph_of(plan, queue_class=queue_class), key=key, check=False))
     load.watch(seconds)
     return load
+
+
+def ended(loads: Iterable[Load]) -> bool:
+    """Whether nobody waits for any of them any more."""
+    return all(load.done for load in loads)

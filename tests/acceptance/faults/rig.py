@@ -12,54 +12,31 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from redis import Redis
 
 from scheduler import Client
-from scheduler.embedded import die_with_parent
 from scheduler.store.connection import connect
 from scheduler.store.keys import Keys
 
 from . import ledger
 from .judge import Verdict, judge
 from .load import Load, random_plan, submit
+from .processes import Kill, Process, children, end, eventually, start
 from .proxy import Proxy
 from .server import FaultyRedis
 
-__all__ = ["Rig", "Verdict", "eventually"]
+__all__ = ["Kill", "Rig", "Verdict", "eventually"]
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 KINDS = ("scheduler", "worker", "client", "broker")
 WAIT_SECONDS = 300.0
 """How long whoever submitted waits for a run; rows have limits of their own."""
-T = TypeVar("T")
-
-
-def eventually(look: Callable[[], T], what: str, seconds: float = 60.0) -> T:
-    """Look until there is something to see; the limit is generous because the machine may be busy."""
-    until = time.monotonic() + seconds
-    while True:
-        found = look()
-        if found:
-            return found
-        if time.monotonic() > until:
-            raise AssertionError(f"not within {seconds} s: {what}")
-        time.sleep(0.02)  # between two looks
-
-
-@dataclass
-class Process:
-    """A process of the rig, and how to start it again."""
-
-    command: tuple[str, ...]
-    env: Mapping[str, str] | None
-    running: subprocess.Popen[bytes]
 
 
 class Rig:
@@ -79,6 +56,8 @@ class Rig:
     Attributes:
         random: what rows draw from.
         processes: by name; those that were killed too, until they are started again.
+        kills: every kill so far.
+        nodes: of each graph of the base load.
     """
 
     def __init__(
@@ -106,8 +85,7 @@ class Rig:
         self.redis = FaultyRedis(directory / "redis", redis_options)
         self.proxies = {kind: Proxy(0, self.redis.socket, seed=seed) for kind in proxied}
         self.processes: dict[str, Process] = {}
-        self.kills: list[tuple[float, str, str]] = []
-        """(instant, name, signal) of every kill."""
+        self.kills: list[Kill] = []
         self.ledger_path = directory / "ledger.jsonl"
         self.ledger_path.touch()
         self._broker = broker
@@ -128,7 +106,7 @@ class Rig:
             client.close()
         self.redis.thaw()
         for process in self.processes.values():
-            _end(process.running)
+            end(process.running)
         for proxy in self.proxies.values():
             proxy.stop()
         if self._look is not None:
@@ -157,22 +135,10 @@ class Rig:
     # -- processes ----------------------------------------------------------------------------------
 
     def start(self, name: str, *command: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-        """Start `celeriac COMMAND` under a name; its output goes into <name>.log. They end with this process.
-
-        Only the main thread may call this: on Linux the kernel ends a child with the thread that forked it.
-        """
+        """Start `celeriac COMMAND` under a name; its output goes into <name>.log. Only the main thread may."""
         words = [sys.executable, "-m", "scheduler.cli", *command]
         known = self.env("worker" if command[:1] == ("worker",) else "scheduler")
-        with (self.directory / f"{name}.log").open("ab") as log:
-            running = subprocess.Popen(
-                words,
-                env={**known, **(env or {})},
-                cwd=self.directory,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                preexec_fn=die_with_parent(),  # noqa: PLW1509  one system call, prepared before the fork
-            )
+        running = start(words, {**known, **(env or {})}, self.directory, self.directory / f"{name}.log")
         self.processes[name] = Process(command, env, running)
         return running
 
@@ -204,9 +170,32 @@ class Rig:
         at = time.monotonic()
         if running.poll() is None:
             running.send_signal(how)
-            self.kills.append((at, name, how.name))
+            self._note(at, name, how, running.pid)
         running.wait(120)
         return at
+
+    def kill_redis(self) -> float:
+        """SIGKILL for Redis, noted among the kills. Returns the instant."""
+        pid = self.redis.pid or 0
+        at = self.redis.kill()
+        self._note(at, "redis", signal.SIGKILL, pid)
+        return at
+
+    def kill_child(self, name: str, pid: int | None = None) -> float | None:
+        """SIGKILL for a pool process of a worker: the one named, else any. Returns the instant; None: it is gone."""
+        living = children(self.pid(name))
+        if pid is None:
+            pid = self.random.choice(living) if living else 0
+        if pid not in living:
+            return None
+        at = time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        self._note(at, f"child of {name}", signal.SIGKILL, pid)
+        return at
+
+    def _note(self, at: float, name: str, how: signal.Signals, pid: int) -> None:
+        at_ms = round((time.time() - (time.monotonic() - at)) * 1000)
+        self.kills.append(Kill(at, name, how.name, pid, at_ms))
 
     def freeze(self, name: str) -> float:
         """SIGSTOP; the process does nothing until `thaw`."""
@@ -293,6 +282,7 @@ class Rig:
         most_duplicates: int | None = None,
         notes: Mapping[str, object] | None = None,
         settle_seconds: float = 30.0,
+        strangers: bool = False,
     ) -> Verdict:
         """What came of it, by the ledger, the graphs, and what the public client says.
 
@@ -300,14 +290,14 @@ class Rig:
             most_duplicates: more repeated executions than this are a violation.
             notes: further facts for the table.
             settle_seconds: how long messages of repeated attempts may still be on their way when the runs have ended.
+            strangers: the ledger may know other runs.
         """
-        return judge(
-            self.look(), self.client(), loads, self.ledger_path, most_duplicates, dict(notes or {}), settle_seconds
-        )
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End it, also when it was stopped."""
-    if process.poll() is None:
-        process.kill()
-    process.wait(60)
+        facts = dict(notes or {})
+        verdict = judge(self.look(), self.client(), loads, self.ledger(), settle_seconds, strangers=strangers)
+        if most_duplicates is not None:
+            verdict.must(
+                verdict.duplicates <= most_duplicates,
+                f"{verdict.duplicates} duplicates, at most {most_duplicates} allowed",
+            )
+        verdict.facts |= {name: round(it, 2) if isinstance(it, float) else it for name, it in facts.items()}
+        return verdict
