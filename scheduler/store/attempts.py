@@ -86,6 +86,19 @@ class Attempts:
             answers.update((id_, word == b"renewed") for id_, word in zip(mine, words, strict=True))
         return answers
 
+    def claimed(self, ids: Sequence[str]) -> dict[str, tuple[int, str]]:
+        """Who runs attempts, by their claims: id -> (claimed at, ms; worker). What nobody has claimed is left out.
+
+        One HMGET per shard, off the hot path.
+        """
+        found: dict[str, tuple[int, str]] = {}
+        for shard, mine in _by_shard(ids).items():
+            for id_, state in zip(mine, self.client.hmget(self.keys.shard(shard).attempts, mine), strict=True):
+                if state is not None and state[:1] == b"c":
+                    parts = state.decode().split("|", 7)
+                    found[id_] = int(parts[4]), parts[7]
+        return found
+
     def report(self, reports: Iterable[tuple[Report, bytes | None]]) -> None:
         """Tell how attempts ended: one entry in the inbox of each shard, one round trip.
 

@@ -1,8 +1,8 @@
 """Telling how attempts ended: at once and waiting where the attempt ran, by a thread in a worker's main process.
 
 Where the attempt ran (a pool child, a pool thread) the report must be in Redis before Celery
-acknowledges the message, so it waits through an outage, up to less than a lease, and then gives the
-message back. The main process must never wait: it serves the broker.
+acknowledges the message, so it waits through an outage, up to less than a lease. Then the attempt is given up: nobody
+renews it any more, its lease runs out, and the node runs again. The main process must never wait: it serves the broker.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import random
 import threading
 import time
 from collections import OrderedDict, deque
+from dataclasses import replace
 from typing import Any
 
-from celery.exceptions import Reject
 from kombu.exceptions import EncodeError
 from kombu.utils.json import JSONEncoder
 
+from ..store.attempts import Attempts
 from ..wire import INLINE_LIMIT_BYTES, Report
 from .context import Held
 from .endings import Ending
@@ -70,8 +71,10 @@ def end(held: Held, ending: Ending) -> None:
 def deliver(held: Held, report: Report, output: bytes | None, put_aside: bytes | None = None) -> None:
     """Send a report, once, waiting through outages for less than the lease.
 
-    Raises:
-        Reject: it could not be sent; Celery then puts the message back, and another run will report.
+    What could not be sent is dropped, and the message acknowledged as if it had been: the attempt is then the
+    scheduler's to miss. To reject the message would gain nothing, since another delivery of an attempt that has begun
+    runs nothing; and Celery's thread pool never tells the worker of a Reject raised here, so that the attempt would
+    stay among those that run, and be renewed, until its time limit.
     """
     if held.settled:
         return
@@ -92,13 +95,13 @@ def deliver(held: Held, report: Report, output: bytes | None, put_aside: bytes |
             if not patience.wait():
                 held.settled = True
                 log.warning(
-                    "attempt %s ended (%s), but Redis did not take the report: %r. The message goes back to the "
-                    "broker.",
+                    "attempt %s ended (%s), but Redis did not take the report: %r. Its lease will run out, and the "
+                    "node runs again.",
                     held.id,
                     report.end,
                     trouble,
                 )
-                raise Reject(trouble, requeue=True) from trouble
+                return
 
 
 def _reference(key: str, size: int, digest: str) -> bytes:
@@ -172,13 +175,24 @@ class Courier:
             while batch:
                 try:
                     attempts = attempts or self.installation.open()
-                    attempts.report([(report, None) for report in batch])
+                    attempts.report([(report, None) for report in _as_claimed(attempts, batch)])
                     batch, pause = [], PAUSE_SECONDS
                 except Exception as trouble:  # noqa: BLE001  an outage: the thread must live
                     if pause == PAUSE_SECONDS:
                         log.warning("%d reports wait for Redis: %r", len(batch), trouble)
                     time.sleep(pause)
                     pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+
+
+def _as_claimed(attempts: Attempts, reports: list[Report]) -> list[Report]:
+    """Reports with the instant of the claim: the process that knew it is gone, and the account of runs needs it."""
+    claims = attempts.claimed([report.id for report in reports if report.claimed_at_ms is None])
+    return [
+        replace(it, claimed_at_ms=claims[it.id][0], worker=it.worker or claims[it.id][1].rpartition("/")[0])
+        if it.id in claims
+        else it
+        for it in reports
+    ]
 
 
 def tell(installation: Installation, id_: str, ending: Ending, worker: str = "") -> None:

@@ -12,11 +12,17 @@ GOOD_BODY = [[1, 2], {}, {"callbacks": None, "errbacks": None, "chain": None, "c
 
 
 def test_a_process_that_dies_is_a_loss(post: Post, processes: Worker) -> None:
-    """SIGKILL, _exit and sys.exit in a task: told once, within seconds, and the message does not come back."""
+    """SIGKILL, _exit and sys.exit in a task: told once, within seconds, and the message does not come back.
+
+    The main process tells it, and still says who began the attempt and when.
+    """
     dead = [post.send("sample.dies", how) for how in ("kill", "exit", "sys.exit")]
     for id_ in dead:
-        end, kind, type_ = post.wait(id_).short
+        told = post.wait(id_)
+        end, kind, type_ = told.short
         assert (end, kind) == ("lost", "lost")
+        assert told.report["claimed_at_ms"] > 1_600_000_000_000
+        assert told.report["worker"] == processes.hostname
         assert type_ in ("WorkerLostError", "SystemExit")  # what Celery 5.6 says of sys.exit
     post.settled()
     for id_ in dead:

@@ -249,9 +249,12 @@ class Store(Attempts):
             raise ConnectionError("away")
         self.told += [report for report, _ in reports]
 
+    def claimed(self, ids: Any) -> dict[str, tuple[int, str]]:
+        return {"a": (5, "w@here/1f")} if "a" in ids else {}
+
 
 def test_the_courier_tells_each_attempt_once_and_through_outages(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
-    """send() returns at once; what was suppressed is not told; flush waits for the rest."""
+    """send() returns at once; what was suppressed is not told; flush waits for the rest; claims say who began."""
     install(app, redis_url="redis://nowhere")
     it, store = installed_on(app), Store(failures=2)
     monkeypatch.setattr(it, "open", lambda: store)
@@ -261,7 +264,7 @@ def test_the_courier_tells_each_attempt_once_and_through_outages(app: Celery, mo
         tell(it, id_, lost("Gone", "x"))
 
     assert it.courier.flush(10)
-    assert [report.id for report in store.told] == ["a", "c"]
+    assert [(it.id, it.claimed_at_ms, it.worker) for it in store.told] == [("a", 5, "w@here"), ("c", None, "")]
 
 
 def test_a_worker_is_started_as_its_class_says() -> None:
