@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 HARM = "faults.harm"
@@ -56,16 +57,16 @@ def _read_null() -> None:
     ctypes.string_at(0)
 
 
-def _eat(size: int = 8 << 20) -> NoReturn:
-    """Allocate until nothing is left under a limit, then smaller and smaller, so that truly nothing is left."""
-    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()  # noqa: PTH123, SIM115  as short as can be
-    resource.setrlimit(resource.RLIMIT_AS, (used + ROOM_BYTES, resource.RLIM_INFINITY))
-    eaten: list[Any] = []
+def _eat(least: int = 8 << 20) -> NoReturn:
+    """Allocate until there is no room for `least` bytes under a limit that stays in force in this process."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + ROOM_BYTES, resource.RLIM_INFINITY))
+    size, eaten = 8 << 20, []
     while True:
         try:
             eaten.append(bytearray(size))
         except MemoryError:
-            if size < 64:
+            if size <= least:
                 raise
             size //= 2
 
@@ -76,10 +77,6 @@ def _eat_natively() -> None:
         _eat(1 << 20)
     except MemoryError:
         os.abort()
-
-
-def _close_everything() -> None:
-    os.closerange(3, 4096)
 
 
 def _raise(error: BaseException) -> Callable[[], NoReturn]:
@@ -112,6 +109,8 @@ LOST: dict[str, Callable[[], Any]] = {
     "eats natively": _eat_natively,
     "sys.exit": lambda: sys.exit(3),
     "KeyboardInterrupt": _raise(KeyboardInterrupt()),
+    "CancelledError": _raise(asyncio.CancelledError()),
+    "BaseException": _raise(Beyond("x")),
 }
 """Harm that infrastructure is taken to have done: the attempt is lost, again and again, up to a cap."""
 
@@ -130,9 +129,7 @@ FAILED: dict[str, Callable[[], Any]] = {
     "unreduced": lambda: _raise(Unreduced("x"))(),
     "a megabyte of words": lambda: _raise(ValueError("x" * 1_000_000))(),
     "not even text": lambda: _raise(ValueError(b"\xff\x00", "\ud800\x00"))(),
-    "CancelledError": lambda: _raise(asyncio.CancelledError())(),
     "StopIteration": lambda: _raise(StopIteration(1))(),
-    "beyond": lambda: _raise(Beyond("x"))(),
 }
 """Failures that are hard to tell: the attempt has failed, and the next try is the retry policy's affair."""
 
@@ -143,5 +140,8 @@ ENDS: dict[str, Callable[[], Any]] = {
 }
 """Outputs that are unpleasant and right."""
 
-ALL = LOST | BROKEN | FAILED | ENDS
+STARVED = "eats all"
+"""Not one byte is left, so nobody can say what breaks first: the task, the interpreter, or the process."""
+
+ALL = {STARVED: lambda: _eat(64)} | LOST | BROKEN | FAILED | ENDS
 FAILS_FIRST = "fails first"

@@ -150,9 +150,9 @@ def began(rig: Rig, nodes: Sequence[str], attempt: int) -> bool:
     return all((node, attempt) in starts for node in nodes)
 
 
-def starts_of(rig: Rig) -> Counter[str]:
+def starts_of(rig: Rig, load: Load) -> Counter[str]:
     """Node -> how often it started."""
-    return Counter(it.node for it in rig.ledger() if it.what == ledger.START)
+    return Counter(it.node for it in rig.ledger() if it.what == ledger.START and it.run == load.id)
 
 
 def unharmed(rig: Rig, verdict: Verdict) -> Verdict:
