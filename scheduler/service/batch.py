@@ -41,6 +41,7 @@ class Batch:
     Attributes:
         ready: (run, node) that became ready and are to be admitted.
         over: attempts that ended.
+        still: attempts whose lease was found to have ended -> their state then; a claim since then counts more.
         ended: runs that ended.
         reopened: ended runs that go on.
         sent: attempts that go out with this batch.
@@ -54,6 +55,7 @@ class Batch:
         self.pages: dict[str, Pages] = {}
         self.ready: list[tuple[Run, int]] = []
         self.over: list[str] = []
+        self.still: dict[str, str] = {}
         self.ended: list[Run] = []
         self.reopened: list[Run] = []
         self.sent: list[str] = []
@@ -165,6 +167,8 @@ class Batch:
                 moves = json.dumps(page.log[at : at + LOG_PAGE], ensure_ascii=False, separators=(",", ":"))
                 commit.log(page_id, moves.encode("utf-8", "replace"))
         commit.over(self.over)
+        if self.still:
+            commit.still(self.still)
         commit.out(self.states, self.deadlines)
         commit.timers(self.timers, self.timers_done)
         for attempt in self.blobs:

@@ -288,6 +288,7 @@ class Intake:
             )
             self._counts["leases ended"] += 1
             if self._apply(held, batch, run, event, id_):
+                batch.still[id_] = state
                 return
         batch.over.append(id_)
         self._dispatch.landed(held, id_)

@@ -17,7 +17,7 @@ from collections import Counter
 
 from ..errors import StoreTooNew, StoreUnreachable
 from ..settings import Settings, redacted
-from ..store.commits import Commit, send_commits
+from ..store.commits import Commit, Overtaken, send_commits
 from ..store.connection import BLOCK_SECONDS, UNREACHABLE, connect
 from ..store.inboxes import Entry, Inboxes
 from ..store.owners import Owners
@@ -98,6 +98,9 @@ class Scheduler:
                 raise
             except UNREACHABLE as lost:
                 log.warning("%s does not answer (%s)", redacted(self._url), type(lost).__name__)
+            except Overtaken:
+                self.counts["overtaken"] += 1
+                log.info("an attempt was claimed as its time ran out; everything is loaded again")
             except Exception:
                 self.counts["crashes"] += 1
                 log.exception("the loop stumbled; everything is loaded again")

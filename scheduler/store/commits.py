@@ -26,6 +26,13 @@ Write = tuple[str, str, Sequence[Part]]
 """Command, key, arguments."""
 
 
+class Overtaken(Exception):
+    """A worker has claimed an attempt between the look that found it lost and the commit that says so.
+
+    Nothing of that commit was applied. What is in memory is to be forgotten and loaded again: the claim counts.
+    """
+
+
 class Commit:
     """What one batch changes in one shard. Methods only gather; `calls` gives what is to be sent.
 
@@ -67,6 +74,12 @@ class Commit:
         """Attempts that go out: id -> state, and id -> instant by which a worker must have claimed it."""
         _add(self._first, "HSET", self.keys.attempts, [part for pair in attempts.items() for part in pair])
         _add(self._first, "ZADD", self.keys.leases, [part for id_, at in deadline_ms.items() for part in (at, id_)])
+
+    def still(self, attempts: Mapping[str, str]) -> None:
+        """Attempts (id -> state) that must be as the decision found them; comes before everything else."""
+        writes: list[Write] = []
+        _add(writes, "STILL", self.keys.attempts, [part for pair in attempts.items() for part in pair])
+        self._first[:0] = writes
 
     def over(self, attempts: Sequence[str]) -> None:
         """Attempts that are over: claims and renewals of them are refused from now on."""
@@ -157,7 +170,7 @@ def send_commits(client: Redis, commits: Sequence[Commit]) -> list[int]:
         are missing (`Commit.rewound`). What such a shard has in memory is to be forgotten.
 
     Raises:
-        redis.exceptions.RedisError: not all of them may have been applied; forget and load again.
+        Overtaken, redis.exceptions.RedisError: not all of them may have been applied; forget and load again.
     """
     calls = [(commit, keys, arguments) for commit in commits for keys, arguments in commit.calls()]
     if len(calls) == 1:
@@ -165,6 +178,8 @@ def send_commits(client: Redis, commits: Sequence[Commit]) -> list[int]:
         answers: list[Any] = [COMMIT(client, keys, arguments)]
     else:
         answers = _pipelined(client, calls)
+    if b"overtaken" in answers:
+        raise Overtaken
     refused = set()
     for (commit, _, _), answer in zip(calls, answers, strict=True):
         if answer != b"committed":

@@ -9,7 +9,7 @@ import pytest
 from redis.exceptions import RedisError, ResponseError
 
 from scheduler.store import commits
-from scheduler.store.commits import NODES_PER_CALL, Commit, send_commits
+from scheduler.store.commits import NODES_PER_CALL, Commit, Overtaken, send_commits
 from scheduler.store.keys import Keys, ShardKeys
 from scheduler.store.scripts import COMMIT, FENCE
 from scheduler.wire import RunId
@@ -119,6 +119,31 @@ def test_a_commit_is_checked_before_its_first_write(
     with pytest.raises(ResponseError, match=says):
         send_commits(client, [commit])
     assert dump(client) == before
+    client.flushall()
+
+
+@pytest.mark.parametrize("found", ["c|c|1|1|0|0|token|w", None])
+def test_a_commit_about_a_lost_attempt_is_overtaken_by_its_claim(client: Any, found: str | None) -> None:
+    """What a decision rested on is compared first; when it is no longer so, nothing is written."""
+    keys = shard(client)
+    client.hset(keys.attempts, mapping={"lost": "s|c|1|1", "other": "s|c|1|1"})
+    commit = Commit(keys, 3)
+    commit.timers({f"{RUN} x": 5}, [])
+    commit.over(["lost"])
+    commit.still({"other": "s|c|1|1", "lost": "s|c|1|1"})
+    if found is None:
+        client.hdel(keys.attempts, "lost")
+    else:
+        client.hset(keys.attempts, "lost", found)
+    before = dump(client)
+
+    with pytest.raises(Overtaken):
+        send_commits(client, [commit])
+    assert dump(client) == before
+
+    client.hset(keys.attempts, "lost", "s|c|1|1")
+    assert send_commits(client, [commit]) == []
+    assert client.hkeys(keys.attempts) == [b"other"]
     client.flushall()
 
 

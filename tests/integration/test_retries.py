@@ -238,3 +238,33 @@ def test_a_new_owner_sends_again_what_nobody_has_claimed(stage: Stage, worker: E
     assert [task.id for task in worker.refused] == [first.id]
     assert [task.id for task in worker.done] == [first.id, third.id]
     idle(stage)
+
+
+class ClaimedMeanwhile(MemoryTransport):
+    """A worker takes the message and claims it, just as the scheduler looks whether it still waits."""
+
+    def __init__(self, worker: Echo) -> None:
+        super().__init__()
+        self.worker = worker
+
+    def waiting(self, queue: str) -> frozenset[str] | None:
+        """Not any more."""
+        if not self.worker.done:
+            self.worker.take(tasks(self))
+        return frozenset()
+
+
+def test_a_claim_that_comes_as_an_attempt_is_given_up_counts(stage: Stage, worker: Echo) -> None:
+    """The scheduler found it overdue and unclaimed; before it could say so a worker began. Nothing runs twice."""
+    transport = ClaimedMeanwhile(worker)
+    graph = Graph("overtaken")
+    graph.add("echo", key="a")
+    with stage.scheduler(transport) as scheduler:
+        run = stage.submit(graph)
+        eventually(lambda: len(transport.sent) == 1)
+        stage.lease_ends(stage.attempt(run))
+        assert stage.ended(run) == ["succeeded"]
+        assert scheduler.counts["overtaken"] == 1
+    assert [task.attempt for task in worker.done] == [1]
+    assert len(transport.sent) == 1
+    idle(stage)

@@ -7,7 +7,8 @@
 --
 -- A state is "s|class|lease ms|timeout ms" (sent) or, claimed,
 -- "c|class|lease ms|timeout ms|claimed at|hard end|token|worker". The same token again is granted
--- again: a claim whose answer was lost is repeated without harm.
+-- again: a claim whose answer was lost is repeated without harm. Another one never is, not even when the lease has
+-- run out: an attempt begins once, and what comes after a lost one is the next attempt, which the scheduler numbers.
 local time = redis.call("TIME")
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local worker, token = ARGV[1], ARGV[2]
@@ -20,8 +21,7 @@ for i = 3, #ARGV do
   else
     local status, class, lease, timeout = string.match(state, "^(%a)|([^|]*)|(%d+)|(%d+)")
     local holder = string.match(state, "^c|[^|]*|%d+|%d+|%d+|%d+|([^|]*)|")
-    local held_until = redis.call("ZSCORE", KEYS[2], id)
-    if status == "c" and holder ~= token and held_until and tonumber(held_until) > now then
+    if status == "c" and holder ~= token then
       answers[i - 2] = {"held"}
     else
       local hard_end = now + tonumber(timeout)

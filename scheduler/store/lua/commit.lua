@@ -5,12 +5,14 @@
 -- KEYS[3…] the keys that the writes name, all of the same shard
 -- ARGV     token, number of commits that the caller expects or "", then for each write: command, number of its key
 --          in KEYS, count of arguments, arguments
--- Returns  "committed" | "fenced" | "rewound" (commits that the caller was promised are missing)      O(arguments)
+-- Returns  "committed" | "fenced" | "overtaken" | "rewound" (commits that the caller was promised are missing)
+--          O(arguments)
 --
--- Everything is checked before the first write, for Redis does not roll back.
+-- Everything is checked before the first write, for Redis does not roll back. A write "STILL" only checks: that fields
+-- of a hash are as the decision found them, else the commit is "overtaken".
 local allowed = {
   HSET = "hash", HDEL = "hash", ZADD = "zset", ZREM = "zset", XADD = "stream", XDEL = "stream",
-  RPUSH = "list", LTRIM = "list", PERSIST = "any", UNLINK = "any",
+  RPUSH = "list", LTRIM = "list", PERSIST = "any", UNLINK = "any", STILL = "hash",
 }
 if redis.call("GET", KEYS[1]) ~= ARGV[1] then return "fenced" end
 if ARGV[2] ~= "" then
@@ -28,13 +30,20 @@ while at <= #ARGV do
       return redis.error_reply("CELERIAC commit: " .. key .. " is a " .. found .. ", expected a " .. wants)
     end
   end
+  if command == "STILL" then
+    for i = at + 3, at + 2 + count, 2 do
+      if redis.call("HGET", key, ARGV[i]) ~= ARGV[i + 1] then return "overtaken" end
+    end
+  end
   at = at + 3 + count
 end
 redis.call("INCR", KEYS[2])
 at = 3
 while at <= #ARGV do
   local count = tonumber(ARGV[at + 2])
-  redis.call(ARGV[at], KEYS[tonumber(ARGV[at + 1])], unpack(ARGV, at + 3, at + 2 + count))
+  if ARGV[at] ~= "STILL" then
+    redis.call(ARGV[at], KEYS[tonumber(ARGV[at + 1])], unpack(ARGV, at + 3, at + 2 + count))
+  end
   at = at + 3 + count
 end
 return "committed"
