@@ -72,11 +72,11 @@ def _ask(installation: Installation, id_: str, worker: str, token: str) -> Claim
             return installation.attempts().claim([id_], worker, token)[0]
         except SoftTimeLimitExceeded:
             raise
-        except Exception as trouble:  # no answer: the same token again does no harm
+        except Exception as trouble:  # noqa: BLE001  no answer: the same token again does no harm
             patience = patience or Patience(installation.claim_wait_seconds)
             if not patience.wait():
                 log.warning("attempt %s could not be claimed: %r. The message goes back to the broker.", id_, trouble)
-                raise Reject(trouble, requeue=True) from trouble
+                raise Reject(repr(trouble), requeue=True) from None  # Celery logs what it came from, 50 lines of it
 
 
 def hand_over(it: Held, why: str) -> bool:

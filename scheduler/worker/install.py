@@ -23,6 +23,7 @@ from celery.exceptions import Ignore
 
 from ..errors import SettingsError
 from .adopt import adopt_all
+from .broker import come_back_soon
 from .claim import hand_over
 from .context import HELD, Held, is_attempt
 from .contracts import contracts_of
@@ -31,7 +32,7 @@ from .executor import register_all
 from .installation import Installation, installation_of, installed_on, new_start
 from .queues import Patience, declare_as_told
 from .report import Courier, end, tell
-from .survival import on_rejected
+from .survival import guard_channels, on_rejected
 from .tee import failure_of, tee_app
 
 _UID = "celeriac"
@@ -126,6 +127,8 @@ def _on_worker_init(sender: Any, **_: Any) -> None:
     installation.interval()
     sender.app.finalize()
     adopt_all(installation)
+    guard_channels()
+    come_back_soon(sender.app)
     new_start()
     declare_as_told(sender.app)
     installation.courier = Courier(installation)

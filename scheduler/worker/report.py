@@ -89,7 +89,7 @@ def deliver(held: Held, report: Report, output: bytes | None, put_aside: bytes |
             attempts.report([(report, output)])
             held.settled = True
             return
-        except Exception as trouble:  # whatever kept it from Redis, a soft time limit included: the ending stands
+        except Exception as trouble:  # noqa: BLE001  whatever kept it from Redis, a soft time limit included: the ending stands
             if patience is None:
                 patience = Patience(held.lease_ms * 0.0008)
             if not patience.wait():

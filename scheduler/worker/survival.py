@@ -1,4 +1,4 @@
-"""Guards that keep a worker alive: against malformed messages, and against a task that ran out of memory.
+"""Guards that keep a worker alive: against malformed messages, a task that ran out of memory, a broker that was killed.
 
 They act on any message, since a malformed one cannot be known as ours; a message that Celery can read
 takes exactly Celery's way. What would have killed the worker (and the next one, for the message goes back)
@@ -112,6 +112,30 @@ def _tell(app: Any, message: Any, problem: BaseException | None) -> None:
 def on_rejected(sender: Any, message: Any, exc: BaseException | None, **_: Any) -> None:
     """Celery signal task_rejected: a message that never became a request."""
     _tell(sender.app, message, exc)
+
+
+def guard_channels() -> None:
+    """Let kombu's Redis channels say what they are after their connection was given up: without one.
+
+    Celery gives a lost connection up and then closes its channels. One that still has messages to put back looks for
+    an address that is gone; its AttributeError is no error of a connection, so it ended the worker: seen at every third
+    kill -9 of a Redis under load.
+    """
+    try:
+        from kombu.transport.redis import Channel
+    except ImportError:  # this worker's broker is another one
+        return
+    own = Channel._connparams
+    if getattr(own, "celeriac", False):
+        return
+
+    def connparams(channel: Any, *args: Any, **kwargs: Any) -> Any:
+        if getattr(channel.connection, "client", None) is None:
+            raise ConnectionResetError("the connection of this channel to the broker was given up")
+        return own(channel, *args, **kwargs)
+
+    connparams.celeriac = True  # type: ignore[attr-defined]  # said to ourselves, so that it is laid over once
+    Channel._connparams = connparams
 
 
 class _Guarded:

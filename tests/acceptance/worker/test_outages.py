@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -91,26 +92,26 @@ def test_a_claim_waits_for_redis(store: str, outage: Outage, start: Start) -> No
 
 
 @pytest.mark.parametrize("outage", ["killed"], indirect=True)
-def test_a_report_that_cannot_be_made_gives_the_message_back(store: str, outage: Outage, start: Start) -> None:
-    """Beyond the lease the message returns to the broker, and its next delivery runs or the lease runs out.
-
-    Which of the two depends on who comes first when Redis is back. Either way the node is not forgotten.
-    """
-    worker = start("returns", CELERIAC_REDIS_URL=outage.url)
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_report_that_cannot_be_made_leaves_the_attempt_to_its_lease(
+    store: str, outage: Outage, start: Start, pool: str
+) -> None:
+    """Nearly a lease later the worker is done with it, and renews it no more: so it is missed, and soon."""
+    worker = start(f"gives-up-{pool}", "-P", pool, "-c", "2", CELERIAC_REDIS_URL=outage.url)
     sender, state = Post(store, worker.queue), Post(outage.url, worker.queue)
     id_ = state.seed(lease_ms=1500)
     sender.send("sample.sleeps", 0.3, id_=id_)
     started(worker, id_)
     outage.begin()
     try:
-        until(lambda: "The message goes back to the broker" in worker.text(), "the message given back")
+        until(lambda: "Its lease will run out" in worker.text(), "the report given up")
     finally:
         outage.end()
-    until(
-        lambda: state.told(id_) or state.client.zscore(state.keys.leases, id_) / 1000 < time.time(),
-        "a report, or the end of the lease",
-    )
-    assert all(it.output == "slept" for it in state.told(id_))
+    until(lambda: "Redis answers again" in worker.text(), "a beat")
+    began = time.time()
+    until(lambda: time.time() > began + 3, "two leases, in which heartbeats come")
+    assert state.client.zscore(state.keys.leases, id_) / 1000 < time.time()
+    assert not state.told(id_)
     assert worker.alive()
 
 
@@ -140,3 +141,17 @@ def test_a_failing_result_backend_is_no_failure(store: str, start: Start, tmp_pa
     assert post.wait(bad).short == ("failed", "transient", "ValueError")
     assert post.wait(dead, 30).short == ("lost", "lost", "WorkerLostError")
     assert worker.alive()
+
+
+@pytest.mark.parametrize("outage", ["killed"], indirect=True)
+def test_a_worker_comes_back_to_its_broker_soon(outage: Outage, start: Start) -> None:
+    """Between two tries it waits for five seconds at most, however long the broker has been away."""
+    worker = start("soon", url=outage.url)
+    outage.begin()
+    try:
+        until(lambda: worker.text().count("Cannot connect to redis") > 2, "three tries in vain")
+        said = re.findall(r"Trying again in ([0-9.]+) seconds", worker.text())
+    finally:
+        outage.end()
+    assert max(map(float, said)) == 5.0
+    until(lambda: "Connected to redis" in worker.text().rpartition("Cannot connect")[2], "the connection", 10)
