@@ -263,11 +263,11 @@ def submit_unheard(rig: Rig, lost: dict[str, int]) -> tuple[list[Load], list[str
         plan, key = random_plan(rig.random, rig.nodes), f"graph-{number}"
         loss = proxy.cutreply(4 if number == 0 else 1, SUBMIT.sha.encode())
         try:
-            load = submit(client, plan, 300, key)
+            load = submit(client, plan, 300, key=key)
         except StoreUnreachable:
-            load = submit(client, plan, 300, key)
+            load = submit(client, plan, 300, key=key)
         lost["submit"] += loss.cut
-        if submit(client, plan, 300, key).id != load.id:
+        if submit(client, plan, 300, key=key).id != load.id:
             wrong.append(f"a repeated submit of {key} made another run")
         loads.append(load)
     if len(client.runs()) != len(loads):
