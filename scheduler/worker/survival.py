@@ -122,10 +122,10 @@ def guard_channels() -> None:
     kill -9 of a Redis under load.
     """
     try:
-        from kombu.transport.redis import Channel
+        channels: Any = symbol_by_name("kombu.transport.redis:Channel")
     except ImportError:  # this worker's broker is another one
         return
-    own = Channel._connparams
+    own = channels._connparams
     if getattr(own, "celeriac", False):
         return
 
@@ -135,7 +135,7 @@ def guard_channels() -> None:
         return own(channel, *args, **kwargs)
 
     connparams.celeriac = True  # type: ignore[attr-defined]  # said to ourselves, so that it is laid over once
-    Channel._connparams = connparams
+    channels._connparams = connparams
 
 
 class _Guarded:
