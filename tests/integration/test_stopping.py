@@ -85,7 +85,7 @@ def test_a_cancellation_of_what_is_over_or_unknown_changes_nothing(stage: Stage,
         eventually(stage.quiet)
         after = dump(stage.client)
     changed = {key for key in before | after if before.get(key) != after.get(key)}
-    assert all(key.endswith((b":inbox", b":owners", b":schedulers")) for key in changed)
+    assert all(key.endswith((b":inbox", b":owners", b":schedulers", b":commits")) for key in changed)
 
 
 def test_a_reason_that_is_no_text_does_not_stop_the_loop(stage: Stage, memory: MemoryTransport) -> None:
