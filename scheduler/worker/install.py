@@ -32,7 +32,7 @@ from .executor import register_all
 from .installation import Installation, installation_of, installed_on, new_start
 from .queues import Patience, declare_as_told
 from .report import Courier, end, tell
-from .survival import guard_channels, on_rejected
+from .survival import guard_channels, guard_pool, on_rejected
 from .tee import failure_of, tee_app
 
 _UID = "celeriac"
@@ -128,6 +128,7 @@ def _on_worker_init(sender: Any, **_: Any) -> None:
     sender.app.finalize()
     adopt_all(installation)
     guard_channels()
+    guard_pool()
     come_back_soon(sender.app)
     new_start()
     declare_as_told(sender.app)

@@ -138,6 +138,29 @@ def guard_channels() -> None:
     channels._connparams = connparams
 
 
+LOOK_AGAIN_SECONDS = (0.05, 0.5)
+
+
+def guard_pool() -> None:
+    """Let the prefork pool look again for a process that has just died.
+
+    A dying process closes its pipe a moment before it can be collected. Celery looks when the pipe closes, and when
+    it looked too early only five seconds later: so long its attempt seemed to go on.
+    """
+    pool: Any = symbol_by_name("celery.concurrency.asynpool:AsynPool")
+    own = pool._event_process_exit
+    if getattr(own, "celeriac", False):
+        return
+
+    def event_process_exit(self: Any, hub: Any, process: Any) -> None:
+        own(self, hub, process)
+        for seconds in LOOK_AGAIN_SECONDS:
+            hub.call_later(seconds, self.maintain_pool)
+
+    event_process_exit.celeriac = True  # type: ignore[attr-defined]  # as above
+    pool._event_process_exit = event_process_exit
+
+
 class _Guarded:
     """What is laid over a task's Request class."""
 
