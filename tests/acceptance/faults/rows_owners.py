@@ -19,6 +19,8 @@ def paused(rigs: RigFactory, seed: int) -> Verdict:
         rig.start_all()
         loads = rig.submit_base()
         for turn in range(PAUSES):
+            if all(it.done for it in loads):
+                break
             name = rig.schedulers[turn % len(rig.schedulers)]
             _await_work(rig)
             rig.freeze(name)
@@ -27,7 +29,7 @@ def paused(rigs: RigFactory, seed: int) -> Verdict:
             rig.thaw(name)
             eventually(lambda: _owners(rig) == 2 or all(it.done for it in loads), "both own shards again", 20)
         rig.wait(loads, 60)
-        verdict = rig.judge(loads, most_duplicates=0, settle_seconds=10)
+        verdict = rig.judge(loads, most_duplicates=0, settle_seconds=5)
         verdict.facts["commits refused"] = sum(rig.says(it).count("a commit was refused") for it in rig.schedulers)
         return unharmed(rig, verdict)
 
