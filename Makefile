@@ -5,7 +5,7 @@ STAMP := $(VENV)/installed
 BIN   := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench up test-matrix clean
+.PHONY: help demo test check bench faults soak up test-matrix clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -37,6 +37,12 @@ test-matrix: ## all tests on Celery 5.6 and 5.7, each in an environment of its o
 
 bench: $(STAMP) ## the benchmarks; JSON=FILE writes the figures too
 	$(BIN)/python -m tests.bench $(if $(JSON),--json $(JSON))
+
+faults: $(STAMP) ## the fault table; ROWS=1,4-6 SEEDS=1-5 JSON=FILE
+	$(BIN)/python -m tests.acceptance.faults $(if $(ROWS),--rows $(ROWS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
+
+soak: $(STAMP) ## everything is killed for MINUTES=60, and memory must stay flat; JSON=FILE SEEDS=1
+	$(BIN)/python -m tests.acceptance.faults.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEEDS),--seed $(SEEDS)) $(if $(JSON),--json $(JSON))
 
 clean: ## remove environments, caches, builds and the data of local runs
 	rm -rf .venv* .celeriac build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

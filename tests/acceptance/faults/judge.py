@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -52,7 +53,8 @@ def judge(
     verdict = Verdict()
     for load in loads:
         if load.error is not None or not load.done or load.state is None:
-            verdict.violations.append(f"run {load.id}: its client was not told of the end: {load.error!r}")
+            waits = Counter(it.why for it in client.run(load.id).nodes() if it.why).most_common(2)
+            verdict.violations.append(f"run {load.id}: its client was not told of the end: {load.error!r}; now {waits}")
     verdict.violations += _left_over(look, settle_seconds)
     lines: dict[str, list[ledger.Line]] = {}
     for line in written:
@@ -94,7 +96,8 @@ def account_of(client: Client, load: Load) -> Account:
     for event in handle.events(follow=False):
         if event.node is not None and event.move in ENDINGS:
             outcomes.setdefault(event.node, []).append(ENDINGS[event.move])
-    return Account(str(handle.state), nodes, outcomes, handle.results(10))
+    outputs = handle.results(10) if handle.ready() else {}
+    return Account(str(handle.state), nodes, outcomes, outputs)
 
 
 ENDINGS = {

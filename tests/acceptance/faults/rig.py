@@ -52,12 +52,12 @@ class Rig:
         redis_options: further words of redis-server's command line.
         settings: further environment, such as CELERIAC_SHARDS.
         app: import path of the workers' Celery app.
+        nodes: of each graph of the base load.
 
     Attributes:
         random: what rows draw from.
         processes: by name; those that were killed too, until they are started again.
         kills: every kill so far.
-        nodes: of each graph of the base load.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Rig:
             proxy.start()
 
     def await_workers(self, count: int) -> None:
-        """Returns when so many workers have announced themselves."""
+        """Wait until so many workers have announced themselves."""
         eventually(lambda: self.look().hlen(Keys().workers) >= count, f"{count} workers are there", 90)
 
     # -- processes ----------------------------------------------------------------------------------
@@ -242,9 +242,8 @@ class Rig:
 
     def look(self) -> Redis:
         """A direct connection of the test, for planting damage and reading."""
-        if self._look is None:
-            self._look = connect(self.redis.url)
-        found: Redis = self._look
+        found: Redis = self._look or connect(self.redis.url)
+        self._look = found
         return found
 
     def ledger(self) -> list[ledger.Line]:
@@ -253,8 +252,7 @@ class Rig:
 
     def says(self, name: str) -> str:
         """The log of a process so far."""
-        path = self.directory / f"{name}.log"
-        return path.read_text(errors="replace") if path.exists() else ""
+        return (self.directory / f"{name}.log").read_text(errors="replace")
 
     # -- the base load --------------------------------------------------------------------------------
 
@@ -271,9 +269,8 @@ class Rig:
     def wait(self, loads: Sequence[Load], seconds: float) -> None:
         """Returns when every run has ended, or the time is up: then `judge` says which has not."""
         until = time.monotonic() + seconds
-        for load in loads:
-            if load.waiter is not None:
-                load.waiter.join(max(0.0, until - time.monotonic()))
+        for waiter in (load.waiter for load in loads if load.waiter is not None):
+            waiter.join(max(0.0, until - time.monotonic()))
 
     def judge(
         self,
