@@ -55,7 +55,7 @@ def judge(
         if load.error is not None or not load.done or load.state is None:
             waits = Counter(it.why for it in client.run(load.id).nodes() if it.why).most_common(2)
             verdict.violations.append(f"run {load.id}: its client was not told of the end: {load.error!r}; now {waits}")
-    verdict.violations += _left_over(look, settle_seconds)
+    verdict.violations += left_over(look, settle_seconds)
     lines: dict[str, list[ledger.Line]] = {}
     for line in written:
         lines.setdefault(line.run, []).append(line)
@@ -109,7 +109,7 @@ ENDINGS = {
 }
 
 
-def _left_over(look: Redis, seconds: float) -> Iterator[str]:
+def left_over(look: Redis, seconds: float) -> Iterator[str]:
     """What is wrong with the store once all is done: anything left in inboxes, outboxes, leases, timers."""
     until = time.monotonic() + seconds
     while True:
