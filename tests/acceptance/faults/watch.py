@@ -23,31 +23,34 @@ def connections(pid: int, port: int) -> set[int]:
     return {it.laddr.port for it in found if it.raddr and it.raddr.port == port}
 
 
-def reconnected(
-    links: Mapping[str, tuple[int, int]],
-    act: Callable[[], object],
-    seconds: float,
-    meanwhile: Callable[[], object] = lambda: None,
-) -> dict[str, float]:
-    """Do something to the network and watch who connects anew.
+Links = Mapping[str, tuple[int, int]]
+"""A name -> (pid, port that it is connected to)."""
 
-    Args:
-        links: a name -> (pid, port it is connected to).
-        act: what is done.
-        seconds: how long to watch at most.
-        meanwhile: done at every look.
+
+def given_up(links: Links, act: Callable[[], object], seconds: float) -> dict[str, float]:
+    """Do something to the network, and watch for at most so long who gives a connection up that it had.
 
     Returns:
-        Name -> seconds until it had a new connection; nothing for those that had none.
+        Name -> seconds until then; nothing for those that kept all.
     """
+    return _watched(links, act, seconds, lambda before, now: bool(before - now))
+
+
+def reconnected(links: Links, act: Callable[[], object], seconds: float) -> dict[str, float]:
+    """The same for those who connect anew."""
+    return _watched(links, act, seconds, lambda before, now: bool(now - before))
+
+
+def _watched(
+    links: Links, act: Callable[[], object], seconds: float, seen: Callable[[set[int], set[int]], bool]
+) -> dict[str, float]:
     before = {name: connections(*link) for name, link in links.items()}
     act()
     began = time.monotonic()
     found: dict[str, float] = {}
     while time.monotonic() < began + seconds and len(found) < len(links):
-        meanwhile()
         for name in links.keys() - found.keys():
-            if connections(*links[name]) - before[name]:
+            if seen(before[name], connections(*links[name])):
                 found[name] = round(time.monotonic() - began, 1)
         time.sleep(0.1)  # between two looks
     return found
