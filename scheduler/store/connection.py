@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-SOCKET_TIMEOUT_SECONDS = 10.0
+SOCKET_TIMEOUT_SECONDS = 8.0
 """A silent connection is dropped after this; blocking reads ask for less (BLOCK_SECONDS)."""
 BLOCK_SECONDS = 5.0
 
