@@ -72,7 +72,11 @@ def row_8(rigs: RigFactory, seed: int) -> Verdict:
             verdict.must(load.state is None, f"run {load.id}: its client was told {load.state}, and all was lost")
             told = isinstance(load.error, StoreError | RunNotFound)
             verdict.must(told, f"run {load.id}: its client was told {load.error!r}")
-        said = [name for name in rig.schedulers if SAID.search(rig.says(name))]
+        until = time.monotonic() + TOLD_SECONDS / 3
+        while (
+            not (said := [name for name in rig.schedulers if SAID.search(rig.says(name))]) and time.monotonic() < until
+        ):
+            time.sleep(0.1)  # between two looks
         verdict.must(bool(said), "no scheduler said that the store had lost what it had acknowledged")
         rig.await_workers(len(rig.workers))
         known = {it.id for it in rig.client().runs()}

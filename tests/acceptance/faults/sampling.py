@@ -63,8 +63,9 @@ class Samples:
             return
         self._add("Redis RSS", seconds, float(info["used_memory_rss"]))
         self._add("Redis used", seconds, float(info["used_memory"]))
+        empty = self.points["Redis used"][0][1]  # before the first run
         if kept_nodes:
-            self._add("Redis used per kept node", seconds, info["used_memory"] / kept_nodes)
+            self._add("Redis used per kept node", seconds, (info["used_memory"] - empty) / kept_nodes)
 
     def last(self, name: str) -> float:
         """The newest value, 0 when there is none."""

@@ -68,11 +68,10 @@ class Soak:
     def turn(self) -> bool:
         """Judge what has ended, submit anew, look at memory. Never enough."""
         now = time.monotonic() - self._began
-        self._read()
         try:
             for name, loads in self.live.items():
                 for load in [it for it in loads if it.done]:
-                    self.judge(load)
+                    self.judge(load)  # raises while Redis is away, and then has changed nothing
                     loads.remove(load)
                 if len(loads) < LIVE[name]:
                     self._submit(name)
@@ -90,16 +89,17 @@ class Soak:
         """No more kills and no more runs: what is on its way ends, and nothing is left over."""
         every = [load for loads in self.live.values() for load in loads]
         self.rig.wait(every, seconds)
-        self._read()
         for load in every:
             self.judge(load)
         self.violations += left_over(self.rig.look(), 60)
 
     def judge(self, load: Load) -> None:
         """Compare graph, ledger and account of a run that has ended."""
+        self._read()
+        account = account_of(self.client, load)
         if load.state is None:
             self.violations.append(f"run {load.id}: its client was not told of the end: {load.error!r}")
-        found = check(load.plan, self._lines.pop(load.id, []), account_of(self.client, load))
+        found = check(load.plan, self._lines.pop(load.id, []), account)
         self._judged.add(load.id)
         self.violations += [f"run {load.id}: {it}" for it in found.violations]
         self.runs += 1
@@ -161,6 +161,7 @@ def run(minutes: float, seed: int, directory: Path) -> dict[str, Any]:
         rig.worker("h1", "heavy")
         rig.await_workers(len(rig.workers) + 1)
         soak = Soak(rig, retention)
+        soak.samples.take(rig, 0.0, 0)
         targets = [*rig.schedulers, *rig.workers, "h1", CHILD + "h1", REDIS]
         killer = Killer(rig, targets, every=(4, 15), down=(0, 3), at_once=3)
         killer.until(soak.turn, minutes * 60)
