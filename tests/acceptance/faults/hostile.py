@@ -205,7 +205,8 @@ class Doubler:
         self._queues = {queue.encode() for queue in queues}
         self._inboxes = inboxes
         self._own: Counter[tuple[bytes, ...]] = Counter()
-        self._over = threading.Event()
+        self._over, self._caught_up = threading.Event(), threading.Event()
+        self._mark = f"so far {id(self)}"
         self._trouble: BaseException | None = None
         self._connection: Any = None
         self._thread = threading.Thread(target=self._run, name="doubler", daemon=True)
@@ -226,6 +227,13 @@ class Doubler:
         if self._trouble is not None:
             raise self._trouble
 
+    def catch_up(self, seconds: float = 60.0) -> None:
+        """Returns when all that was sent so far has come a second time."""
+        self._caught_up.clear()
+        self.client.execute_command("ECHO", self._mark)
+        if not self._caught_up.wait(seconds):
+            raise AssertionError(f"not within {seconds} s: everything came twice")
+
     def _run(self) -> None:
         try:
             for words in self._commands():
@@ -239,6 +247,8 @@ class Doubler:
                 yield words_of(self._connection.read_response(disable_decoding=True))
 
     def _double(self, words: list[bytes]) -> None:
+        if words == [b"ECHO", self._mark.encode()]:
+            self._caught_up.set()
         if len(words) < 3:
             return
         command, key = words[0].upper(), words[1]
