@@ -8,6 +8,7 @@ becomes InvalidTaskError, which Celery rejects. Measured: research/reliability.m
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Any
 
 from celery.exceptions import InvalidTaskError, Terminated, TimeLimitExceeded, WorkerLostError
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 ABANDONED = "the worker stopped before the task had ended"
 refused: dict[str, int] = {}
 """Claims refused in this worker since its start, by verdict; the heartbeat announces them."""
+_counting = threading.Lock()
+"""In a pool of threads, several may be refused at one time."""
 
 
 def guard(task: Any) -> None:
@@ -180,7 +183,8 @@ class _Guarded:
         exc = getattr(exc_info.exception, "exc", exc_info.exception)
         if isinstance(exc, AttemptRefused):
             verdict = str(exc)
-            refused[verdict] = refused.get(verdict, 0) + 1
+            with _counting:
+                refused[verdict] = refused.get(verdict, 0) + 1
         elif state.should_terminate and isinstance(exc, WorkerLostError | Terminated | SystemExit):
             self._tell(lost("WorkerShutdown", ABANDONED))  # in a cold shutdown Celery keeps quiet about these
         try:
