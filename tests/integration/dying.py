@@ -3,8 +3,11 @@
 The product knows nothing of this: the transport and `send_commits` are wrapped here.
 
     url, namespace, shards, lease   as in Settings
-    dies       "before a commit" | "within a commit" | "after a commit" | "after publishing" | "never"
-    nth        at which commit, or which publication, counted from 1
+    dies       "before a commit" | "within a commit" | "after a commit" | "after publishing" | "never"; of retention:
+               "reading" | "before renaming" | "archived" | "before removal" | "after removal" | "within sweep" |
+               "before the last"
+    nth        at which commit, publication, or instant of that name, counted from 1
+    retention  settings of ended runs, see settings_for
     counts     a file: what the scheduler counted, written at a clean exit
 """
 
@@ -14,17 +17,19 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from redis import Redis
 
-from scheduler.service import dispatch, intake, loop
+from scheduler.archive import places
+from scheduler.service import dispatch, intake, loop, retention
 from scheduler.service.loop import Scheduler
 from scheduler.service.transport import Outgoing, RedisTransport
-from scheduler.store import commits
+from scheduler.store import commits, ended, scripts
 from scheduler.store.commits import Commit, send_commits
+from scheduler.store.ended import EndedRuns
 from scheduler.store.scripts import COMMIT
 from tests.integration.stage import settings_for
 
@@ -56,6 +61,45 @@ class Death:
         self.at("after a commit")
         return refused
 
+    def lie_in_wait(self) -> None:
+        """At the instants of retention."""
+        pieces, write, forget, sweep, fsync = (
+            EndedRuns.pieces,
+            places.Folder.write,
+            ended.forget,
+            scripts.SWEEP,
+            os.fsync,
+        )
+
+        def reading(*given: Any) -> Iterator[Any]:
+            for piece in pieces(*given):
+                self.at("reading")
+                yield piece
+
+        def fsynced(number: int) -> None:
+            self.at("before renaming")
+            fsync(number)
+
+        def written(*given: Any) -> None:
+            write(*given)
+            self.at("archived")
+
+        def forgotten(*given: Any) -> list[str]:
+            self.at("before removal")
+            answers = forget(*given)
+            self.at("after removal")
+            return answers
+
+        def swept(client: Redis, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+            self.at("within sweep" if len(keys) > 2 else "before the last")
+            return sweep(client, keys, arguments)
+
+        EndedRuns.pieces = reading  # type: ignore[method-assign, assignment]
+        places.Folder.write = written  # type: ignore[method-assign, assignment]
+        retention.forget = forgotten  # type: ignore[attr-defined, assignment]
+        ended.SWEEP = swept  # type: ignore[attr-defined, assignment]
+        os.fsync = fsynced  # type: ignore[assignment]
+
 
 class Mortal(RedisTransport):
     """The Redis transport, with death after a publication."""
@@ -73,10 +117,15 @@ class Mortal(RedisTransport):
 def main(given: dict[str, Any]) -> None:
     """Run until killed or asked to stop."""
     settings = settings_for(
-        given["url"], namespace=given["namespace"], shards=given["shards"], shard_lease_seconds=given["lease"]
+        given["url"],
+        namespace=given["namespace"],
+        shards=given["shards"],
+        shard_lease_seconds=given["lease"],
+        retention=given.get("retention"),
     )
     death = Death(given["dies"], given["nth"])
     loop.send_commits = death.send_commits  # type: ignore[attr-defined, assignment]
+    death.lie_in_wait()
     for room in (dispatch, intake):
         room.CHECK_MS = 50  # type: ignore[attr-defined]
     scheduler = Scheduler(settings, Mortal(settings, death))
