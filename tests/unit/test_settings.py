@@ -170,6 +170,48 @@ def test_a_boolean_is_no_number(tmp_path: Path, field: str) -> None:
         Settings.load()
 
 
+# --- retention ----------------------------------------------------------------------------------------------
+
+
+def test_ended_runs_of_an_embedded_redis_have_an_archive_beside_it(tmp_path: Path) -> None:
+    """Elsewhere nobody knows a good place, so ended runs stay until one is named."""
+    assert Settings.load().archive == str(tmp_path / ".celeriac" / "archive")
+    assert Settings.load(data_dir=tmp_path / "d").archive == str(tmp_path / "d" / "archive")
+    assert Settings.load(redis_url="redis://host/0").archive is None
+    assert Settings.load(redis_url="redis://host/0", archive_url="s3://b/p").archive == "s3://b/p"
+    assert Settings.load(archive_url="none").archive == "none"
+
+
+def test_never_is_a_word_where_a_time_or_a_budget_may_have_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither TOML nor the environment can say None."""
+    settings = Settings.load()
+    assert (settings.retention_seconds, settings.retention_bytes) == (7 * 86_400, None)
+    monkeypatch.setenv("CELERIAC_RETENTION_SECONDS", "never")
+    monkeypatch.setenv("CELERIAC_RETENTION_BYTES", "1000000")
+    settings = Settings.load()
+    assert (settings.retention_seconds, settings.retention_bytes) == (None, 1_000_000)
+    monkeypatch.setenv("CELERIAC_RETENTION_SECONDS", "0")
+    assert Settings.load().retention_seconds == 0
+    for wrong in ("-1", "soon", "inf", "nan"):
+        monkeypatch.setenv("CELERIAC_RETENTION_SECONDS", wrong)
+        with pytest.raises(SettingsError, match="CELERIAC_RETENTION_SECONDS"):
+            Settings.load()
+
+
+def test_an_archive_in_a_file_is_relative_to_the_file_and_a_url_is_not(tmp_path: Path) -> None:
+    """As every path of a file is."""
+    path = tmp_path / "etc" / "my.toml"
+    path.parent.mkdir()
+    for written, found in (("old", str(path.parent / "old")), ("s3://b/p", "s3://b/p"), ("none", "none")):
+        path.write_text(f'archive_url = "{written}"\n', encoding="utf-8")
+        assert Settings.load(path).archive == found
+
+
+def test_the_archive_s_url_is_shown_without_its_password() -> None:
+    """As the others are."""
+    assert "s3cret" not in repr(Settings.load(archive_url="sftp://me:s3cret@host/p"))
+
+
 # --- passwords ----------------------------------------------------------------------------------------------
 
 
