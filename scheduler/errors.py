@@ -479,12 +479,18 @@ class NodeWithoutOutput(RunError):
 
 
 class RunNotFound(RunError, LookupError):
-    """There is no such run here."""
+    """There is no such run here.
 
-    def __init__(self, run: str) -> None:
+    Attributes:
+        place: where ended runs are archived, when that is known and was not looked at.
+    """
+
+    def __init__(self, run: str, place: str | None = None) -> None:
+        self.place = place
+        there = f" Ended runs go to {escaped(place, 300)}: set CELERIAC_ARCHIVE_URL to look there too." if place else ""
         super().__init__(
             f"there is no run {shown(run)} in this store: the id is wrong, another Redis or namespace is meant, or "
-            "the run ended long ago and was removed. `celeriac runs ls` lists what is here.",
+            f"the run ended long ago and was removed. `celeriac runs ls` lists what is here.{there}",
             run=run,
         )
 
@@ -510,10 +516,9 @@ class RunArchived(RunNotFound):
     """
 
     def __init__(self, run: str, place: str | None = None, what: str = "") -> None:
-        self.place = place
         self.what = what
         where = "thrown away" if place == "none" else f"archived to {escaped(place, 300)}" if place else "archived"
-        super().__init__(run)
+        super().__init__(run, place)
         remedy = _sentence(what) if what else "Set CELERIAC_ARCHIVE_URL to read it from there."
         self.args = (f"run {escaped(run, 64)} has ended, was {where} and removed from Redis. {remedy}",)
 

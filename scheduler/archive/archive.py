@@ -120,7 +120,8 @@ def archived_run(runs: Runs, url: str | None, run: RunId) -> Shelf:
     if runs.remembered(run):
         what = "" if archive is None else f"It is not in {escaped(archive.place.shown, 200)}, which is named here"
         raise RunArchived(run, runs.archive_place(), what)
-    raise RunNotFound(run)
+    place = runs.archive_place() if archive is None else None
+    raise RunNotFound(run, None if place == NOWHERE else place)
 
 
 def name_of(run: str) -> str:

@@ -8,6 +8,7 @@ shard was gained. It gives way to the loop after every line that it writes, and 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -162,7 +163,7 @@ class Archivist:
             runs: Runs = connect_runs(connect(self._url), self._settings.namespace, self._settings.shards)
             self._ended = EndedRuns(runs)
             if self._archive is not None or self._active:
-                self._ended.tell(archive="none" if self._archive is None else self._archive.place.shown)
+                self._tell(archive="none" if self._archive is None else self._archive.place.shown)
         return self._ended
 
     def _look(self) -> float:
@@ -271,8 +272,7 @@ class Archivist:
         if self._failing is None:
             log.warning("%s; ended runs stay in Redis until it does", broken)
             self._told = False
-            if self._ended is not None:
-                self._ended.tell(archive_problem=broken.reason[:500])
+            self._tell(archive_problem=broken.reason[:500])
         self._failing = min(2 * self._failing, longest) if self._failing else first
         self._look_at.clear()
         return self._failing
@@ -281,7 +281,13 @@ class Archivist:
         """The archive works."""
         if self._failing is not None:
             log.info("the archive works again")
-        if not self._told and self._ended is not None:
-            self._ended.tell(archive_problem=None)
+        if not self._told:
+            self._tell(archive_problem=None)
             self._told = True
         self._failing = None
+
+    def _tell(self, **facts: str | None) -> None:
+        """For people; a Redis that is full takes no notes, and that must not keep runs from being removed."""
+        if self._ended is not None:
+            with contextlib.suppress(*UNREACHABLE, *REFUSED):
+                self._ended.tell(**facts)

@@ -207,6 +207,22 @@ def test_scripts_forget_and_sweep_on_every_redis(stage_each: Stage, folder: Path
     assert ended.SWEEP(stage.client, [mine.epoch, mine.gone], [stage.client.get(mine.epoch), large]) == b"done"  # type: ignore[attr-defined]
 
 
+def test_a_full_redis_can_be_emptied(stage_each: Stage, archive: Archive) -> None:
+    """At the limit of its memory it refuses writes, but an ended run with a key goes, and its key is remembered."""
+    stage = stage_each
+    run = ended_run(stage, key="k")
+    stage.client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(Exception, match="maxmemory"):
+            stage.client.set("x", "y")
+        it = put(Stage(stage.url), archive, run)
+        forgotten(stage, it, 60)
+    finally:
+        stage.client.config_set("maxmemory", 0)
+    assert stage.runs.summaries([run]) == [None]
+    assert stage.runs.remembered(run)
+
+
 def test_workers_and_executors_that_vanished_are_forgotten(stage: Stage) -> None:
     """A killed worker's announcement lasts a day, an executor's contract a month; what lives stays."""
     runs = EndedRuns(stage.runs)
@@ -260,8 +276,9 @@ def test_a_client_that_does_not_know_the_archive_is_told_where_it_is(stage: Stag
             with pytest.raises(RunArchived, match=str(folder)) as caught:
                 ask()
             assert caught.value.place == str(folder)
-        with pytest.raises(RunNotFound):
+        with pytest.raises(RunNotFound, match=f"{folder}: set CELERIAC_ARCHIVE_URL") as missed:
             _ = client.run(stage.new_id()).state
+        assert not isinstance(missed.value, RunArchived)
     with (
         Client(stage.url, archive_url=str(folder / "elsewhere")) as client,
         pytest.raises(RunArchived, match="named here"),

@@ -11,7 +11,8 @@
 --          number of its nodes when some of their records are left for sweep.lua, else 0
 -- Returns  "forgotten" | "changed" (not as archived; nothing is removed) | "fenced"        O(keys)
 --
--- From here on nobody finds the run, so what is left of it is nobody's but the sweeper's.
+-- From here on nobody finds the run, so what is left of it is nobody's but the sweeper's. The removal comes before the
+-- notes about it: a Redis that is full lets a script write what it likes once it has removed something.
 if redis.call("GET", KEYS[1]) ~= ARGV[1] then return "fenced" end
 local ended_at = redis.call("ZSCORE", KEYS[2], ARGV[2])
 local found = redis.call("HMGET", KEYS[5], "state", "hash", "key")
@@ -20,10 +21,10 @@ if not ended_at or tonumber(ended_at) ~= tonumber(ARGV[3]) or found[1] ~= ARGV[4
   or (last[1] and last[1][1] or "0") ~= ARGV[5] then
   return "changed"
 end
+redis.call("ZREM", KEYS[2], ARGV[2])
+redis.call("UNLINK", unpack(KEYS, 5))
 if found[3] and tonumber(ARGV[6]) > 0 then
   redis.call("SET", KEYS[4], string.format("%s|%s|%s", found[2], found[1], ARGV[3]), "EX", ARGV[6])
 end
 if tonumber(ARGV[7]) > 0 then redis.call("HSET", KEYS[3], ARGV[2], string.format("%s|%s", found[2], ARGV[7])) end
-redis.call("ZREM", KEYS[2], ARGV[2])
-redis.call("UNLINK", unpack(KEYS, 5))
 return "forgotten"
