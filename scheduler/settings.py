@@ -25,6 +25,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from .errors import SettingsError, did_you_mean, shown
+from .sentinel import SentinelUrl, is_sentinel
 
 PREFIX = "CELERIAC_"
 FILE_NAME = "celeriac.toml"
@@ -33,7 +34,7 @@ THIRTY_DAYS_SECONDS = 30 * 86_400
 RABBIT_CONSUMER_TIMEOUT_MS = 7 * 86_400_000
 """Leases tell who has died, so RabbitMQ need not: 3.12 and later read this of a queue, older ones ignore it."""
 
-_REDIS_SCHEMES = ("redis", "rediss", "unix")
+_REDIS_SCHEMES = ("redis", "rediss", "unix", "sentinel")
 _file: ContextVar[Path | None] = ContextVar("file of the settings being loaded", default=None)
 
 
@@ -92,8 +93,10 @@ class Settings(BaseSettings):
     """All settings of one process. Make it with `Settings.load()`; it does not change afterwards.
 
     Attributes:
-        redis_url: where all state lives; None means the embedded Redis in `data_dir`.
+        redis_url: where all state lives, perhaps by its sentinels (sentinel.py has their spelling); None means the
+            embedded Redis in `data_dir`.
         broker_url: Celery's broker; when not given, the same Redis in Celery's spelling, so None if that is embedded.
+            Sentinels are spelled as in redis_url; `celery_settings` gives it as kombu wants it.
         broker_queue_type: of queues on RabbitMQ, where a class does not say its own; other brokers have no types.
         broker_delivery_limit: how often a quorum queue delivers one message before it lays it aside.
         broker_dead_letter_queue: where quorum queues lay such messages, and those that a worker rejects.
@@ -181,15 +184,18 @@ class Settings(BaseSettings):
     @classmethod
     def _a_redis(cls, url: str | None) -> str | None:
         if url is not None and urlsplit(url).scheme not in _REDIS_SCHEMES:
-            raise ValueError("is no Redis URL; write redis://host:6379/0, rediss://... or unix:///path/redis.sock")
-        return url
+            raise ValueError(
+                "is no Redis URL; write redis://host:6379/0, rediss://..., unix:///path/redis.sock or "
+                "sentinel://host:26379;sentinel://.../0?master_name=..."
+            )
+        return _checked_sentinels(url)
 
     @field_validator("broker_url")
     @classmethod
     def _a_url(cls, url: str | None) -> str | None:
         if url is not None and "://" not in url:
             raise ValueError("is no URL; write it as Celery does, such as redis://host:6379/0 or amqp://host//")
-        return url
+        return _checked_sentinels(url)
 
     @property
     def archive(self) -> str | None:
@@ -226,6 +232,8 @@ class Settings(BaseSettings):
         if self.broker_url is not None:
             conf["broker_url"] = self.broker_url
             conf["broker_transport_options"] = broker_transport_options(self.broker_url, path)
+            if is_sentinel(self.broker_url):
+                conf["broker_url"] = SentinelUrl.parse(self.broker_url).broker_url
         if queue_class is not None:
             conf["worker_pool"] = queue_class.pool
             conf["worker_concurrency"] = queue_class.concurrency
@@ -304,7 +312,7 @@ def _redacted_one(url: str) -> str:
 
 
 def broker_url_of(redis_url: str) -> str:
-    """The same Redis as Celery spells it; only unix sockets differ.
+    """The same Redis as Celery spells it; only unix sockets differ here, and sentinels in `celery_settings`.
 
     >>> broker_url_of("unix:///run/redis.sock?db=2")
     'redis+socket:///run/redis.sock?virtual_host=2'
@@ -319,6 +327,13 @@ def broker_url_of(redis_url: str) -> str:
     address = f"{credentials}@" if credentials else ""
     tail = f"?{urlencode(query)}" if query else ""
     return f"redis+socket://{address}{quote(unquote(parts.path))}{tail}"
+
+
+def _checked_sentinels(url: str | None) -> str | None:
+    """A sentinel URL says all it has to."""
+    if url is not None and is_sentinel(url):
+        SentinelUrl.parse(url)
+    return url
 
 
 def _same_redis(redis_url: str | None) -> str | None:
@@ -339,7 +354,8 @@ def broker_transport_options(broker_url: str, celery_file: Path | None = None) -
     if urlsplit(broker_url).scheme not in ("redis", "rediss", "redis+socket", "sentinel"):
         return {}
     path = celery_file or default_file("celery.toml")
-    return dict(_table(_read_toml(path), "broker_transport_options", path))
+    options = dict(_table(_read_toml(path), "broker_transport_options", path))
+    return SentinelUrl.parse(broker_url).transport_options(options) if is_sentinel(broker_url) else options
 
 
 def read_queues(path: Path) -> dict[str, QueueClass]:

@@ -199,7 +199,8 @@ def _seconds(ms: int | None) -> float | None:
 
 def scheduler_app(settings: Settings) -> Celery:
     """The Celery app of the scheduler process: the broker's settings, and no tasks."""
-    app = Celery("celeriac", broker=settings.broker_url, set_as_current=False)
-    app.conf.update(settings.celery_settings())
+    conf = settings.celery_settings()
+    app = Celery("celeriac", broker=conf.get("broker_url"), set_as_current=False)
+    app.conf.update(conf)
     app.conf.task_queues = [Queue(it.queue, routing_key=it.queue) for it in settings.classes.values()]
     return app

@@ -25,6 +25,7 @@ from .publisher import Letter, Template, as_kombu_lays_it
 
 Outgoing = Sequence[tuple[Template, Letter]]
 
+_REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "sentinel")
 ANSWER_SECONDS = 5.0
 """The loop stands still while it waits for the broker, and must not lose its shards over that."""
 _EVENTS = "task.multi"
@@ -202,7 +203,7 @@ class MemoryTransport:
 def open_transport(settings: Settings, app: Celery) -> Transport:
     """The transport for the broker that the settings name."""
     url = settings.broker_url or settings.redis_url or ""
-    if url.partition("://")[0] in ("redis", "rediss", "redis+socket", "unix"):
+    if url.partition("://")[0] in _REDIS_SCHEMES:
         return RedisTransport(settings)
     if is_rabbit(url):
         from .rabbit import RabbitTransport

@@ -1,4 +1,8 @@
-"""Connections to Redis, as every process of celeriac opens them."""
+"""Connections to Redis, as every process of celeriac opens them.
+
+A URL may name sentinels instead of a server: each new connection then asks them where the master is, so a process
+finds the new one after a failover by connecting again, which it does after any lost connection.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,22 @@ from typing import Any
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.retry import Retry as AsyncRetry
+from redis.asyncio.sentinel import Sentinel as AsyncSentinel
+from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelConnectionPool
+from redis.asyncio.sentinel import SentinelManagedConnection as AsyncMasterConnection
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedConnection
+
+from ..sentinel import SentinelUrl, is_sentinel
 
 SOCKET_TIMEOUT_SECONDS = 8.0
 """A silent connection is dropped after this; blocking reads ask for less (BLOCK_SECONDS)."""
+SENTINEL_SECONDS = 1.0
+"""Longest wait for one sentinel; then the next is asked."""
 BLOCK_SECONDS = 5.0
 
 UNREACHABLE = (RedisConnectionError, RedisTimeoutError, ConnectionError, OSError)
@@ -27,9 +39,24 @@ def connect(url: str, *, timeout_seconds: float = SOCKET_TIMEOUT_SECONDS) -> Red
     """A client for `url` that never repeats a command by itself: what to do then is its caller's knowledge.
 
     Args:
-        url: redis://, rediss:// or unix://; a broker's redis+socket:// is understood too.
+        url: redis://, rediss://, unix:// or sentinel://; a broker's redis+socket:// is understood too.
         timeout_seconds: longest wait for an answer, and for a connection.
+
+    Raises:
+        ValueError: the URL cannot be used.
     """
+    if is_sentinel(url):
+        it = SentinelUrl.parse(url)
+        once = Retry(NoBackoff(), 0)
+        watched = Sentinel(it.hosts, sentinel_kwargs=_asking(it) | {"retry": once})
+        found: Redis = watched.master_for(
+            it.master_name,
+            connection_pool_class=_Pool,
+            connection_class=_Master,
+            retry=once,
+            **_of_master(it, timeout_seconds),
+        )
+        return found
     url, options = _options(url, timeout_seconds)
     client: Redis = Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
     return client
@@ -37,6 +64,19 @@ def connect(url: str, *, timeout_seconds: float = SOCKET_TIMEOUT_SECONDS) -> Red
 
 def connect_async(url: str, *, timeout_seconds: float = SOCKET_TIMEOUT_SECONDS) -> AsyncRedis:
     """The same for one event loop, and one connection only; close it there with `aclose()`."""
+    if is_sentinel(url):
+        it = SentinelUrl.parse(url)
+        once = AsyncRetry(NoBackoff(), 0)
+        watched = AsyncSentinel(it.hosts, sentinel_kwargs=_asking(it) | {"retry": once})
+        found: AsyncRedis = watched.master_for(
+            it.master_name,
+            connection_pool_class=_AsyncPool,
+            connection_class=_AsyncMaster,
+            retry=once,
+            **_of_master(it, timeout_seconds),
+        )
+        found.single_connection_client = True
+        return found
     url, options = _options(url, timeout_seconds)
     retry = AsyncRetry(NoBackoff(), 0)
     client: AsyncRedis = AsyncRedis.from_url(url, single_connection_client=True, retry=retry, **options)
@@ -50,3 +90,65 @@ def _options(url: str, timeout_seconds: float) -> tuple[str, dict[str, Any]]:
     if not url.startswith("unix://"):
         options |= {"socket_connect_timeout": 3.0, "socket_keepalive": True}
     return url, options
+
+
+def _asking(it: SentinelUrl) -> dict[str, Any]:
+    """How sentinels are asked."""
+    limits = {"socket_timeout": SENTINEL_SECONDS, "socket_connect_timeout": SENTINEL_SECONDS, "protocol": 2}
+    return {**limits, **it.sentinel_credentials}
+
+
+def _of_master(it: SentinelUrl, timeout_seconds: float) -> dict[str, Any]:
+    """How the master is spoken to, once it is found."""
+    return {**_options("redis://", timeout_seconds)[1], "db": it.db, "username": it.username, "password": it.password}
+
+
+class _Master(SentinelManagedConnection):
+    """A connection to whoever is the master when it is made. One that turns out to be a replica is left at once."""
+
+    def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().read_response(*args, **kwargs)
+        except ResponseError as refused:
+            if not _is_read_only(refused):
+                raise
+            self.disconnect()  # type: ignore[no-untyped-call]  # redis-py has no types there
+            raise RedisConnectionError("the former master is a replica now") from refused
+
+
+class _AsyncMaster(AsyncMasterConnection):
+    """The same for an event loop."""
+
+    async def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super().read_response(*args, **kwargs)
+        except ResponseError as refused:
+            if not _is_read_only(refused):
+                raise
+            await self.disconnect()
+            raise RedisConnectionError("the former master is a replica now") from refused
+
+
+class _Pool(SentinelConnectionPool):
+    """Connections to the master; whoever closes them closes those to the sentinels too."""
+
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        super().disconnect(inuse_connections)
+        if inuse_connections:
+            for sentinel in self.sentinel_manager.sentinels:
+                sentinel.connection_pool.disconnect()
+
+
+class _AsyncPool(AsyncSentinelConnectionPool):
+    """The same for an event loop."""
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        await super().disconnect(inuse_connections)
+        if inuse_connections:
+            for sentinel in self.sentinel_manager.sentinels:
+                await sentinel.connection_pool.disconnect()
+
+
+def _is_read_only(refused: ResponseError) -> bool:
+    """Also where a script says so: before Redis 7 its error begins with the script's."""
+    return "READONLY" in str(refused) or type(refused).__name__ == "ReadOnlyError"

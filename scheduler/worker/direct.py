@@ -36,7 +36,9 @@ class Direct:
             connection.send_command(*args)
             return connection.read_response()
         except BaseException:  # a time limit may strike between question and answer
+            self._mine.connection = None  # the pool knows where the next one leads: after a failover not to the same
             connection.disconnect()
+            self._client.connection_pool.release(connection)
             raise
 
     def _taken(self) -> Any:

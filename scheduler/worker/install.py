@@ -29,7 +29,7 @@ from .context import HELD, Held, is_attempt
 from .contracts import contracts_of
 from .endings import KINDS, Ending, error_of, lost
 from .executor import register_all
-from .installation import Installation, installation_of, installed_on, new_start
+from .installation import Installation, installation_of, installed_on, new_start, spell_broker
 from .queues import Patience, declare_as_told
 from .report import Courier, end, tell
 from .survival import guard_channels, guard_pool, on_rejected
@@ -90,6 +90,14 @@ def install(
         adopt_all(it)
     it.app.steps["consumer"].add(Patience)
     it.app.on_after_finalize.connect(_on_finalize, weak=False, dispatch_uid=_UID)
+    if it.app.configured:
+        spell_broker(it.app)
+    else:
+        it.app.on_after_configure.connect(_on_configure, weak=False, dispatch_uid=_UID)
+
+
+def _on_configure(sender: Any, **_: Any) -> None:
+    spell_broker(sender)
 
 
 def _on_finalize(sender: Any, **_: Any) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SettingsError
+from ..sentinel import SentinelUrl, is_sentinel, url_of_broker
 from ..store.attempts import Attempts
 from ..store.connection import connect
 from .direct import Direct
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 NONCE = "CELERIAC_WORKER_NONCE"
 """Environment variable by which a worker's pool processes learn which start of it they belong to."""
 HEARTBEAT = "CELERIAC_HEARTBEAT_SECONDS"
-REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+socket://")
+REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+socket://", "sentinel://")
 SILENCE_SECONDS = 5.0
 """How long one command may stay without an answer before the connection is given up and it is sent again."""
 _lock = threading.Lock()
@@ -71,7 +72,11 @@ class Installation:
             SettingsError: nothing says so, and the app's broker is not Redis.
         """
         if self.redis_url is None:
-            broker = str(self.app.conf.broker_url or "").split(";")[0]
+            broker = str(self.app.conf.broker_url or "")
+            if is_sentinel(broker):
+                broker = url_of_broker(broker, self.app.conf.broker_transport_options or {})
+            else:
+                broker = broker.split(";")[0]
             url = os.environ.get("CELERIAC_REDIS_URL") or (broker if broker.startswith(REDIS_SCHEMES) else None)
             if url is None:
                 raise SettingsError(
@@ -121,6 +126,15 @@ def claimant(hostname: str) -> str:
 def new_start() -> None:
     """A worker starts: draw the nonce that its pool processes will inherit."""
     os.environ[NONCE] = secrets.token_hex(3)
+
+
+def spell_broker(app: Any) -> None:
+    """A broker that is spelled with its master's name, as CELERIAC_REDIS_URL is, in kombu's spelling."""
+    url = str(app.conf.broker_url or "")
+    if is_sentinel(url) and "master_name=" in url:
+        it = SentinelUrl.parse(url)
+        options = it.transport_options(app.conf.broker_transport_options or {})
+        app.conf.update(broker_url=it.broker_url, broker_transport_options=options)
 
 
 def installation_of(app: Any) -> Installation | None:

@@ -38,6 +38,7 @@ class Client:
     def __init__(self, *, old: bool = False) -> None:
         self.connection_pool = self
         self.given: list[Connection] = []
+        self.returned: list[Connection] = []
         self.old = old
 
     def get_connection(self, *command: str) -> Connection:
@@ -45,6 +46,9 @@ class Client:
             raise TypeError("missing 1 required positional argument: 'command_name'")
         self.given.append(Connection())
         return self.given[-1]
+
+    def release(self, connection: Connection) -> None:
+        self.returned.append(connection)
 
     def get(self, key: str) -> str:
         return f"value of {key}"
@@ -65,7 +69,7 @@ def test_a_thread_keeps_its_connection(old: bool) -> None:
 
 @pytest.mark.parametrize("trouble", [ConnectionError("gone"), KeyboardInterrupt(), SystemExit(), ValueError("limit")])
 def test_whatever_goes_wrong_closes_the_connection(trouble: BaseException) -> None:
-    """A question whose answer was not read must not leave that answer for the next."""
+    """A question whose answer was not read must not leave that answer for the next; the pool gives another one then."""
     client = Client()
     direct = Direct(client)
     direct.execute_command("A")
@@ -73,4 +77,5 @@ def test_whatever_goes_wrong_closes_the_connection(trouble: BaseException) -> No
     with pytest.raises(type(trouble)):
         direct.execute_command("B")
     assert client.given[0].closed == 1
+    assert client.returned == client.given[:1]
     assert direct.execute_command("C") == ("C",)
