@@ -41,13 +41,17 @@ class Finding(NamedTuple):
 
 
 @click.command("doctor")
+@click.option("--deep", is_flag=True, help="Compare all that is stored with itself, run by run. Reads all of it.")
 @place_options
 @output_option
 @click.pass_context
-def doctor_command(ctx: click.Context, place: Place, out: Output) -> None:
-    """Say what is wrong with this installation: Redis, schedulers, workers, work without workers."""
+def doctor_command(ctx: click.Context, deep: bool, place: Place, out: Output) -> None:
+    """Say what is wrong with this installation: Redis, schedulers, workers, work without workers.
+
+    With --deep also whether what is stored agrees with itself; the system may work meanwhile.
+    """
     with place.for_reading() as settings:
-        findings = list(examine(settings))
+        findings = [*examine(settings), *(compare(settings) if deep else ())]
         shown = settings.redacted()
     wrong = [it for it in findings if it.state == "wrong"]
     if out.json:
@@ -98,6 +102,23 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _shards(runs)
     yield from _workers(settings, runs)
     yield from _ended(settings, runs)
+
+
+def compare(settings: Settings) -> Iterator[Finding]:
+    """What in the store does not agree with the rest of it, and shards that have lost commits."""
+    from ..store.audit import audit, rewound
+
+    runs = runs_of(settings)
+    found = 0
+    for it in audit(runs):
+        found += 1
+        yield Finding("wrong", it.where, escaped(it.found, 500), it.remedy)
+    for shard, (at_ms, missing, times) in rewound(runs).items():
+        ago = span(runs.now_ms() - at_ms)
+        said = f"went back in time {times} times, last {ago} ago, when Redis lost {missing} acknowledged commits"
+        yield Finding("note", f"shard {shard}", said, "Its runs went on; why Redis lost them is to be found out.")
+    if not found:
+        yield Finding("ok", "store", "all that is stored agrees with itself")
 
 
 def _redis(health: Health, settings: Settings) -> Iterator[Finding]:
