@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from redis import Redis
+from redis.exceptions import NoPermissionError
 
 from ..core.run import Run
 from ..core.states import NodeState, RunState
@@ -260,13 +261,19 @@ class Runs:
             yield loaded
 
     def claimed(self, run: Run) -> dict[int, tuple[int, str]]:
-        """What runs at this moment: node -> (claimed at, ms; worker). The claims are the workers' own record."""
+        """What runs at this moment: node -> (claimed at, ms; worker). The claims are the workers' own record.
+
+        A user of Redis that may not read them (config/users.acl: client) sees nothing as running, only as dispatched.
+        """
         flying = [node for node, state in enumerate(run.state) if state in (NodeState.DISPATCHED, NodeState.RUNNING)]
         if not flying:
             return {}
         shard = self.shard(RunId(run.id))
         ids = [run.attempt_id(shard, node) for node in flying]
-        states = self.client.hmget(self.keys.shard(shard).attempts, ids)
+        try:
+            states = self.client.hmget(self.keys.shard(shard).attempts, ids)
+        except NoPermissionError:
+            return {}
         found = {}
         for node, state in zip(flying, states, strict=True):
             if state is not None and state[:1] == b"c":
