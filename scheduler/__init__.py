@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         CycleFound,
         DuplicateNode,
         ExecutorError,
+        ExecutorNotAllowed,
         Fenced,
         GraphError,
         HandleMisused,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         RunFailed,
         RunLost,
         RunNotFound,
+        SecretMissing,
         SelfLoop,
         SettingsError,
         StoreError,
@@ -63,7 +65,7 @@ if TYPE_CHECKING:
         WaitTimeout,
         WireError,
     )
-    from .graph import Graph, Node, Path, Retry
+    from .graph import Graph, Node, Path, Retry, Secret
     from .settings import QueueClass, Settings
     from .store.runs import Summary
 
@@ -79,6 +81,7 @@ __all__ = [
     "DuplicateNode",
     "Event",
     "ExecutorError",
+    "ExecutorNotAllowed",
     "Fenced",
     "Graph",
     "GraphError",
@@ -110,6 +113,8 @@ __all__ = [
     "RunLost",
     "RunNotFound",
     "RunState",
+    "Secret",
+    "SecretMissing",
     "SelfLoop",
     "Settings",
     "SettingsError",
@@ -142,6 +147,7 @@ _HOME = {
     "Retry": "graph",
     "RunHandle": "client",
     "RunState": "core.states",
+    "Secret": "graph",
     "Settings": "settings",
     "Summary": "store.runs",
 }

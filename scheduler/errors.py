@@ -17,6 +17,7 @@
     │   ├── PathNotInOutput     a path that the producer's published output cannot have
     │   ├── UnknownExecutor     no worker has published an executor of that name
     │   ├── UnknownClass        no queue class of that name is declared
+    │   ├── ExecutorNotAllowed  the executor may not run in the node's queue class
     │   └── InputMismatch       a literal input that the executor's published input schema refuses
     ├── RunError                a run, seen from the client; `.run`
     │   ├── RunFailed           ended failed; `.causes`
@@ -44,6 +45,7 @@
         ├── InvalidInput        these inputs can never work; no retry
         ├── ContractBroken      the output is not what was declared; never passed on
         └── Permanent           no retry will help
+            └── SecretMissing   the worker has no secret of the name that an input refers to
 
 Standard library only; imported by every room. Facts are attributes, so that nobody parses a message; every
 error pickles, whatever its constructor asks for. Messages say what was found, where, and what to do, and show
@@ -54,6 +56,7 @@ A new error is one class here, one line in this tree and one row in tests/unit/t
 from __future__ import annotations
 
 import difflib
+import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -112,6 +115,21 @@ def escaped(text: str, limit: int = MESSAGE_CHARACTERS, *, keep: str = "") -> st
     if not cut.isprintable():
         cut = "".join(c if c in keep or c.isprintable() else repr(c)[1:-1] for c in cut)
     return cut if len(text) <= limit else f"{cut}... ({len(text)} characters)"
+
+
+_CREDENTIALS = re.compile(r"(?<=://)([^\s/?#:@]*):[^\s/]*@")
+_IN_QUERY = re.compile(r"(?i)([?&](?:[a-z_]*(?:password|passwd|secret|token))=)[^&\s'\"]*")
+
+
+def masked(text: str) -> str:
+    """A text without the passwords of URLs in it, for whatever is stored, logged or shown.
+
+    >>> masked("cannot reach redis://app:s3cret@host:6379/0, nor amqp://u:p@h//")
+    'cannot reach redis://app:***@host:6379/0, nor amqp://u:***@h//'
+    """
+    if "://" not in text:
+        return text
+    return _IN_QUERY.sub(r"\1***", _CREDENTIALS.sub(r"\1:***@", text))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -361,6 +379,24 @@ class UnknownClass(GraphError):
         super().__init__(
             f"{at}: no queue class {shown(queue_class)} is declared.{listed} "
             "Correct the name, or declare the class in queues.toml.",
+            at=at,
+        )
+
+
+class ExecutorNotAllowed(GraphError):
+    """A node's executor may not run in its queue class.
+
+    Attributes:
+        executor: its name.  queue_class: the class that the node would go to.
+    """
+
+    def __init__(self, executor: str, queue_class: str, allowed: Iterable[str] = (), at: str = "executor") -> None:
+        self.executor = executor
+        self.queue_class = queue_class
+        patterns = ", ".join(escaped(it, 60) for it in tuple(allowed)[:20])
+        super().__init__(
+            f"{at}: {shown(executor)} may not run in the queue class {shown(queue_class)}, which is for "
+            f"{patterns or 'nothing'}. Name another queue_class, or add it to that class's `executors` in queues.toml.",
             at=at,
         )
 
@@ -764,6 +800,25 @@ class Permanent(ExecutorError):
     """No retry will help: the node fails without another attempt."""
 
     kind: ClassVar[str] = "permanent"
+
+
+class SecretMissing(Permanent):
+    """An input refers to a secret that this worker does not have: the node fails without another attempt.
+
+    Attributes:
+        name: of the secret.  places: where it was looked for.
+    """
+
+    origin: ClassVar[str] = "infrastructure"
+
+    def __init__(self, name: str, places: Iterable[str] = ()) -> None:
+        self.name = name
+        self.places = tuple(places)
+        looked = f"Looked for in {', '.join(self.places)}. " if self.places else ""
+        super().__init__(
+            f"there is no secret {shown(name)} on this worker. {looked}Set it there, or correct the name in the graph; "
+            "then retry the run."
+        )
 
 
 def quoted(text: str) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, NewType
 
-from .errors import WireError, shown
+from .errors import WireError, masked, shown
 
 RunId = NewType("RunId", str)
 
@@ -186,7 +186,8 @@ def check_reader(record: str, fields: Mapping[str, Any]) -> None:
 def error_record(
     kind: str, type_: str, message: str, *, origin: str = "executor", traceback: str | None = None
 ) -> dict[str, Any]:
-    """An error as it travels and is stored: capped, so that one failure cannot flood the store.
+    """An error as it travels and is stored: capped, so that one failure cannot flood the store, and without the
+    passwords of URLs.
 
     Args:
         kind: transient, rate_limited, timeout, lost, invalid_input, contract, permanent, safety, budget, cancelled.
@@ -195,7 +196,7 @@ def error_record(
         origin: who is at fault: executor, contract, infrastructure, policy, external.
         traceback: text; the last 8,000 characters are kept.
     """
-    record = {"kind": kind, "type": type_, "message": message[:2000], "origin": origin}
+    record = {"kind": kind, "type": type_, "message": masked(message)[:2000], "origin": origin}
     if traceback:
-        record["traceback"] = traceback[-8000:]
+        record["traceback"] = masked(traceback)[-8000:]
     return record

@@ -87,7 +87,7 @@ class Run:
     Attributes:
         keys: node -> the user's name for it.
         up, down: edges, as concatenated neighbour lists; up_at and down_at say where each node's begin.
-        inputs: node -> Template.
+        inputs: node -> Template.  secrets: node -> where in [args, kwargs] its inputs name secrets.
         state: node -> NodeState.  attempt: node -> number of its newest try, counted on over epochs.
         epoch: node -> how often it was opened, from 1.  failures, losses: node -> counts of this epoch.
         tally: four counts a node: upstream nodes succeeded, failed, upstream_failed or cancelled, skipped.
@@ -115,6 +115,7 @@ class Run:
     down: array[int] = field(default_factory=lambda: array("I"))
     inputs: list[Template] = field(default_factory=list)
     labels: dict[int, dict[str, str]] = field(default_factory=dict)
+    secrets: dict[int, list[list[str | int]]] = field(default_factory=dict)
     state: bytearray = field(default_factory=bytearray)
     attempt: array[int] = field(default_factory=lambda: array("I"))
     epoch: array[int] = field(default_factory=lambda: array("H"))
@@ -218,6 +219,8 @@ class Run:
             self.inputs.append(seen.setdefault(template, template) if type(template) is str else template)
         for node, labels in page.get("labels", {}).items():
             self.labels[int(node)] = labels
+        for node, places in page.get("secrets", {}).items():
+            self.secrets[int(node)] = places
 
     def _finish_edges(self) -> None:
         """Downstream lists and the number of readers of each output, from the upstream lists."""

@@ -9,5 +9,6 @@ from __future__ import annotations
 
 from .builder import Graph, Node, Path, Retry
 from .compile import CompiledGraph
+from .secret import Secret
 
-__all__ = ["CompiledGraph", "Graph", "Node", "Path", "Retry"]
+__all__ = ["CompiledGraph", "Graph", "Node", "Path", "Retry", "Secret"]

@@ -83,6 +83,9 @@ class CompiledGraph:
         }
         if labels:
             page["labels"] = labels
+        secrets = {str(first + i): s.inputs.secrets for i, s in enumerate(specs) if s.inputs.secrets}
+        if secrets:
+            page["secrets"] = secrets
         return _json(page)
 
     def _template(self, spec: Spec) -> str | list[Any]:

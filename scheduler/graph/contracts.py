@@ -17,6 +17,7 @@ from ..errors import InputMismatch, PathNotInOutput, UnknownExecutor, did_you_me
 from .handles import Reference
 from .inputs import GAP, Trail
 from .limits import kind_of
+from .secret import SecretText
 from .spec import Spec
 from .values import Walk
 
@@ -159,16 +160,19 @@ class _Inputs:
         if len(near) == 1:  # one alternative has the right type, so its complaint is the useful one
             return near[0]
         wanted = " or ".join(sorted(set().union(*(_types(b) for b in branches)))) or "one of the alternatives"
-        return trail, f"{shown(value)} is {kind_of(value)}, not {wanted}"
+        found = "a secret is text" if isinstance(value, SecretText) else f"{shown(value)} is {kind_of(value)}"
+        return trail, f"{found}, not {wanted}"
 
     def _branch_problem(self, schema: Mapping[str, Any], value: Any, trail: Trail, depth: int) -> Problem | None:
         if schema.get("not") == {}:
             return trail, "nothing may stand there"
         types = _types(schema)
         if types and not types & _type_of(value):
+            if isinstance(value, SecretText):
+                return trail, f"a secret is text, not {' or '.join(sorted(types))}"
             return trail, f"{shown(value)} is {kind_of(value)}, not {' or '.join(sorted(types))}"
         choices = [schema["const"]] if "const" in schema else schema.get("enum")
-        scalar = not isinstance(value, dict | list)
+        scalar = not isinstance(value, dict | list | SecretText)  # which text a secret is shows on the worker
         if isinstance(choices, list) and scalar and not any(_same(value, c) for c in choices):
             return trail, f"{shown(value)} is not one of {', '.join(map(shown, choices[:20]))}"
         for part in schema["allOf"] if isinstance(schema.get("allOf"), list) else []:

@@ -13,6 +13,12 @@ from itertools import chain
 from typing import Any
 
 from .handles import Reference
+from .secret import SecretText
+
+RESERVED = ("$ref", "$literal", "$secret")
+"""Keys of objects that mean something; an object that has one for itself is wrapped in {"$literal": ...}."""
+Place = tuple[str | int, ...]
+"""Steps into [args, kwargs]."""
 
 
 class _Gap(str):
@@ -37,24 +43,39 @@ class Inputs:
     Attributes:
         args, kwargs: JSON text, keys sorted, with gaps.
         references: one per gap, in order, those of args first.
-        quoting: whether some literal object has the key "$ref" or "$literal".
+        quoting: whether some literal object has a reserved key.
+        secrets: where objects stand for secrets.
     """
 
-    __slots__ = ("args", "kwargs", "quoting", "references")
+    __slots__ = ("args", "kwargs", "quoting", "references", "secrets")
 
-    def __init__(self, args: str, kwargs: str, references: tuple[Reference, ...], quoting: bool) -> None:
+    def __init__(
+        self,
+        args: str,
+        kwargs: str,
+        references: tuple[Reference, ...],
+        quoting: bool,
+        secrets: tuple[Place, ...] = (),
+    ) -> None:
         self.args = args
         self.kwargs = kwargs
         self.references = references
         self.quoting = quoting
+        self.secrets = secrets
 
     def parts(self) -> list[str]:
         """The text ``[args],{kwargs}`` of the Celery body, cut at the gaps."""
         return f"{self.args},{self.kwargs}".split(GAP_JSON)
 
     def values(self) -> dict[str, Any]:
-        """Kwargs as values again, with `GAP` where references stand; slow, for checks against contracts."""
+        """Kwargs as values again, `GAP` for references and a text for secrets; slow, for checks against contracts."""
         found: dict[str, Any] = json.loads(self.kwargs)
+        for place in self.secrets:
+            if place[0] == 1:
+                inner: Any = found
+                for step in place[1:-1]:
+                    inner = inner[step]
+                inner[place[-1]] = SecretText()
         return found
 
     def gaps(self) -> list[Trail]:
@@ -75,7 +96,8 @@ class Inputs:
         """Canonical JSON of args and of kwargs, references and literals written out."""
         args, kwargs = self.args, self.kwargs
         if self.quoting:
-            args, kwargs = (to_json(_quote(json.loads(text))) for text in (args, kwargs))
+            secrets = frozenset(self.secrets)
+            args, kwargs = (to_json(_quote(json.loads(text), (n,), secrets)) for n, text in enumerate((args, kwargs)))
         if self.references:
             texts = iter(self.references)
             args = _filled(args, texts)
@@ -91,12 +113,12 @@ def _filled(text: str, references: Any) -> str:
     return first + "".join(next(references).text + part for part in rest) if rest else text
 
 
-def _quote(value: Any) -> Any:
+def _quote(value: Any, place: Place, secrets: frozenset[Place]) -> Any:
     """Wraps the outermost objects that have a reserved key; inside of a literal nothing is looked at."""
     if isinstance(value, list):
-        return [_quote(v) for v in value]
+        return [_quote(v, (*place, i), secrets) for i, v in enumerate(value)]
     if isinstance(value, dict):
-        if "$ref" in value or "$literal" in value:
+        if any(key in value for key in RESERVED) and place not in secrets:
             return {"$literal": value}
-        return {k: _quote(v) for k, v in value.items()}
+        return {k: _quote(v, (*place, k), secrets) for k, v in value.items()}
     return value

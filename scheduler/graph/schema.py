@@ -12,6 +12,7 @@ from typing import Any
 from ..core.rules import RULE_NAMES
 from . import limits
 from .policy import DEFAULT_RETRY, DEFAULT_RULE
+from .secret import NAME_PATTERN
 from .spec import FORMAT
 
 SCHEMA_ID = "urn:celeriac:graph:1"
@@ -64,6 +65,7 @@ def graph_schema() -> dict[str, Any]:
             "values": {"type": "object", "additionalProperties": _ref("value")},
             "value": _value(),
             "reference": _reference(),
+            "secret": _secret(),
         },
     }
 
@@ -118,14 +120,18 @@ def _retry() -> dict[str, Any]:
 def _value() -> dict[str, Any]:
     """A literal, or a reference, at any depth."""
     return {
-        "description": 'Any JSON value. {"$ref": key} stands for a node\'s output; {"$literal": {...}} for an object '
-        'that has the key "$ref" or "$literal" itself.',
+        "description": 'Any JSON value. {"$ref": key} stands for a node\'s output; {"$secret": name} for a text that '
+        'only workers know; {"$literal": {...}} for an object that has such a key itself.',
         "if": {"type": "object", "required": ["$ref"]},
         "then": _ref("reference"),
         "else": {
             "if": {"type": "object", "required": ["$literal"]},
             "then": _object({"$literal": {"type": "object"}}),
-            "else": {"additionalProperties": _ref("value"), "items": _ref("value")},
+            "else": {
+                "if": {"type": "object", "required": ["$secret"]},
+                "then": _ref("secret"),
+                "else": {"additionalProperties": _ref("value"), "items": _ref("value")},
+            },
         },
     }
 
@@ -154,6 +160,11 @@ def _reference() -> dict[str, Any]:
         },
         required=["$ref"],
     )
+
+
+def _secret() -> dict[str, Any]:
+    name = {"type": "string", "pattern": NAME_PATTERN, "not": {"pattern": r"\n"}}
+    return _object({"$secret": {**name, "description": "Name of a secret that workers have."}}, required=["$secret"])
 
 
 def _object(properties: dict[str, Any], required: list[str] | None = None) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from typing import Any
 
 from ..errors import GraphError, HandleMisused, InvalidValue, NotJson, TooLarge, did_you_mean, quoted, shown
 from .handles import Node, Path, Reference, step_of
-from .inputs import GAP, GAP_JSON, Inputs, Trail, to_json
+from .inputs import GAP, GAP_JSON, RESERVED, Inputs, Place, Trail, to_json
 from .limits import MAX_DEPTH, MAX_NODE_BYTES, MAX_PATH, kind_of, name_of
+from .secret import Secret, secret_name
 
 _REFERENCE_FIELDS = ("$ref", "path", "of", "ancestor")
 _LITERAL_REMEDY = 'Write {"$literal": {...}} around an object that is meant as it stands.'
@@ -26,12 +27,13 @@ class Walk:
         graph: the builder whose handles may stand in the values; None for a document, which has none.
     """
 
-    __slots__ = ("graph", "node", "quoting", "references")
+    __slots__ = ("graph", "node", "quoting", "references", "secrets")
 
     def __init__(self, node: str, graph: object | None) -> None:
         self.node = node
         self.graph = graph
         self.references: list[Reference] = []
+        self.secrets: list[Place] = []
         self.quoting = False
 
     def inputs(self, args: Any, kwargs: Mapping[str, Any]) -> Inputs:
@@ -61,7 +63,7 @@ class Walk:
         except (ValueError, RecursionError) as refused:
             raise self._not_json(plain_args, plain) from refused
         self._check_text(args_text, kwargs_text, plain_args, plain)
-        return Inputs(args_text, kwargs_text, tuple(self.references), self.quoting)
+        return Inputs(args_text, kwargs_text, tuple(self.references), self.quoting, tuple(self.secrets))
 
     def value(self, value: Any, trail: Trail, depth: int) -> Any:
         """The value as the JSON encoder takes it, with gaps for references, which are collected on the way."""
@@ -76,10 +78,10 @@ class Walk:
             return self._object(value, trail, depth)
         if isinstance(value, list | tuple):
             return [self.value(v, (trail, i), depth + 1) for i, v in enumerate(value)]
-        if isinstance(value, Node):
-            return self._handle(value, value._reference, trail)
-        if isinstance(value, Path):
-            return self._handle(value._celeriac_node, value._celeriac_reference, trail)
+        if isinstance(value, Node | Path):
+            return self._handle(value, trail)
+        if kind is Secret and self.graph is not _NO_GRAPH:
+            return self._secret(value.name, trail)
         if isinstance(value, str):  # subclasses, such as members of a StrEnum, as what they are underneath
             return str.__str__(value)
         if isinstance(value, int):
@@ -94,20 +96,43 @@ class Walk:
                 raise NotJson(
                     self.place(trail), key, f"is a key of an object and {kind_of(key)}", "Keys of objects are text."
                 )
-        if "$ref" in value or "$literal" in value:
+        if "$ref" in value or "$literal" in value or "$secret" in value:
             if self.graph is None:
-                return self._reference(value, trail) if "$ref" in value else self._literal(value, trail, depth)
+                return self._form(value, trail, depth)
             self.quoting = True
-            found = len(self.references)
+            found = len(self.references) + len(self.secrets)
             plain = self._fields(value, trail, depth)
-            if len(self.references) > found:
+            if len(self.references) + len(self.secrets) > found:
                 raise HandleMisused(
-                    f'{self.place(trail)}: an object with the key "$ref" or "$literal" is taken as it stands and '
-                    "cannot hold a handle. Give the handle as an input of its own.",
+                    f"{self.place(trail)}: an object with one of the keys {', '.join(RESERVED)} is taken as it stands "
+                    "and cannot hold a handle or a Secret. Give that as an input of its own.",
                     at=self.place(trail),
                 )
             return plain
         return self._fields(value, trail, depth)
+
+    def _form(self, value: Mapping[str, Any], trail: Trail, depth: int) -> Any:
+        """What an object of a document with a reserved key stands for."""
+        if "$ref" in value:
+            return self._reference(value, trail)
+        if "$literal" in value:
+            return self._literal(value, trail, depth)
+        if len(value) != 1:
+            raise InvalidValue(
+                self.place(trail), dict(value), "is no secret", f'Write {{"$secret": "name"}}. {_LITERAL_REMEDY}'
+            )
+        return self._secret(secret_name(value["$secret"], f'{self.place(trail)}["$secret"]'), trail)
+
+    def _secret(self, name: str, trail: Trail) -> dict[str, str]:
+        """The reference to a secret as it travels; its place is noted, for nothing else tells it from a literal."""
+        steps: list[str | int] = []
+        while trail is not None:
+            steps.append(trail[-1])
+            if len(trail) == 3:
+                steps.append(int(trail[1] != "args"))
+            trail = trail[0]
+        self.secrets.append(tuple(reversed(steps)))
+        return {"$secret": name}
 
     def _fields(self, value: Mapping[str, Any], trail: Trail, depth: int) -> dict[str, Any]:
         return {str.__str__(k): self.value(value[k], (trail, k), depth + 1) for k in sorted(value)}
@@ -156,7 +181,11 @@ class Walk:
         self.references.append(Reference(key, tuple(path), what, ancestor))
         return GAP
 
-    def _handle(self, node: Node[Any], reference: Reference, trail: Trail) -> str:
+    def _handle(self, handle: Node[Any] | Path, trail: Trail) -> str:
+        if isinstance(handle, Node):
+            node, reference = handle, handle._reference
+        else:
+            node, reference = handle._celeriac_node, handle._celeriac_reference
         if self.graph is None:
             raise NotJson(
                 self.place(trail), node, "is a handle in a document", 'Write {"$ref": key}, or use Graph.add.'

@@ -263,6 +263,7 @@ class Dispatch:
             run.deadline_at_ms,
             run.correlation_id,
             deferred,
+            run.secrets.get(node, ()),
         )
 
     def _fetch_values(self, runs: Runs) -> None:

@@ -12,6 +12,7 @@ import base64
 import json
 import os
 import time
+from collections.abc import Sequence
 from functools import partial
 from itertools import count
 from json.encoder import encode_basestring_ascii as quoted
@@ -39,6 +40,7 @@ class Letter(NamedTuple):
         id: of the attempt.  run: its run.  node: the user's key.  number: of the node.
         inputs: JSON text `[args…],{kwargs…}`.
         deferred: positions in [args, kwargs] of outputs that the worker has to fetch.
+        secrets: positions of references to secrets, which the worker exchanges for their values.
     """
 
     id: str
@@ -50,6 +52,7 @@ class Letter(NamedTuple):
     deadline_at_ms: int | None
     correlation_id: str | None
     deferred: list[list[str | int]]
+    secrets: Sequence[list[str | int]] = ()
 
 
 class Template:
@@ -104,6 +107,8 @@ class Template:
             f'"attempt":{letter.attempt},"key":"{letter.run}.{letter.number}.{epoch}","deadline_at_ms":{deadline},'
             f'"correlation_id":{correlation},"deferred":{json.dumps(letter.deferred) if letter.deferred else "[]"}}}'
         )
+        if letter.secrets:
+            header = f'{header[:-1]},"secrets":{json.dumps(letter.secrets)}}}'
         return readable, searchable, header, traceparent(letter.run, letter.number, letter.attempt)
 
     def on_redis(self, letter: Letter) -> bytes:

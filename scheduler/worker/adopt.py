@@ -41,6 +41,7 @@ def adopt(installation: Installation, task: Any) -> None:
     guard(task)
     _wrap(task, "before_start", lambda original: _before_start(installation, original))
     _wrap(task, "on_retry", lambda original: _on_retry(installation, original))
+    _wrap(task, "on_failure", _on_failure)
     _wrap(task, "on_replace", _on_replace)
     _wrap(task, "signature_from_request", _signature_from_request)
 
@@ -81,6 +82,9 @@ def _before_start(installation: Installation, original: Any) -> Hook:
 def _on_retry(installation: Installation, original: Any) -> Hook:
     def on_retry(self: Any, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         it = held(task_id)
+        if it is not None and it.secrets is not None:
+            it.secrets.error_info(einfo)
+            exc = exc and it.secrets.exception(exc)
         if it is not None:
             raised = sys.exc_info()[1]
             if it.retry_after_ms is None and isinstance(raised, Retry):  # raised without retry()
@@ -92,6 +96,19 @@ def _on_retry(installation: Installation, original: Any) -> Hook:
         _bound(original, self)(exc, task_id, args, kwargs, einfo)
 
     return on_retry
+
+
+def _on_failure(original: Any) -> Hook:
+    """Called with what Celery is about to log, to send as an event and to hand to whoever listens."""
+
+    def on_failure(self: Any, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        it = held(task_id)
+        if it is not None and it.secrets is not None:
+            exc = it.secrets.exception(exc)
+            it.secrets.error_info(einfo)
+        _bound(original, self)(exc, task_id, args, kwargs, einfo)
+
+    return on_failure
 
 
 def _on_replace(original: Any) -> Hook:

@@ -17,9 +17,10 @@ from ..errors import InvalidInput, Permanent
 from ..store.attempts import Attempts, Claim, Verdict
 from ..store.scripts import Script
 from ..wire import AttemptId
-from .context import HELD, Held
+from .context import HELD, Held, secrets_here
 from .installation import Installation, claimant
 from .report import Patience
+from .secrets import Resolved, watch_logs
 
 log = logging.getLogger(__name__)
 HANDOVER = Script("handover")
@@ -63,6 +64,9 @@ def begin(installation: Installation, task: Any, task_id: Any, args: Any, kwargs
     header = request.get("celeriac")
     if isinstance(header, dict) and header.get("deferred"):
         fetch(installation.attempts(), header["deferred"], args, kwargs)
+    if isinstance(header, dict) and header.get("secrets"):
+        it.secrets = Resolved.into(header["secrets"], args, kwargs, installation.secrets)
+        watch_logs(secrets_here)
 
 
 def _ask(installation: Installation, id_: str, worker: str, token: str) -> Claim:

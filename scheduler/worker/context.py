@@ -15,6 +15,7 @@ from ..wire import AttemptId
 
 if TYPE_CHECKING:
     from .installation import Installation
+    from .secrets import Resolved
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class Held:
         "replaced",
         "request",
         "retry_after_ms",
+        "secrets",
         "settled",
         "task",
         "token",
@@ -86,6 +88,12 @@ class Held:
         """The task replaced itself; another task will end the attempt."""
         self.retry_after_ms: int | None = None
         """The task called retry(), and asked for this wait."""
+        self.secrets: Resolved | None = None
+        """What its arguments hold and nothing else may show."""
+
+    def masked(self, text: str) -> str:
+        """A text about the attempt without its secrets."""
+        return text if self.secrets is None else self.secrets.masked(text)
 
     def context(self) -> Context:
         """The facts for the executor."""
@@ -115,6 +123,12 @@ def held(task_id: object) -> Held | None:
     """The attempt that this thread is running, if it is `task_id`; None when it runs elsewhere or not at all."""
     it = HELD.get()
     return it if it is not None and it.id == task_id else None
+
+
+def secrets_here() -> Resolved | None:
+    """The secrets of the attempt that runs here, or None."""
+    it = HELD.get()
+    return None if it is None else it.secrets
 
 
 def attempt() -> Context | None:

@@ -7,7 +7,7 @@ here; anything else is transient. Kinds and origins are those of wire.error_reco
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,13 +91,18 @@ def ending(
     *,
     traceback: object = None,
     kind: str | None = None,
+    mask: Callable[[str], str] | None = None,
 ) -> Ending:
-    """The ending that an exception in an executor means: failed, or lost when infrastructure took it."""
+    """The ending that an exception in an executor means: failed, or lost when infrastructure took it.
+
+    Args:
+        mask: takes out of texts what must not be told.
+    """
     kind = kind or kind_of(exc, declared)
     after = getattr(exc, "retry_after_seconds", None) if kind == "rate_limited" else None
     return Ending(
         "lost" if kind == "lost" else "failed",
-        error_of(exc, kind, traceback),
+        error_of(exc, kind, traceback, mask),
         max(0, round(after * 1000)) if isinstance(after, int | float) else None,
     )
 
@@ -107,12 +112,16 @@ def lost(type_: str, message: str) -> Ending:
     return Ending("lost", error_record("lost", type_, message, origin="infrastructure"))
 
 
-def error_of(exc: BaseException, kind: str, traceback: object = None) -> dict[str, Any]:
+def error_of(
+    exc: BaseException, kind: str, traceback: object = None, mask: Callable[[str], str] | None = None
+) -> dict[str, Any]:
     """An exception as an error record. Never raises, whatever its __str__ does."""
     try:
         message = str(exc)
     except Exception:  # noqa: BLE001  a foreign __str__ may do anything
         message = "(the exception has no readable text)"
+    if mask is not None:
+        message, traceback = mask(message), mask(traceback) if isinstance(traceback, str) else None
     origin = getattr(exc, "origin", None)
     return error_record(
         kind,

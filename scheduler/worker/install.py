@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -48,6 +48,7 @@ def install(
     settings: Any = None,
     error_kinds: Mapping[type[BaseException], str] | None = None,
     heartbeat_seconds: float | None = None,
+    secrets: Callable[[str], str | None] | None = None,
 ) -> None:
     """Let the workers of a Celery app execute nodes. Calling it again only updates what is given.
 
@@ -60,6 +61,8 @@ def install(
         error_kinds: what exceptions mean that are not ours, such as {ValueError: "permanent"}.
         heartbeat_seconds: how often leases are renewed; default CELERIAC_HEARTBEAT_SECONDS, else 5.
             At most a third of the shortest lease.
+        secrets: where the values of `Secret` inputs are: called with a name right before a task runs, gives its value
+            or None. Asked before the environment (CELERIAC_SECRET_NAME) and the files in CELERIAC_SECRETS_DIR.
 
     Raises:
         SettingsError: an error kind that does not exist, or an interval that is not positive.
@@ -80,6 +83,7 @@ def install(
     it.queue_class = queue_class or it.queue_class
     it.heartbeat_seconds = heartbeat_seconds or it.heartbeat_seconds
     it.error_kinds.update(error_kinds or {})
+    it.secrets = secrets or it.secrets
     if known:
         return
     _installed.append(it)
@@ -202,13 +206,15 @@ def _after_run(task_id: Any = None, retval: Any = None, state: Any = None, **_: 
         return
     HELD.set(None)
     _last.set(it)
+    if it.secrets is not None:
+        it.secrets.take_back()
     if it.settled or it.replaced:
         return
     if state == "IGNORED":
-        end(it, Ending("failed", error_of(retval, "permanent")))
+        end(it, Ending("failed", error_of(retval, "permanent", mask=it.masked)))
     elif state == "REJECTED":
         if not retval.requeue:
-            end(it, Ending("failed", error_of(retval, "permanent")))
+            end(it, Ending("failed", error_of(retval, "permanent", mask=it.masked)))
         elif it.task.acks_late:
             hand_over(it, "requeued")
         else:
@@ -233,7 +239,9 @@ def _on_internal_error(
         if installation.courier is not None:
             installation.courier.suppress(task_id)
         return
-    tell(installation, task_id, lost(type(exception).__name__, f"outside the task itself: {exception}"))
+    text = f"outside the task itself: {exception}"
+    told = last.masked(text) if last is not None and last.id == task_id else text
+    tell(installation, task_id, lost(type(exception).__name__, told))
 
 
 __all__ = ["install"]

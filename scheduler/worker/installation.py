@@ -14,6 +14,7 @@ from ..sentinel import SentinelUrl, is_sentinel, url_of_broker
 from ..store.attempts import Attempts
 from ..store.connection import connect
 from .direct import Direct
+from .secrets import Source
 
 if TYPE_CHECKING:
     from .heartbeat import Heartbeat
@@ -37,6 +38,7 @@ class Installation:
         redis_url, namespace, queue_class: as given to install(); None means: look in the environment.
         error_kinds: exception class -> error kind, for exceptions that are not ours.
         heartbeat_seconds: as given to install(); see interval().
+        secrets: as given to install(): name of a secret -> its value, or None when it is not there.
         claim_wait_seconds: how long a claim waits for Redis before the message goes back to the broker.
     """
 
@@ -47,6 +49,7 @@ class Installation:
     error_kinds: dict[type[BaseException], str] = field(default_factory=dict)
     heartbeat_seconds: float | None = None
     claim_wait_seconds: float = 10.0
+    secrets: Source | None = None
     executor_kinds: dict[str, Mapping[type[BaseException], str]] = field(default_factory=dict)
     courier: Courier | None = None
     heartbeat: Heartbeat | None = None

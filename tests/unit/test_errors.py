@@ -35,6 +35,7 @@ EXAMPLES: list[errors.CeleriacError] = [
     errors.PathNotInOutput("x", node="a", executor="e", path=("t", 0), step=1, problem="there is no item 0"),
     errors.UnknownExecutor("web.fetsh", at="x", known=["web.fetch"]),
     errors.UnknownClass("fast", at="x", known=["interactive-low"]),
+    errors.ExecutorNotAllowed("web.fetch", "batch", ["llm.*"], at="x"),
     errors.InputMismatch("x", executor="e", problem="'a' is text, not integer", remedy="Write a number."),
     errors.RunError("no", run="r1"),
     errors.RunFailed("r1", [("a", RECORD), ("b", {"kind": "lost"})]),
@@ -62,6 +63,7 @@ EXAMPLES: list[errors.CeleriacError] = [
     errors.InvalidInput("x"),
     errors.ContractBroken("x"),
     errors.Permanent("x"),
+    errors.SecretMissing("db", ["the environment variable X"]),
 ]
 
 
@@ -96,7 +98,7 @@ def test_constructors_keep_their_facts(error: errors.CeleriacError) -> None:
     """What a constructor asks for by name stands as an attribute of that name, unless it only words the message."""
     names = set(inspect.signature(type(error).__init__).parameters) - {"self"}
     wording = (
-        {"message", "known", "what", "value", "remedy"}
+        {"message", "known", "what", "value", "remedy", "allowed"}
         if not isinstance(error, errors.InvalidValue)
         else {"value", "what"}
     )
@@ -163,7 +165,23 @@ def test_kinds_of_executor_errors_are_the_wire_s() -> None:
         "InvalidInput": "invalid_input",
         "ContractBroken": "contract",
         "Permanent": "permanent",
+        "SecretMissing": "permanent",
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("no answer from redis://:s3cret@h:1/0", "no answer from redis://:***@h:1/0"),
+        ("rediss://u:p@ss@h/0?x=1;amqp://a:b@c//", "rediss://u:***@h/0?x=1;amqp://a:***@c//"),
+        ("https://h/x?user=a&api_token=abc&z=1", "https://h/x?user=a&api_token=***&z=1"),
+        ("redis://h:6379/0 and a@b", "redis://h:6379/0 and a@b"),
+        ("plain: text @ all", "plain: text @ all"),
+    ],
+)
+def test_passwords_of_urls_are_taken_out_of_texts(text: str, clean: str) -> None:
+    """Wherever in a text the URLs stand, and nothing else is touched."""
+    assert errors.masked(text) == clean
 
 
 def test_did_you_mean_stays_quick_on_large_graphs() -> None:

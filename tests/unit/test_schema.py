@@ -63,11 +63,15 @@ REFERENCES = st.fixed_dictionaries(
     {"$ref": st.just("a") | SCALARS},
     optional={"path": STEPS | SCALARS, "of": SCALARS, "ancestor": SCALARS, "x": SCALARS},
 )
+SECRETS = st.fixed_dictionaries(
+    {"$secret": st.sampled_from(["db", "a.b-c_D9", "..", "..a", "", "a/b", "x" * 128, "x" * 129, "a\n", 7])},
+    optional={"$ref": st.just("a"), "x": SCALARS},
+)
 VALUES = st.recursive(
-    SCALARS | REFERENCES,
+    SCALARS | REFERENCES | SECRETS,
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["a", "$literal", "b", ""]), inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["a", "$literal", "$secret", "b", ""]), inner, max_size=2)
         | st.fixed_dictionaries({"$literal": inner})
     ),
     max_leaves=6,
@@ -132,6 +136,9 @@ def one(**node: Any) -> dict[str, Any]:
 @example(one(inputs={"v": {"$ref": "a", "path": [-1]}}))
 @example(one(inputs={"v": {"$literal": {"$ref": 1, "$literal": {}}}}))
 @example(one(inputs={"v": {"$literal": []}}))
+@example(one(inputs={"v": {"$secret": ".."}}))
+@example(one(inputs={"v": {"$secret": "a\n"}}))
+@example(one(inputs={"v": [{"$secret": "db", "x": 1}]}))
 @example(one(retry={"factor": 100.0, "max_attempts": 1000.0}))
 def test_schema_and_validator_agree(document: Any) -> None:
     """What the schema accepts the validator accepts, and the other way round, but for what no schema can say."""
