@@ -21,11 +21,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from .errors import SettingsError, did_you_mean, shown
 from .sentinel import SentinelUrl, is_sentinel
+from .wire import allowed
 
 PREFIX = "CELERIAC_"
 FILE_NAME = "celeriac.toml"
@@ -35,6 +45,7 @@ RABBIT_CONSUMER_TIMEOUT_MS = 7 * 86_400_000
 """Leases tell who has died, so RabbitMQ need not: 3.12 and later read this of a queue, older ones ignore it."""
 
 _REDIS_SCHEMES = ("redis", "rediss", "unix", "sentinel")
+_PATHS = ("redis_tls_ca", "redis_tls_cert", "redis_tls_key", "secrets_dir")
 _file: ContextVar[Path | None] = ContextVar("file of the settings being loaded", default=None)
 
 
@@ -57,6 +68,14 @@ ClassName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$"
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$", max_length=128)]
 
 
+def _patterns(value: object) -> object:
+    """A list of TOML as the tuple that a frozen model keeps."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+Pattern = Annotated[str, StringConstraints(pattern=r"^[^,\s]+$", max_length=256)]
+
+
 class QueueClass(BaseModel):
     """One table of queues.toml: workers alike in latency, cost and limits. config/queues.toml explains each field."""
 
@@ -76,7 +95,12 @@ class QueueClass(BaseModel):
     store_results: bool = False
     shutdown_seconds: Seconds = 20.0
     queue_type: Literal["classic", "quorum"] | None = None
+    executors: Annotated[tuple[Pattern, ...], BeforeValidator(_patterns)] = ("*",)
     default: bool = False
+
+    def allows(self, executor: str) -> bool:
+        """Whether an executor of that name may run in this class."""
+        return allowed(executor, self.executors)
 
     @property
     def lease_ms(self) -> int:
@@ -93,6 +117,8 @@ class Settings(BaseSettings):
     """All settings of one process. Make it with `Settings.load()`; it does not change afterwards.
 
     Attributes:
+        redis_tls_ca, redis_tls_cert, redis_tls_key: PEM files for rediss:// URLs that name none: whom to trust,
+            and what we show. A server's certificate is always checked, unless the URL says ssl_cert_reqs=none.
         redis_url: where all state lives, perhaps by its sentinels (sentinel.py has their spelling); None means the
             embedded Redis in `data_dir`.
         broker_url: Celery's broker; when not given, the same Redis in Celery's spelling, so None if that is embedded.
@@ -104,6 +130,7 @@ class Settings(BaseSettings):
         shards: how many; counts only when a store is first used, later it must be the same.
         shard_lease_seconds: how long a scheduler may be silent before others take its shards.
         data_dir: home of the embedded Redis.
+        secrets_dir: files with the values of `Secret` inputs, one each; read by workers.
         queues_file, celery_file: None means the package's own queues.toml and celery.toml.
         app: import path of the Celery app that `celeriac worker` and `celeriac flower` load.
         heartbeat_file: touched by scheduler and worker while they are well; None means none.
@@ -122,6 +149,9 @@ class Settings(BaseSettings):
         frozen=True, extra="forbid", env_prefix=PREFIX, env_ignore_empty=True, validate_default=False
     )
 
+    redis_tls_ca: Path | None = None
+    redis_tls_cert: Path | None = None
+    redis_tls_key: Path | None = None
     redis_url: str | None = None
     broker_url: str | None = Field(default_factory=lambda given: _same_redis(given.get("redis_url")))
     broker_queue_type: Literal["classic", "quorum"] = "classic"
@@ -131,6 +161,7 @@ class Settings(BaseSettings):
     shards: Annotated[int, BeforeValidator(_no_boolean), Field(ge=1, le=1024)] = 16
     shard_lease_seconds: Annotated[Seconds, Field(ge=1, le=600)] = 10.0
     data_dir: Path = Path(".celeriac")
+    secrets_dir: Path | None = None
     queues_file: Path | None = None
     celery_file: Path | None = None
     app: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*)?$")] = "tasks.app:app"
@@ -203,6 +234,12 @@ class Settings(BaseSettings):
         if self.archive_url is None and self.redis_url is None:
             return str(self.data_dir.absolute() / "archive")
         return self.archive_url
+
+    @field_validator("redis_url", "broker_url")
+    @classmethod
+    def _checked_tls(cls, url: str | None, info: ValidationInfo) -> str | None:
+        files = (info.data.get(f"redis_tls_{name}") for name in ("ca", "cert", "key"))
+        return None if url is None else with_tls(url, *files)
 
     @cached_property
     def classes(self) -> dict[str, QueueClass]:
@@ -286,6 +323,29 @@ def default_file(name: str) -> Path:
         "is neither in the package nor in config/",
         "Install celeriac again; its wheel is not whole",
     )
+
+
+def with_tls(url: str, ca: Path | None = None, cert: Path | None = None, key: Path | None = None) -> str:
+    """A rediss:// URL that says how the server is checked: kombu would not check it at all where the URL is silent.
+
+    >>> with_tls("rediss://h:6380/0")
+    'rediss://h:6380/0?ssl_cert_reqs=required'
+    """
+    if not url.startswith("rediss://"):
+        return url
+    said = dict(parse_qsl(url.partition("?")[2], keep_blank_values=True))
+    asked = said.get("ssl_cert_reqs", "required")
+    if asked.lower().removeprefix("cert_") not in ("required", "optional", "none"):
+        raise ValueError("has an ssl_cert_reqs that is none of required, optional, none")
+    wanted = {"ssl_ca_certs": ca, "ssl_certfile": cert, "ssl_keyfile": key}
+    given = {name: str(path.absolute()) for name, path in wanted.items() if path is not None and name not in said}
+    for path in ((said | given).get(name) for name in wanted):
+        if path is not None and not os.access(path, os.R_OK):
+            raise ValueError(f"needs the file {path}, which cannot be read")
+    more = ({} if "ssl_cert_reqs" in said else {"ssl_cert_reqs": "required"}) | given
+    if not more:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}{urlencode(more, safe='/')}"
 
 
 def redacted(url: str) -> str:
@@ -434,7 +494,7 @@ def _table(document: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]
 
 def _absolute(document: dict[str, Any], base: Path) -> dict[str, Any]:
     """Paths in a file are relative to that file."""
-    for field in ("data_dir", "queues_file", "celery_file", "heartbeat_file"):
+    for field in (*_PATHS, "data_dir", "queues_file", "celery_file", "heartbeat_file"):
         if isinstance(document.get(field), str):
             document[field] = base / Path(document[field]).expanduser()
     archive = document.get("archive_url")

@@ -13,8 +13,9 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple, NewType
 
 from .errors import WireError, masked, shown
@@ -66,6 +67,15 @@ def is_run_id(text: str) -> bool:
 def shard_of(run: RunId, shards: int) -> int:
     """The shard that a run lives in, 0 <= shard < shards; stable for ever for a given number of shards."""
     return zlib.crc32(run.encode()) % shards
+
+
+def allowed(executor: str, patterns: Iterable[str]) -> bool:
+    """Whether a name fits one of these patterns, in which * stands for any text, ? for one character.
+
+    >>> allowed("web.fetch", ["web.*"]), allowed("web.fetch", ["llm.*", "mail.send"])
+    (True, False)
+    """
+    return any(it == "*" or fnmatchcase(executor, it) for it in patterns)
 
 
 class AttemptId(NamedTuple):

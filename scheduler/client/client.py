@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from ..errors import InvalidValue, RunNotFound, SettingsError, quoted, shown
+from ..errors import ExecutorNotAllowed, InvalidValue, RunNotFound, SettingsError, quoted, shown
 from ..graph import CompiledGraph, Graph
 from ..graph.limits import MAX_LABELS, kind_of, name_of, seconds_of
 from ..graph.policy import Duration
@@ -213,8 +213,28 @@ class Client:
         if not check:
             return graph.compile()
         contracts = self._access.reach(self._published)
-        classes = None if self._settings is None else self._access.reach(lambda: self._classes(contracts))
-        return graph.compile(contracts=contracts, classes=classes)
+        if self._settings is None:
+            return graph.compile(contracts=contracts)
+        classes = self._access.reach(lambda: self._classes(contracts))
+        compiled = graph.compile(contracts=contracts, classes=classes)
+        self._check_classes(compiled, contracts)
+        return compiled
+
+    def _check_classes(self, compiled: CompiledGraph, contracts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Whether each executor may run in its class, as far as the classes are declared here.
+
+        Raises:
+            ExecutorNotAllowed: one may not.
+        """
+        assert self._settings is not None  # noqa: S101  asked for by the caller
+        declared, default = self._settings.classes, self._settings.default_class.name
+        for number, profile in enumerate(compiled.header["profiles"]):
+            executor = profile["executor"]
+            name = profile.get("queue_class") or contracts.get(executor, {}).get("queue_class") or default
+            if name in declared and not declared[name].allows(executor):
+                key = compiled.key_of_profile(number)
+                at = f"nodes[{quoted(key)}].executor"
+                raise ExecutorNotAllowed(executor, name, declared[name].executors, at)
 
     def _published(self) -> Mapping[str, Mapping[str, Any]]:
         """What workers have published; read again only when it has changed."""

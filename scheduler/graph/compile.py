@@ -62,6 +62,10 @@ class CompiledGraph:
             raise UnknownNode(key, "node", self.keys)
         return self._index[key]
 
+    def key_of_profile(self, profile: int) -> str:
+        """The first node that has the profile of this number in the header."""
+        return self.keys[self._profile.index(profile)]
+
     def pages(self) -> Iterator[bytes]:
         """The pages in order, zlib of JSON, each made when it is asked for."""
         first = 0

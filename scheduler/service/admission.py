@@ -35,6 +35,9 @@ class Admission:
         self.flying: dict[str, int] = dict.fromkeys(classes, 0)
         self._ready: dict[str, OrderedDict[str, tuple[Run, deque[int]]]] = {name: OrderedDict() for name in classes}
         self._waiting: dict[str, dict[str, tuple[Run, list[int]]]] = {}
+        self.refused: list[tuple[Run, int, str]] = []
+        """Ready nodes whose executor may not run in their class, with that class; they are to fail."""
+        self._fitting: dict[tuple[str, str], bool] = {}
         self._placed: dict[tuple[str, str | None], tuple[str | None, str]] = {}
 
     def learn(self, contracts: Mapping[str, Mapping[str, Any]]) -> None:
@@ -64,12 +67,22 @@ class Admission:
             return None, f"no queue class {name!r} is declared here"
         return name, ""
 
+    def _fits(self, executor: str, queue_class: str) -> bool:
+        asked = (executor, queue_class)
+        if asked not in self._fitting:
+            self._fitting[asked] = self.classes[queue_class].allows(executor)
+        return self._fitting[asked]
+
     def add(self, run: Run, node: int) -> str:
-        """A node became ready. Returns why it must wait apart, or "" when it only waits for room."""
-        name, why = self.place(run.profiles[run.profile[node]])
+        """A node became ready. Returns why it must wait apart, or "" when it waits for room, or is refused."""
+        profile = run.profiles[run.profile[node]]
+        name, why = self.place(profile)
         if name is None:
             self._waiting.setdefault(why, {}).setdefault(run.id, (run, []))[1].append(node)
             return why
+        if not self._fits(profile.executor, name):
+            self.refused.append((run, node, name))
+            return ""
         queue = self._ready[name].get(run.id)
         if queue is None:
             self._ready[name][run.id] = (run, deque((node,)))
@@ -79,6 +92,8 @@ class Admission:
 
     def forget(self, runs: Iterable[str]) -> None:
         """These runs have ended, or belong to another scheduler now."""
+        runs = set(runs)
+        self.refused = [it for it in self.refused if it[0].id not in runs]
         for run in runs:
             for queue in self._ready.values():
                 queue.pop(run, None)

@@ -13,13 +13,14 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from ..core.decide import decide
-from ..core.events import Admitted
+from ..core.events import Admitted, Reported
 from ..core.evolve import evolve
 from ..core.run import Profile, Run, references
 from ..core.states import IN_FLIGHT
+from ..errors import ExecutorNotAllowed, shown
 from ..settings import Settings
 from ..store.runs import Runs
-from ..wire import RunId
+from ..wire import RunId, error_record
 from .admission import Admission
 from .announcer import Announcer
 from .batch import Batch
@@ -152,6 +153,34 @@ class Dispatch:
                 waits = True
         batch.ready.clear()
         return waits
+
+    def refuse(self, held_of: Callable[[str], Held], batch_of: Callable[[Held], Batch]) -> bool:
+        """Nodes whose executor may not run in their class fail, as an attempt that never goes out; whether any did.
+
+        Args:
+            held_of, batch_of: as for `admit`.
+        """
+        refused, self.admission.refused = self.admission.refused, []
+        found = False
+        for run, node, name in refused:
+            held = held_of(run.id)
+            batch = batch_of(held)
+            decision = decide(run, Admitted([node]), batch.now)
+            if decision.stale:
+                continue
+            evolve(run, decision, batch.now)
+            batch.take(run, decision)
+            executor = run.profiles[run.profile[node]].executor
+            told = ExecutorNotAllowed(executor, name, self._classes[name].executors, at=f"node {shown(run.keys[node])}")
+            error = error_record("permanent", "ExecutorNotAllowed", str(told), origin="policy")
+            epoch, attempt = run.epoch[node], run.attempt[node]
+            event = Reported(node, epoch, attempt, "failed", "none", "", None, batch.now, error, None, 0.0)
+            decision = decide(run, event, batch.now)
+            evolve(run, decision, batch.now)
+            batch.take(run, decision)
+            self._counts["not allowed"] += 1
+            found = True
+        return found
 
     def admit(self, held_of: Callable[[str], Held], batch_of: Callable[[Held], Batch], share: float) -> list[Outgoing]:
         """Take what has room in its class, number its attempts and note them in their batches.

@@ -223,14 +223,21 @@ class Scheduler:
 
     def _settle(self, batches: dict[int, Batch], now: int) -> None:
         """Admit what is ready, commit all batches, publish what goes out."""
-        for batch in batches.values():
-            if self._dispatch.queue(batch):
-                self._contracts_at = 0.0
         runs = self._connected
-        share = len(self._held) / runs.shards
-        going = self._dispatch.admit(
-            lambda run: self._held[runs.shard(RunId(run))], lambda held: _batch_of(batches, held, now), share
-        )
+
+        def held_of(run: str) -> Held:
+            return self._held[runs.shard(RunId(run))]
+
+        def batch_of(held: Held) -> Batch:
+            return _batch_of(batches, held, now)
+
+        while True:  # a node that is refused may let others become ready
+            for batch in batches.values():
+                if self._dispatch.queue(batch):
+                    self._contracts_at = 0.0
+            if not self._dispatch.refuse(held_of, batch_of):
+                break
+        going = self._dispatch.admit(held_of, batch_of, len(self._held) / runs.shards)
         self._commit(batches)
         self._dispatch.unsent += [it for it in going if it.held.keys.shard in self._held]
         self._dispatch.publish(runs)

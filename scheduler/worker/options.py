@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 BEATS_PER_LEASE = 4
+EXECUTORS = "CELERIAC_EXECUTORS"
+"""Patterns of what a worker may run, separated by commas; read by survival.py."""
 
 
 class QueueClassLike(Protocol):
@@ -87,6 +89,7 @@ def worker_environment(
         queue_arguments: with what its queue is declared (Settings.queue_arguments).
     """
     found = {
+        EXECUTORS: ",".join(getattr(queue_class, "executors", ("*",))),
         "CELERIAC_QUEUE_CLASS": queue_class.name,
         "CELERIAC_HEARTBEAT_SECONDS": f"{heartbeat_seconds(queue_class.lease_seconds):g}",
         "REMAP_SIGTERM": "SIGQUIT",

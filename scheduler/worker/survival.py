@@ -8,6 +8,7 @@ becomes InvalidTaskError, which Celery rejects. Measured: research/reliability.m
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from typing import Any
 
@@ -18,16 +19,20 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 
 from ..errors import WireError
 from ..wire import check_reader
+from ..wire import allowed, error_record
 from .claim import AttemptRefused
 from .context import is_attempt
 from .endings import Ending, ending, lost
 from .installation import installation_of
+from .options import EXECUTORS
 from .report import tell
 
 log = logging.getLogger(__name__)
+NOT_ALLOWED = "ExecutorNotAllowed"
 ABANDONED = "the worker stopped before the task had ended"
 refused: dict[str, int] = {}
-"""Claims refused in this worker since its start, by verdict; the heartbeat announces them."""
+"""Claims refused in this worker since its start, by verdict, and messages of tasks that its class does not take; the
+heartbeat announces them."""
 _counting = threading.Lock()
 """In a pool of threads, several may be refused at one time."""
 
@@ -49,6 +54,8 @@ class _Strategy:
         if not issubclass(request, _Guarded):
             type(task).Request = _guarded(request)
         strategy = symbol_by_name(self.own)(task, app, consumer, **options)
+        if not _may_run(task.name):
+            return _refusing(task.name, app, strategy)
 
         def receive(message: Any, body: Any, *args: Any, **kwargs: Any) -> Any:
             try:
@@ -59,6 +66,35 @@ class _Strategy:
             return strategy(message, body, *args, **kwargs)
 
         return receive
+
+
+def _may_run(name: str) -> bool:
+    """Whether this worker was started for a class that takes this task."""
+    patterns = os.environ.get(EXECUTORS)
+    return not patterns or allowed(name, patterns.split(","))
+
+
+def _refusing(name: str, app: Any, strategy: Any) -> Any:
+    """What receives messages of a task that has no business in this worker's class: rejects and counts them.
+
+    A worker that also serves queues of its app's own takes ordinary messages from there as ever.
+    """
+    served = os.environ.get("CELERIAC_QUEUE_CLASS") or "?"
+
+    def receive(message: Any, body: Any, *args: Any, **kwargs: Any) -> Any:
+        id_ = message.headers.get("id") if isinstance(message.headers, dict) else None
+        if not is_attempt(id_) and len(app.amqp.queues.consume_from) > 1:
+            return strategy(message, body, *args, **kwargs)
+        refused["not allowed"] = refused.get("not allowed", 0) + 1
+        told = f"task {name!r} may not run in the queue class {served!r} (executors, queues.toml)"
+        installation = installation_of(app)
+        if installation is not None and is_attempt(id_):
+            tell(
+                installation, str(id_), Ending("failed", error_record("permanent", NOT_ALLOWED, told, origin="policy"))
+            )
+        raise InvalidTaskError(told)
+
+    return receive
 
 
 def check(message: Any, body: Any) -> None:
