@@ -29,6 +29,8 @@ def configuration() -> dict[str, Any]:
     broker = os.environ.get("CELERIAC_BROKER_URL") or os.environ.get("CELERIAC_REDIS_URL")
     if broker:
         broker = f"redis+socket://{broker.removeprefix('unix://')}" if broker.startswith("unix://") else broker
+        if broker.startswith("rediss://") and "ssl_cert_reqs=" not in broker:  # kombu would check nothing
+            broker += f"{'&' if '?' in broker else '?'}ssl_cert_reqs=required"
         found["broker_url"] = broker
         if broker.startswith(REDIS_BROKERS):
             found["broker_transport_options"] = document.get("broker_transport_options", {})

@@ -6,6 +6,9 @@ finds the new one after a failover by connecting again, which it does after any 
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
 from typing import Any
 
 from redis import Redis
@@ -39,11 +42,12 @@ def connect(url: str, *, timeout_seconds: float = SOCKET_TIMEOUT_SECONDS) -> Red
     """A client for `url` that never repeats a command by itself: what to do then is its caller's knowledge.
 
     Args:
-        url: redis://, rediss://, unix:// or sentinel://; a broker's redis+socket:// is understood too.
+        url: redis://, rediss://, unix:// or sentinel://; a broker's redis+socket:// is understood too. TLS checks the
+            server's certificate and name, unless the URL says ssl_cert_reqs=none.
         timeout_seconds: longest wait for an answer, and for a connection.
 
     Raises:
-        ValueError: the URL cannot be used.
+        ValueError: that is no URL of a Redis; says nothing of what is in it.
     """
     if is_sentinel(url):
         it = SentinelUrl.parse(url)
@@ -58,7 +62,8 @@ def connect(url: str, *, timeout_seconds: float = SOCKET_TIMEOUT_SECONDS) -> Red
         )
         return found
     url, options = _options(url, timeout_seconds)
-    client: Redis = Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
+    with _no_part_told():
+        client: Redis = Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
     return client
 
 
@@ -79,7 +84,8 @@ def connect_async(url: str, *, timeout_seconds: float = SOCKET_TIMEOUT_SECONDS) 
         return found
     url, options = _options(url, timeout_seconds)
     retry = AsyncRetry(NoBackoff(), 0)
-    client: AsyncRedis = AsyncRedis.from_url(url, single_connection_client=True, retry=retry, **options)
+    with _no_part_told():
+        client: AsyncRedis = AsyncRedis.from_url(url, single_connection_client=True, retry=retry, **options)
     return client
 
 
@@ -89,7 +95,22 @@ def _options(url: str, timeout_seconds: float) -> tuple[str, dict[str, Any]]:
     options: dict[str, Any] = {"socket_timeout": timeout_seconds, "protocol": 2}
     if not url.startswith("unix://"):
         options |= {"socket_connect_timeout": 3.0, "socket_keepalive": True}
+    if url.startswith("rediss://"):
+        options["ssl_check_hostname"] = True
+        url = re.sub(r"(?<=[?&]ssl_cert_reqs=)CERT_(\w+)", lambda found: found[1].lower(), url)  # kombu's spelling
     return url, options
+
+
+@contextlib.contextmanager
+def _no_part_told() -> Iterator[None]:
+    """Keeps the library's own words to itself: where a password breaks a URL, they quote it."""
+    try:
+        yield
+    except ValueError:
+        raise ValueError(
+            "is no URL of a Redis; write redis://user:password@host:6379/0, with /, @, : and % in the password "
+            "as %2F, %40, %3A and %25"
+        ) from None
 
 
 def _asking(it: SentinelUrl) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from ..errors import SettingsError
 from ..sentinel import SentinelUrl, is_sentinel, url_of_broker
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 NONCE = "CELERIAC_WORKER_NONCE"
 """Environment variable by which a worker's pool processes learn which start of it they belong to."""
 HEARTBEAT = "CELERIAC_HEARTBEAT_SECONDS"
+TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+socket://", "sentinel://")
 SILENCE_SECONDS = 5.0
 """How long one command may stay without an answer before the connection is given up and it is sent again."""
@@ -80,7 +82,7 @@ class Installation:
                 broker = url_of_broker(broker, self.app.conf.broker_transport_options or {})
             else:
                 broker = broker.split(";")[0]
-            url = os.environ.get("CELERIAC_REDIS_URL") or (broker if broker.startswith(REDIS_SCHEMES) else None)
+            url = os.environ.get("CELERIAC_REDIS_URL") or (_like(broker, self.app.conf.broker_use_ssl) or None)
             if url is None:
                 raise SettingsError(
                     "scheduler.worker.install(app)",
@@ -119,6 +121,16 @@ class Installation:
         """Declared meanings of exceptions, most particular first."""
         own = self.executor_kinds.get(task_name or "")
         return [self.error_kinds] if own is None else [own, self.error_kinds]
+
+
+def _like(broker: str, tls: Any) -> str:
+    """The app's broker as our store, with the same files for TLS; "" when it is no Redis."""
+    if not broker.startswith(REDIS_SCHEMES):
+        return ""
+    files = {name: str(tls[name]) for name in TLS_FILES if tls.get(name)} if isinstance(tls, dict) else {}
+    if not broker.startswith("rediss://") or not files:
+        return broker
+    return f"{broker}{'&' if '?' in broker else '?'}{urlencode(files, safe='/')}"
 
 
 def claimant(hostname: str) -> str:

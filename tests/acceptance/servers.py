@@ -55,7 +55,7 @@ class Server:
         self.directory = directory
         self.port = free_port()
         self._command = [str(binary), str(default_file("redis.conf")), "--dir", str(directory)]
-        self._command += ["--bind", "127.0.0.1", "--port", str(self.port), *options]
+        self._command += ["--bind", "127.0.0.1", "--port", "{port}", *options]  # a later --port wins
         self._check = dict(check or {})
 
     def __enter__(self) -> Self:
