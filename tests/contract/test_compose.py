@@ -19,7 +19,7 @@ from tests.contract.commands import resolve
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
 SCHEMA = json.loads((Path(__file__).parent / "compose.schema.json").read_text(encoding="utf-8"))
-FOREIGN_ENVIRONMENT = {"REMAP_SIGTERM"}  # Celery's
+FOREIGN_ENVIRONMENT = {"REMAP_SIGTERM", "FLOWER_BASIC_AUTH"}  # Celery's and Flower's
 
 
 def load(text: str | None = None) -> dict[str, Any]:
