@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from ..errors import SettingsError, did_you_mean
+from ..errors import SettingsError, did_you_mean, masked
 from .output import note
 from .place import Place, place_options
 
@@ -19,11 +19,19 @@ if TYPE_CHECKING:
     from ..settings import QueueClass, Settings
 
 
+class _Masked(logging.Formatter):
+    """Lines, tracebacks included, without the passwords of URLs."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        return masked(super().format(record))
+
+
 def log_to_stderr(level: str) -> None:
     """One line per record, on standard error, time in UTC."""
     import time
 
-    line = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+    line = _Masked("%(asctime)s.%(msecs)03dZ %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
     line.converter = time.gmtime
     out = logging.StreamHandler()
     out.setFormatter(line)
@@ -123,7 +131,7 @@ def worker_command(
 @click.option("--port", type=click.IntRange(1, 65_535), help="[CELERIAC_FLOWER_PORT, 5555].")
 @place_options
 def flower_command(app: str | None, address: str | None, port: int | None, place: Place) -> None:
-    """Flower on the scheduler's broker, on loopback and read-only.
+    """Flower on the scheduler's broker, on loopback and read-only; elsewhere with a login only (FLOWER_BASIC_AUTH).
 
     Its settings are config/flower.py and nothing else: a flowerconfig.py in the working directory is not loaded.
     """

@@ -40,6 +40,7 @@ _SCHEDULER_STAGE, _WORKER_STAGE = 1, 2
 def up_command(ctx: click.Context, workers: str | None, app: str | None, flower: bool, place: Place) -> None:
     """Private Redis, scheduler and workers, in the foreground until Ctrl-C."""
     from ..embedded import EmbeddedRedis
+    from ..settings import redacted
 
     settings = place.settings(app=app)
     wanted = workers_of(workers, settings)
@@ -64,7 +65,7 @@ def up_command(ctx: click.Context, workers: str | None, app: str | None, flower:
             supervisor.start(
                 "flower", celeriac_command("flower"), python_environment(environment_of(settings)), stage=_WORKER_STAGE
             )
-        note(f"In another shell: CELERIAC_REDIS_URL={settings.redis_url} celeriac doctor")
+        note(f"In another shell: CELERIAC_REDIS_URL={redacted(settings.redis_url or '')} celeriac doctor")
         note("Ctrl-C ends all of it in order; a second one at once.")
         in_order = supervisor.keep_going()
         note("Stopping ...")

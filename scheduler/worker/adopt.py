@@ -82,10 +82,9 @@ def _before_start(installation: Installation, original: Any) -> Hook:
 def _on_retry(installation: Installation, original: Any) -> Hook:
     def on_retry(self: Any, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         it = held(task_id)
-        if it is not None and it.secrets is not None:
+        if it is not None:
             it.secrets.error_info(einfo)
             exc = exc and it.secrets.exception(exc)
-        if it is not None:
             raised = sys.exc_info()[1]
             if it.retry_after_ms is None and isinstance(raised, Retry):  # raised without retry()
                 it.retry_after_ms = _wait_ms(raised.when)
@@ -103,7 +102,7 @@ def _on_failure(original: Any) -> Hook:
 
     def on_failure(self: Any, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         it = held(task_id)
-        if it is not None and it.secrets is not None:
+        if it is not None:
             exc = it.secrets.exception(exc)
             it.secrets.error_info(einfo)
         _bound(original, self)(exc, task_id, args, kwargs, einfo)

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..wire import AttemptId
+from .secrets import NO_SECRETS, Resolved
 
 if TYPE_CHECKING:
     from .installation import Installation
-    from .secrets import Resolved
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +88,8 @@ class Held:
         """The task replaced itself; another task will end the attempt."""
         self.retry_after_ms: int | None = None
         """The task called retry(), and asked for this wait."""
-        self.secrets: Resolved | None = None
+        self.secrets = NO_SECRETS
         """What its arguments hold and nothing else may show."""
-
-    def masked(self, text: str) -> str:
-        """A text about the attempt without its secrets."""
-        return text if self.secrets is None else self.secrets.masked(text)
 
     def context(self) -> Context:
         """The facts for the executor."""
@@ -128,7 +124,7 @@ def held(task_id: object) -> Held | None:
 def secrets_here() -> Resolved | None:
     """The secrets of the attempt that runs here, or None."""
     it = HELD.get()
-    return None if it is None else it.secrets
+    return None if it is None or it.secrets is NO_SECRETS else it.secrets
 
 
 def attempt() -> Context | None:

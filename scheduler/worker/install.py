@@ -206,15 +206,14 @@ def _after_run(task_id: Any = None, retval: Any = None, state: Any = None, **_: 
         return
     HELD.set(None)
     _last.set(it)
-    if it.secrets is not None:
-        it.secrets.take_back()
+    it.secrets.take_back()
     if it.settled or it.replaced:
         return
     if state == "IGNORED":
-        end(it, Ending("failed", error_of(retval, "permanent", mask=it.masked)))
+        end(it, Ending("failed", error_of(retval, "permanent", mask=it.secrets.masked)))
     elif state == "REJECTED":
         if not retval.requeue:
-            end(it, Ending("failed", error_of(retval, "permanent", mask=it.masked)))
+            end(it, Ending("failed", error_of(retval, "permanent", mask=it.secrets.masked)))
         elif it.task.acks_late:
             hand_over(it, "requeued")
         else:
@@ -240,7 +239,7 @@ def _on_internal_error(
             installation.courier.suppress(task_id)
         return
     text = f"outside the task itself: {exception}"
-    told = last.masked(text) if last is not None and last.id == task_id else text
+    told = last.secrets.masked(text) if last is not None and last.id == task_id else text
     tell(installation, task_id, lost(type(exception).__name__, told))
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-from ..errors import InvalidInput, SecretMissing
+from ..errors import InvalidInput, SecretMissing, masked
 
 MASK = "***"
 PREFIX = "CELERIAC_SECRET_"
@@ -126,8 +126,8 @@ class Resolved:
                 continue
 
     def masked(self, text: str) -> str:
-        """A text without the values."""
-        return text if self._pattern is None else self._pattern.sub(MASK, text)
+        """A text without the values, and without the passwords of URLs."""
+        return masked(text if self._pattern is None else self._pattern.sub(MASK, text))
 
     def cleaned(self, value: Any, depth: int = 0) -> Any:
         """A value without the values, as far down as plain data go; the same object when there is nothing in it."""
@@ -186,6 +186,10 @@ class Resolved:
             wrapped.tb = self.masked(wrapped.tb)
         elif isinstance(wrapped, BaseException):
             einfo.exception = self.exception(wrapped)
+
+
+NO_SECRETS = Resolved()
+"""Of attempts without any: takes the passwords of URLs out of texts, and nothing else."""
 
 
 def _forms(value: str) -> Iterable[str]:

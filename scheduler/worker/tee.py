@@ -45,8 +45,7 @@ class _Tee:
             end(it, _retried(it, None))
             return
         data = encode(result)
-        if it.secrets is not None:  # a result backend may store the arguments too
-            it.secrets.take_back()
+        it.secrets.take_back()  # a result backend may store the arguments too
         _own_store(base.mark_as_done, task_id, result, *args, **kwargs)
         succeed(it, data)
 
@@ -58,10 +57,10 @@ class _Tee:
             base.mark_as_failure(task_id, exc, traceback, *args, **kwargs)
             return
         raised = sys.exc_info()[1]
-        if it is not None and it.secrets is not None:
+        if it is not None:
             it.secrets.take_back()
-            exc, raised = it.secrets.exception(exc), raised and it.secrets.exception(raised)
-            traceback = it.masked(traceback) if isinstance(traceback, str) else None
+            raised, exc = raised or exc, it.secrets.exception(exc)  # its class says what it means
+            traceback = it.secrets.masked(traceback) if isinstance(traceback, str) else None
         _own_store(base.mark_as_failure, task_id, exc, traceback, *args, **kwargs)
         if it is not None:
             end(it, failure_of(it, raised or exc, traceback))
@@ -87,10 +86,10 @@ class _Tee:
         """The user's store only: Task.on_retry, called for every retry, makes the report."""
         base: Any = super()
         it = held(task_id)
-        if it is not None and it.secrets is not None:
+        if it is not None:
             it.secrets.take_back()
             exc = exc and it.secrets.exception(exc)
-            args = tuple(it.masked(one) if isinstance(one, str) else one for one in args)
+            args = tuple(it.secrets.masked(one) if isinstance(one, str) else one for one in args)
         if is_attempt(task_id):
             _own_store(base.mark_as_retry, task_id, exc, *args, **kwargs)
         else:
@@ -143,8 +142,8 @@ def failure_of(it: Held, exc: BaseException, traceback: object) -> Ending:
     kinds = it.installation.kinds(task.name)
     called_wrongly = isinstance(exc, TypeError) and refuses(task, request.args, request.kwargs)
     if called_wrongly and kind_of(exc, kinds) == "transient":
-        return ending(exc, kinds, traceback=traceback, kind="invalid_input", mask=it.masked)
-    return ending(exc, kinds, traceback=traceback, mask=it.masked)
+        return ending(exc, kinds, traceback=traceback, kind="invalid_input", mask=it.secrets.masked)
+    return ending(exc, kinds, traceback=traceback, mask=it.secrets.masked)
 
 
 def outside(exc: BaseException) -> Ending:
@@ -158,7 +157,9 @@ def outside(exc: BaseException) -> Ending:
 def _retried(it: Held, exc: BaseException | None) -> Ending:
     if exc is None:
         return Ending("retried", error_record("transient", "Retry", ""), it.retry_after_ms)
-    return Ending("retried", ending(exc, it.installation.kinds(it.task.name), mask=it.masked).error, it.retry_after_ms)
+    return Ending(
+        "retried", ending(exc, it.installation.kinds(it.task.name), mask=it.secrets.masked).error, it.retry_after_ms
+    )
 
 
 def retried(it: Held, exc: BaseException | None) -> None:

@@ -285,6 +285,7 @@ def test_a_worker_is_started_as_its_class_says() -> None:
     assert argv[-2:] == ["--", "worker.soft_shutdown_timeout=10.0"]
     assert {"--concurrency=3", "--hostname=w@x"} <= set(worker_argv(served, hostname="w@x", concurrency=3))
     assert worker_environment(served) == {
+        "CELERIAC_EXECUTORS": "*",
         "CELERIAC_QUEUE_CLASS": "some",
         "CELERIAC_HEARTBEAT_SECONDS": "1",
         "REMAP_SIGTERM": "SIGQUIT",
