@@ -265,6 +265,13 @@ class Settings(BaseSettings):
                 f"{path}: {unknown[0]}", "unknown table", "Celery's settings stand under [settings], by Celery's names"
             )
         conf: dict[str, Any] = dict(_table(document, "settings", path))
+        for name in ("accept_content", "result_accept_content"):
+            if list(conf.get(name, ["json"])) not in (["json"], ["application/json"]):
+                raise SettingsError(
+                    f"{path}: [settings] {name}",
+                    f"{shown(conf[name])} is more than json",
+                    'Leave it at ["json"]: what else is decoded may run code of whoever can write to the broker',
+                )
         conf["broker_connection_max_retries"] = None
         if self.broker_url is not None:
             conf["broker_url"] = self.broker_url

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+
 import pytest
 
 from scheduler.graph import Graph
@@ -37,6 +40,14 @@ def test_a_report_that_comes_twice_changes_nothing_more(stage: Stage, memory: Me
     idle(stage)
 
 
+class Canary:
+    """Says that it was unpickled."""
+
+    def __reduce__(self) -> object:
+        return exec, ("import os; os.environ['CANARY'] = 'sang'",)
+
+
+CANARY = pickle.dumps(Canary())
 BROKEN: dict[str, list[str | bytes]] = {
     "no kind that we know": ["riddle", "?"],
     "no JSON": ["report", "{"],
@@ -57,6 +68,10 @@ BROKEN: dict[str, list[str | bytes]] = {
     "an output that is no JSON": ["report", '{"id": "ID", "end": "succeeded", "output": "inline"}', "output", "{"],
     "an output that is no UTF-8": ["report", '{"id": "ID", "end": "succeeded", "output": "inline"}', "output", b"\xff"],
     "a blob without a name": ["report", '{"id": "ID", "end": "succeeded", "output": "blob"}', "output", "{}"],
+    "a pickle": ["report", CANARY],
+    "a pickle as an output": ["report", '{"id": "ID", "end": "succeeded", "output": "inline"}', "output", CANARY],
+    "yaml": ["report", "!!python/object/apply:pathlib.Path.touch [canary]"],
+    "a pickled cancel": ["cancel", CANARY],
     "a cancel that is no JSON": ["cancel", b"\xff"],
     "a cancel of no object": ["cancel", "[]"],
     "a cancel of no run": ["cancel", "{}"],
@@ -71,6 +86,13 @@ HARMLESS: dict[str, list[str | bytes]] = {
     "a retry of a run that is not there": ["retry", '{"run": "{ns:0}:x"}'],
     "a retry of a run that has not ended": ["retry", '{"run": "RUN"}'],
 }
+
+
+def test_the_canary_sings_when_it_is_unpickled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test of the test below."""
+    monkeypatch.setenv("CANARY", "silent")
+    pickle.loads(CANARY)
+    assert os.environ["CANARY"] == "sang"
 
 
 @pytest.mark.parametrize("entry", [*BROKEN, *HARMLESS])
@@ -102,6 +124,7 @@ def test_what_cannot_be_read_is_refused_counted_and_consumed(stage: Stage, memor
         worker.take(tasks(memory)[1:])
         assert stage.ended(run) == ["succeeded"]
         assert scheduler.counts["crashes"] == 0
+    assert "CANARY" not in os.environ  # the scheduler's thread is in this process
     idle(stage)
 
 
