@@ -345,13 +345,14 @@ def connect_runs(client: Redis, namespace: str, shards: int) -> Runs:
         StoreTooNew: the store was laid out by a version that this one does not understand.
     """
     meta = Keys(namespace).meta
-    recorded, layout = client.hmget(meta, ["shards", "layout"])
-    if recorded is None:  # a store that is full still answers, and refuses to be written
+    found: Any = client.hmget(meta, ["shards", "layout"])
+    if found[0] is None:  # a store that is full still answers, and refuses to be written
         with client.pipeline(transaction=False) as pipe:
             pipe.hsetnx(meta, "shards", str(shards))
             pipe.hsetnx(meta, "layout", str(LAYOUT))
             pipe.hmget(meta, ["shards", "layout"])
-            recorded, layout = pipe.execute()[-1]
+            found = pipe.execute()[-1]
+    recorded, layout = found
     if int(layout or 1) > LAYOUT:
         raise StoreTooNew(namespace, int(layout), LAYOUT)
     return Runs(client, namespace, int(recorded or shards))

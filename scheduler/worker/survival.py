@@ -18,8 +18,7 @@ from celery.worker import state
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from ..errors import WireError
-from ..wire import check_reader
-from ..wire import allowed, error_record
+from ..wire import allowed, check_reader, error_record
 from .claim import AttemptRefused
 from .context import is_attempt
 from .endings import Ending, ending, lost

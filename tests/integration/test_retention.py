@@ -499,7 +499,7 @@ def test_a_run_that_is_live_in_memory_is_not_removed(stage: Stage, folder: Path)
     scheduler = Scheduler(stage.settings(retention=at_once_to(folder)), MemoryTransport())
     it = EndedRuns(stage.runs).look(run)
     assert it is not None
-    epoch = int(stage.client.get(stage.keys.shard(0).epoch))
+    epoch = stage.client.get(stage.keys.shard(0).epoch).decode()
     from scheduler.service.held import Held
 
     held = Held(stage.keys.shard(0), epoch)
