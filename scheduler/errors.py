@@ -32,10 +32,14 @@
     │   └── KeyReused           the idempotency key belongs to a run of another graph
     ├── StoreError              Redis
     │   ├── StoreUnreachable    no answer (also a ConnectionError)
+    │   ├── StoreFull           no room for another run; `.used_bytes`, `.limit_bytes`
     │   ├── StoreUnsafe         it answers, but may lose what it acknowledged
+    │   │   └── StoreRefused    so a scheduler that is told to be strict does not work with it; `.problems`
     │   ├── StoreTooNew         its layout is newer than this version understands
     │   └── Fenced              this process no longer owns the shard; drop what is in memory
     ├── ArchiveError            the archive of ended runs cannot be read or written
+    ├── DeadLetterNotFound      no such dead letter (also a LookupError)
+    ├── NotRedriven             a dead letter that cannot be put back; `.reason`
     ├── IllegalMove             a state change that the table of moves does not have
     ├── WireError               a record from another process that cannot be read
     ├── SettingsError           a setting, file or environment variable that cannot be used
@@ -636,6 +640,33 @@ class StoreUnreachable(StoreError, ConnectionError):
         )
 
 
+class StoreFull(StoreError):
+    """Redis has no room for more. Nothing was stored; runs that are under way go on.
+
+    Attributes:
+        used_bytes: memory in use, None when unknown.  limit_bytes: what may be used at this moment, None when unknown.
+        max_bytes: Redis's maxmemory, None when unknown.
+    """
+
+    def __init__(
+        self, *, used_bytes: int | None = None, limit_bytes: int | None = None, max_bytes: int | None = None
+    ) -> None:
+        self.used_bytes = used_bytes
+        self.limit_bytes = limit_bytes
+        self.max_bytes = max_bytes
+        if used_bytes is None or limit_bytes is None or max_bytes is None:
+            found = "Redis has reached its maxmemory and takes no more"
+        else:
+            found = (
+                f"Redis uses {used_bytes:,} bytes of memory, and new runs are taken up to {limit_bytes:,} "
+                f"(memory_guard, {limit_bytes / max_bytes if max_bytes else 0:.0%} of its maxmemory of {max_bytes:,})"
+            )
+        super().__init__(
+            f"{found}; nothing was stored. Wait until running work has ended, remove old runs, or raise maxmemory; "
+            "`celeriac doctor` tells more."
+        )
+
+
 class StoreUnsafe(StoreError):
     """Redis answers, but is set up so that it may lose what it acknowledged, or lacks what scripts need.
 
@@ -647,6 +678,25 @@ class StoreUnsafe(StoreError):
         self.problem = problem
         self.remedy = remedy
         super().__init__(f"{problem}. {_sentence(remedy)}")
+
+
+class StoreRefused(StoreUnsafe):
+    """A strict scheduler will not work with this Redis.
+
+    Attributes:
+        url: without its password (the caller hides it).  problems: (what is wrong, what to do), at least one.
+    """
+
+    def __init__(self, url: str, problems: Iterable[tuple[str, str]]) -> None:
+        self.url = url
+        self.problems = tuple(problems)
+        listed = "; ".join(
+            f"{escaped(problem, 300)}. {_sentence(escaped(remedy, 300))}" for problem, remedy in self.problems
+        )
+        super().__init__(
+            f"Redis at {escaped(url, 200)} may lose what it acknowledged, and strict is set: {listed.rstrip('.')}",
+            "Or start without strict, at your own risk",
+        )
 
 
 class StoreTooNew(StoreError):
@@ -698,6 +748,34 @@ class ArchiveError(CeleriacError):
             f"the archive {escaped(place, 300)} cannot be used: {escaped(reason, 500)}. Correct CELERIAC_ARCHIVE_URL "
             "or the rights there; `celeriac doctor` tells more."
         )
+
+
+class DeadLetterNotFound(CeleriacError, LookupError):
+    """There is no such dead letter here.
+
+    Attributes:
+        id: what was asked for.
+    """
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+        super().__init__(
+            f"there is no dead letter {shown(id)}: the id is wrong, it was put back or dropped, or newer ones have "
+            "pushed it out. `celeriac dead ls` lists what is here."
+        )
+
+
+class NotRedriven(CeleriacError):
+    """A dead letter cannot be put back where it came from; it stays.
+
+    Attributes:
+        id: of the letter.  reason: what is in the way.
+    """
+
+    def __init__(self, id: str, reason: str) -> None:
+        self.id = id
+        self.reason = reason
+        super().__init__(f"dead letter {escaped(id, 64)} stays where it is: {_sentence(reason)}")
 
 
 class IllegalMove(CeleriacError):

@@ -40,6 +40,7 @@ from .wire import allowed
 PREFIX = "CELERIAC_"
 FILE_NAME = "celeriac.toml"
 THIRTY_DAYS_SECONDS = 30 * 86_400
+MIB = 1_048_576
 
 RABBIT_CONSUMER_TIMEOUT_MS = 7 * 86_400_000
 """Leases tell who has died, so RabbitMQ need not: 3.12 and later read this of a queue, older ones ignore it."""
@@ -135,6 +136,9 @@ class Settings(BaseSettings):
         app: import path of the Celery app that `celeriac worker` and `celeriac flower` load.
         heartbeat_file: touched by scheduler and worker while they are well; None means none.
         flower_address, flower_port: read by config/flower.py too.
+        memory_guard: share of Redis's maxmemory above which submits are refused; 0 means none.
+        strict: a scheduler refuses a Redis that may lose what it acknowledged; otherwise it warns.
+        output_limit_bytes: a larger output fails its node. Outputs are kept in Redis.
         log_level: for the commands.
         retention_seconds: how long an ended run stays in Redis before it is archived and removed. 0: not at all;
             "never" (None): time removes nothing. Without an archive nothing is removed, however old.
@@ -168,6 +172,9 @@ class Settings(BaseSettings):
     heartbeat_file: Path | None = None
     flower_address: str = "127.0.0.1"
     flower_port: Annotated[int, BeforeValidator(_no_boolean), Field(ge=1, le=65_535)] = 5555
+    memory_guard: Annotated[float, BeforeValidator(_no_boolean), Field(ge=0, le=1, allow_inf_nan=False)] = 0.85
+    strict: bool = False
+    output_limit_bytes: Annotated[int, BeforeValidator(_no_boolean), Field(ge=1, le=512 * MIB)] = 64 * MIB
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     retention_seconds: Annotated[Age | None, BeforeValidator(_never)] = 7 * 86_400.0
     retention_bytes: Annotated[int | None, BeforeValidator(_never), Field(ge=0)] = None

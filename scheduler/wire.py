@@ -193,6 +193,64 @@ def check_reader(record: str, fields: Mapping[str, Any]) -> None:
         raise WireError(record, f"only version {shown(oldest)} and later can read it, and this is version {VERSION}")
 
 
+class DeadMessage(NamedTuple):
+    """A message that a worker could not make a task of, as it travels to the dead letters.
+
+    Attributes:
+        cause: why.  queue: where it was.  worker: who rejected it.  task, id: what its headers said, "" for nothing.
+        form: kombu (a message with headers and body) or raw (an entry of a Redis list that is none).
+        body: base64, of at most what is kept.  size: of the whole body, bytes.  cut: something of it is missing.
+        passed_over: rejected messages before this one that nobody was told of, because they were too many.
+    """
+
+    cause: str
+    queue: str = ""
+    worker: str = ""
+    task: str = ""
+    id: str = ""
+    form: str = "kombu"
+    content_type: str | None = None
+    content_encoding: str | None = None
+    headers: dict[str, Any] = {}  # noqa: RUF012  never changed
+    properties: dict[str, Any] = {}  # noqa: RUF012  never changed
+    body: str = ""
+    size: int = 0
+    cut: bool = False
+    passed_over: int = 0
+
+    def to_json(self) -> bytes:
+        """The record as it travels."""
+        return json.dumps({"v": VERSION, **self._asdict()}, default=str, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> DeadMessage:
+        """Read a record of this or a later version.
+
+        Raises:
+            WireError: not JSON, not an object, or a field of a wrong type.
+        """
+        try:
+            record = json.loads(raw)
+            found = cls(**{name: record[name] for name in cls._fields if name in record})
+            for name, value in found._asdict().items():
+                if not isinstance(value, _DEAD_TYPES.get(name, str)):
+                    raise WireError("dead", f"`{name}` is of a wrong type", value)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as broken:
+            raise WireError("dead", f"{type(broken).__name__}: {broken}", raw[:200]) from broken
+        return found
+
+
+_DEAD_TYPES: dict[str, Any] = {
+    "content_type": (str, type(None)),
+    "content_encoding": (str, type(None)),
+    "headers": dict,
+    "properties": dict,
+    "size": int,
+    "cut": bool,
+    "passed_over": int,
+}
+
+
 def error_record(
     kind: str, type_: str, message: str, *, origin: str = "executor", traceback: str | None = None
 ) -> dict[str, Any]:

@@ -29,6 +29,7 @@ COMMANDS = {
     "run": ("run", "Submit a graph, watch it, print its result."),
     "submit": ("run", "Submit a graph and print the run's id."),
     "runs": ("runs", "List, show, watch, cancel and archive runs."),
+    "dead": ("dead", "What nobody could use: look at it, put it back, drop it."),
     "graph": ("graph", "Check and draw graphs."),
     "doctor": ("doctor", "Say what is wrong with this installation."),
     "version": ("doctor", "Print versions."),

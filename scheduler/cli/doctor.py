@@ -102,6 +102,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _shards(runs)
     yield from _workers(settings, runs)
     yield from _ended(settings, runs)
+    yield from _dead(runs)
 
 
 def compare(settings: Settings) -> Iterator[Finding]:
@@ -119,6 +120,19 @@ def compare(settings: Settings) -> Iterator[Finding]:
         yield Finding("note", f"shard {shard}", said, "Its runs went on; why Redis lost them is to be found out.")
     if not found:
         yield Finding("ok", "store", "all that is stored agrees with itself")
+
+
+def _dead(runs: Runs) -> Iterator[Finding]:
+    from ..store.dead import DeadLetters
+
+    found = DeadLetters(runs).count()
+    pushed = f"; {found.pushed_out} older ones were pushed out" if found.pushed_out else ""
+    if found.here or pushed:
+        kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(found.written.items()))
+        remedy = "See `celeriac dead ls`; put them back with `dead redrive`, or drop them."
+        yield Finding("note", "dead letters", f"{found.here} here (ever: {kinds}){pushed}", remedy)
+    else:
+        yield Finding("ok", "dead letters", "none")
 
 
 def _redis(health: Health, settings: Settings) -> Iterator[Finding]:

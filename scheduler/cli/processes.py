@@ -92,12 +92,13 @@ def check_class(name: str, settings: Settings) -> QueueClass:
 
 
 @click.command("scheduler")
+@click.option("--strict", is_flag=True, help="Refuse a Redis that may lose what it acknowledged [CELERIAC_STRICT].")
 @place_options
-def scheduler_command(place: Place) -> None:
+def scheduler_command(strict: bool, place: Place) -> None:
     """One scheduler process. Several share the work; SIGTERM hands its part over at once."""
     from ..service.loop import Scheduler
 
-    settings = place.located()
+    settings = place.located(strict=strict or None)
     log_to_stderr(settings.log_level)
     scheduler = Scheduler(settings)
     for number in (signal.SIGTERM, signal.SIGINT):

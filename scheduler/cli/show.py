@@ -192,6 +192,8 @@ def timeline(one: Try) -> str:
         begun = one.claimed_at_ms or one.dispatched_at_ms
         parts.append(f"{'ran' if one.claimed_at_ms else 'gone after'} {span(one.ended_at_ms - begun)}")
     end = one.end or ("running" if one.claimed_at_ms else "sent" if one.dispatched_at_ms else "ready")
+    if one.why:
+        end += f" ({one.why})"
     return f"{one.attempt} {end}{' on ' + one.worker if one.worker else ''}: {', '.join(parts)}".rstrip(": ")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ..errors import (
     CeleriacError,
+    DeadLetterNotFound,
     GraphError,
     KeyReused,
     NodeNotFound,
@@ -31,6 +32,7 @@ DETACHED = 130
 _STATUS: tuple[tuple[type[CeleriacError], int], ...] = (
     (GraphError, INVALID_GRAPH),
     (RunNotFound, NOT_FOUND),
+    (DeadLetterNotFound, NOT_FOUND),
     (NodeNotFound, NOT_FOUND),
     (RunCancelled, CANCELLED),
     (WaitTimeout, TIMED_OUT),

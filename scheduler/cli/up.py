@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import escaped
+from ..errors import StoreRefused, escaped
 from .output import note
 from .place import Place, place_options
 from .processes import app_to_load, check_class, environment_of
@@ -35,13 +35,17 @@ _SCHEDULER_STAGE, _WORKER_STAGE = 1, 2
 )
 @click.option("--app", metavar="MODULE:APP", help="The Celery app of the workers [CELERIAC_APP, tasks.app:app].")
 @click.option("--flower", is_flag=True, help="Flower too.")
+@click.option("--strict", is_flag=True, help="Refuse a Redis that may lose what it acknowledged [CELERIAC_STRICT].")
 @place_options
 @click.pass_context
-def up_command(ctx: click.Context, workers: str | None, app: str | None, flower: bool, place: Place) -> None:
+def up_command(
+    ctx: click.Context, workers: str | None, app: str | None, flower: bool, strict: bool, place: Place
+) -> None:
     """Private Redis, scheduler and workers, in the foreground until Ctrl-C."""
     from ..embedded import EmbeddedRedis
     from ..settings import redacted
 
+    place.overrides["strict"] = strict or None
     settings = place.settings(app=app)
     wanted = workers_of(workers, settings)
     app_to_load(settings.app)
@@ -55,6 +59,8 @@ def up_command(ctx: click.Context, workers: str | None, app: str | None, flower:
                 archive_url=settings.archive,
             )
             note(f"Redis {'.'.join(map(str, server.version))} in {server.data_dir}")
+        if settings.strict:
+            _refuse_unsafe(settings)
         supervisor = Supervisor(_say)
         stack.callback(supervisor.stop)
         start_scheduler(supervisor, settings)
@@ -71,6 +77,22 @@ def up_command(ctx: click.Context, workers: str | None, app: str | None, flower:
         note("Stopping ...")
     if not in_order:
         ctx.exit(FAILED)
+
+
+def _refuse_unsafe(settings: Settings) -> None:
+    """Say now what a strict scheduler would die of again and again.
+
+    Raises:
+        StoreRefused: this Redis may lose what it acknowledged.
+    """
+    from ..settings import redacted
+    from ..store.connection import connect
+    from ..store.health import look
+
+    with connect(settings.redis_url or "", timeout_seconds=5.0) as client:
+        found = look(client).unsafe()
+    if found:
+        raise StoreRefused(redacted(settings.redis_url or ""), found)
 
 
 def workers_of(text: str | None, settings: Settings) -> dict[str, int]:

@@ -22,8 +22,9 @@ from ..errors import (
     escaped,
     shown,
 )
-from ..store.connection import REFUSED, UNREACHABLE, connect
+from ..store.connection import DISK, FULL, REFUSED, UNREACHABLE, connect, refusal
 from ..store.follow import ENTRIES_AT_ONCE, Entries, LogReader
+from ..store.health import store_full
 from ..store.runs import Runs, connect_runs
 from ..wire import RunId
 
@@ -79,7 +80,10 @@ class Access:
             with self._lock:
                 found = self._runs
                 if found is None:
-                    found = self._runs = connect_runs(self._client, self.namespace, self._shards)
+                    found = connect_runs(self._client, self.namespace, self._shards)
+                    if self.settings is not None:
+                        found.memory_guard = self.settings.memory_guard
+                    self._runs = found
         return found
 
     def runs_of(self, run: RunId) -> Runs:
@@ -137,6 +141,14 @@ class Access:
         if isinstance(error, UNREACHABLE):
             return StoreUnreachable(self.shown_url, reason)
         where = escaped(self.shown_url, 200)
+        why = refusal(error)
+        if why == FULL:
+            return store_full(self._client)
+        if why == DISK:
+            return StoreError(
+                f"Redis at {where} cannot write to its disk, so it takes no writes; nothing was stored. Make room on "
+                f"that disk; Redis goes on by itself ({escaped(reason, 300)})."
+            )
         return StoreError(f"Redis at {where} refused: {escaped(reason, 300)}. `celeriac doctor` tells what it lacks.")
 
     def follow(self, run: RunId, after: str, seconds: float) -> Entries:

@@ -125,6 +125,7 @@ class Client:
         Raises:
             GraphError: the graph or an argument cannot be used; says where and why. Nothing is stored.
             KeyReused: the key belongs to a run of another graph.
+            StoreFull: Redis has no room for another run (see the setting memory_guard). Nothing is stored.
             StoreUnreachable: no answer, also not when asked again. Whether the run is stored is then unknown; repeating
                 the call with the same key is harmless.
         """

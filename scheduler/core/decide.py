@@ -8,6 +8,7 @@ An event for a past attempt or an ended node decides nothing, so events may come
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Container
 from typing import Any
 
@@ -27,7 +28,7 @@ from .events import (
     RetryRequested,
     Timer,
 )
-from .retry import counts_as_loss, wait_ms
+from .retry import MOST_EXCUSED, counts_as_loss, wait_ms, word_of
 from .rules import Answer
 from .run import COUNTED_AS, GOOD_ENDS, Run
 from .states import (
@@ -42,6 +43,9 @@ from .states import (
 
 GRACE_MS = 15_000
 """How long attempts that run when their run is cancelled may still end by themselves."""
+
+SHOWN_REASON = 200
+"""Characters of a reason that each cancelled node repeats in the log; the run's own line has it whole."""
 
 _READY, _DISPATCH, _SUCCEED, _SKIP, _UPSTREAM_FAIL = (
     int(MoveKind.READY),
@@ -132,13 +136,27 @@ def _lost(run: Run, node: int, error: dict[str, Any], ending: tuple[int | None, 
     """An attempt that infrastructure took: at once again, under a cap of its own against poison."""
     if run.run_state is RunState.CANCELLING:
         return _finish(run, Decision([Move(node, MoveKind.CANCEL, -1, run.reason, error)], ending))
-    losses = run.losses[node] + counts_as_loss(error)
-    most = run.profiles[run.profile[node]].max_losses
-    if losses > most:
+    if counts_as_loss(error):
+        losses, most, what = run.losses[node] + 1, run.profiles[run.profile[node]].max_losses, "losses"
         why = f"lost: {losses} attempts lost to infrastructure, at most {most} allowed"
-        return _finish(run, Decision([Move(node, MoveKind.FAIL, -1, why, error | {"kind": "lost"})], ending))
-    why = f"lost: again at once, {losses} of at most {most} losses"
+    else:
+        losses, most, what = run.excused[node] + 1, MOST_EXCUSED, "that were never claimed or shut down with a worker"
+        why = f"lost: {losses} attempts never claimed or shut down with their worker, at most {most} allowed"
+    if losses > most:
+        message = f"{error.get('message', '')} ({why.removeprefix('lost: ')}: {_causes(run, node, error)})"
+        last = error | {"kind": "lost", "message": message}
+        return _finish(run, Decision([Move(node, MoveKind.FAIL, -1, why, last)], ending))
+    why = f"lost: again at once, {losses} of at most {most} {what} ({word_of(error.get('type'))})"
     return Decision([Move(node, MoveKind.LOSE, -1, why, error)], ending)
+
+
+def _causes(run: Run, node: int, error: dict[str, Any]) -> str:
+    """Why the attempts of this epoch were lost, the commonest cause first, such as "WorkerLostError x5"."""
+    mine = run.failures[node] + run.losses[node] + run.excused[node]
+    ended = [it for it in run.tries(node) if it.end][-mine:] if mine else []
+    causes = Counter(it.why for it in ended if it.end == "lost")
+    causes[word_of(error.get("type"))] += 1
+    return ", ".join(f"{cause or 'Unknown'} x{number}" for cause, number in causes.most_common())
 
 
 def _lease_expired(run: Run, event: LeaseExpired, now: int) -> Decision:
@@ -315,7 +333,7 @@ def _stop(run: Run, reason: str, running: frozenset[int], now: int) -> Decision:
 
 
 def _cancel(run: Run, node: int, reason: str, decision: Decision) -> None:
-    decision.moves.append(Move(node, MoveKind.CANCEL, -1, reason))
+    decision.moves.append(Move(node, MoveKind.CANCEL, -1, reason[:SHOWN_REASON]))
     if run.state[node] == _WAITING:
         decision.cancelled.append(f"retry:{node}:{run.attempt[node]}")
 

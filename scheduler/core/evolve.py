@@ -7,7 +7,7 @@ the table does not have. Costs O(out-edges) of each node that ends or is opened 
 from __future__ import annotations
 
 from .events import Decision, Move
-from .retry import counts_as_loss
+from .retry import counts_as_loss, word_of
 from .run import Run, gather, spread
 from .states import FIRST_ENDED, IN_FLIGHT, LEGAL, TARGET, MoveKind, RunState, check_move, check_run_move
 
@@ -78,21 +78,30 @@ def _apply_rare(run: Run, move: Move, decision: Decision, offset: int) -> None:
     claimed_at_ms, at_ms, worker, _output = decision.ending
     lost = kind == MoveKind.LOSE or (kind == MoveKind.FAIL and (move.error or {}).get("kind") == "lost")
     end = "cancelled" if kind == MoveKind.CANCEL else "lost" if lost else "failed"
+    if lost:
+        end = f"lost {word_of((move.error or {}).get('type'))}"
     entry = run.close_try(node, claimed_at_ms, at_ms, end, worker)
     if kind in (MoveKind.FAIL, MoveKind.CANCEL):
         run.ended[node] = entry
         if lost:
-            run.losses[node] += 1
+            _count_loss(run, move)
         elif kind == MoveKind.FAIL:
             run.failures[node] += 1
         return
-    run.past[node] = f"{run.past[node]};{entry}" if node in run.past else entry
+    run.keep_try(node, entry)
     if kind == MoveKind.RETRY:
         run.failures[node] += 1
     else:
-        run.losses[node] += counts_as_loss(move.error)
+        _count_loss(run, move)
         run.ready_at[node] = offset
         run.number_attempt(node)
+
+
+def _count_loss(run: Run, move: Move) -> None:
+    if counts_as_loss(move.error):
+        run.losses[move.node] += 1
+    else:
+        run.excused[move.node] += 1
 
 
 def _reopen(run: Run, node: int) -> None:
@@ -101,8 +110,8 @@ def _reopen(run: Run, node: int) -> None:
     run.open += 1
     entry = run.ended.pop(node, None)
     if entry is not None:
-        run.past[node] = f"{run.past[node]};{entry}" if node in run.past else entry
+        run.keep_try(node, entry)
     run.epoch[node] += 1
-    run.failures[node] = run.losses[node] = run.output_kind[node] = 0
+    run.failures[node] = run.losses[node] = run.excused[node] = run.output_kind[node] = 0
     run.cause.pop(node, None)
     run.outputs.pop(node, None)

@@ -6,12 +6,18 @@ full jitter (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 FINAL_KINDS = frozenset({"invalid_input", "contract", "permanent", "safety", "budget", "cancelled"})
 """Kinds of error that another try cannot mend."""
 
+MOST_EXCUSED = 100
+"""Attempts of one epoch that may go by without any of them counting as poison: messages that no worker claimed, and
+attempts whose worker was shut down in good order. So many are no accident, and a node must not go on for ever."""
+
+_NO_WORD = re.compile(r"[^A-Za-z0-9_.-]")
 _LONGEST_MS = 366 * 24 * 3600 * 1000
 
 
@@ -51,6 +57,15 @@ def wait_ms(
         return None
     jittered = backoff_ms(failures, base_ms, factor, cap_ms, chance)
     return jittered if retry_after_ms is None else max(0, min(retry_after_ms, _LONGEST_MS))
+
+
+def word_of(type_: object) -> str:
+    """The type of an error as one short word, as a timeline may hold it.
+
+    >>> word_of("WorkerLostError"), word_of("a|b;c,d e"), word_of(None)
+    ('WorkerLostError', 'a?b?c?d?e', 'Unknown')
+    """
+    return _NO_WORD.sub("?", str(type_))[:60] if type_ else "Unknown"
 
 
 def counts_as_loss(error: Mapping[str, Any] | None) -> bool:

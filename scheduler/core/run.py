@@ -7,7 +7,8 @@ keeps of nodes that have moved; a node without a record is pending.
 A record is one short line, so that a hundred of them fit a compact hash in Redis:
 
     S|1|1|0|0|120,3,4,17,succeeded,celery@host|i
-    |  | | | | |                               output: i inline, b blob, n none; or the node that caused a skip
+    |  | | | | |                               output: i inline, b blob, n none; or the node that caused a skip;
+    |  | | | | |                                 before the end: excused losses of this epoch, "" for none
     |  | | | | timeline, one entry per attempt joined by ";": ready (ms after the run's start), then the waits to
     |  | | | |   dispatched, claimed and ended (ms after the one before), how it ended, which worker;
     |  | | | |   ",,,,rewound,20" stands for twenty numbers left out, for the store may have lost such attempts
@@ -32,6 +33,8 @@ from .rules import Rule, parse_rule
 from .states import FIRST_ENDED, IN_FLIGHT, LETTERS, NodeState, RunState
 
 DEFAULT_TIMEOUT_MS = 3_600_000
+KEPT_TRIES = 200
+"""Attempts of one node that its timeline tells of, some 50 bytes each; older ones stay counted and in the log."""
 _TRYING = IN_FLIGHT | {NodeState.READY}
 
 
@@ -67,7 +70,12 @@ class Try(NamedTuple):
     ended_at_ms: int
     end: str
     worker: str
+    why: str = ""
+    """Of a lost attempt: the type of its error."""
 
+
+MAX_WORKER = 200
+"""Characters of a worker's name that a timeline keeps."""
 
 _UNSAFE = re.compile(r"[|;\ud800-\udfff]")
 """What would break a record, should a worker's name hold it: its separators, and what UTF-8 cannot carry."""
@@ -89,7 +97,7 @@ class Run:
         up, down: edges, as concatenated neighbour lists; up_at and down_at say where each node's begin.
         inputs: node -> Template.  secrets: node -> where in [args, kwargs] its inputs name secrets.
         state: node -> NodeState.  attempt: node -> number of its newest try, counted on over epochs.
-        epoch: node -> how often it was opened, from 1.  failures, losses: node -> counts of this epoch.
+        epoch: node -> how often it was opened, from 1.  failures, losses, excused: node -> counts of this epoch.
         tally: four counts a node: upstream nodes succeeded, failed, upstream_failed or cancelled, skipped.
         ready_at, dispatched_at: node -> ms after created_at_ms, of the current attempt.
         past: node -> its ended attempts, as the record's timeline has them.
@@ -121,6 +129,7 @@ class Run:
     epoch: array[int] = field(default_factory=lambda: array("H"))
     failures: array[int] = field(default_factory=lambda: array("H"))
     losses: array[int] = field(default_factory=lambda: array("H"))
+    excused: array[int] = field(default_factory=lambda: array("H"))
     tally: array[int] = field(default_factory=lambda: array("I"))
     ready_at: array[int] = field(default_factory=lambda: array("Q"))
     dispatched_at: array[int] = field(default_factory=lambda: array("Q"))
@@ -198,6 +207,7 @@ class Run:
         it.attempt = array("I", bytes(4 * n))
         it.epoch = array("H", [1]) * n
         it.failures, it.losses = array("H", bytes(2 * n)), array("H", bytes(2 * n))
+        it.excused = array("H", bytes(2 * n))
         it.tally = array("I", bytes(16 * n))
         it.ready_at, it.dispatched_at = array("Q", bytes(8 * n)), array("Q", bytes(8 * n))
         it.open = n
@@ -260,7 +270,9 @@ class Run:
             if tries:
                 self.ended[node] = tries.pop()
             spread(self, node, state)
-        elif state in _TRYING:
+        elif last:
+            self.excused[node] = int(last)
+        if state in _TRYING:
             ready, waited = tries.pop().split(",")[:2]
             self.ready_at[node] = int(ready)
             self.dispatched_at[node] = int(ready) + int(waited or 0)
@@ -276,7 +288,7 @@ class Run:
             kind = self.output_kind[node]
             last = chr(kind) if kind else str(self.cause.get(node, ""))
         else:
-            last = ""
+            last = str(self.excused[node] or "")
             if state in IN_FLIGHT:
                 ready = self.ready_at[node]
                 now = f"{ready},{self.dispatched_at[node] - ready}"
@@ -293,7 +305,12 @@ class Run:
         return f"{shard}.{self.id}.{node}.{self.epoch[node]}.{self.attempt[node]}"
 
     def close_try(self, node: int, claimed_at_ms: int | None, ended_at_ms: int, end: str, worker: str) -> str:
-        """The current attempt as an entry of the timeline: see the record in the module's docstring."""
+        """The current attempt as an entry of the timeline: see the record in the module's docstring.
+
+        Args:
+            end: how it ended; of a lost one with the type of its error, "lost WorkerLostError".
+        """
+        worker = worker[:MAX_WORKER]
         ready, dispatched = self.ready_at[node], self.dispatched_at[node]
         ended = max(ended_at_ms - self.created_at_ms, dispatched)
         if not worker.isascii() or "|" in worker or ";" in worker:
@@ -303,33 +320,35 @@ class Run:
         claimed = min(max(claimed_at_ms - self.created_at_ms, dispatched), ended)
         return f"{ready},{dispatched - ready},{claimed - dispatched},{ended - claimed},{end},{worker}"
 
+    def keep_try(self, node: int, entry: str) -> None:
+        """An ended attempt onto the timeline, which never grows beyond the newest KEPT_TRIES."""
+        past = self.past.get(node)
+        if past is None:
+            self.past[node] = entry
+            return
+        if past.count(";") >= KEPT_TRIES - 2:  # one more is on its way
+            past = ";".join(past.split(";")[2 - KEPT_TRIES :])
+        self.past[node] = f"{past};{entry}"
+
     def tries(self, node: int) -> Iterator[Try]:
-        """The node's attempts so far, the current one last."""
+        """The node's attempts so far, the current one last; of more than KEPT_TRIES the newest."""
         timeline = self.record(node).split("|")[5]
-        number = 0
-        for entry in timeline.split(";") if timeline else ():
+        entries = timeline.split(";") if timeline else []
+        left_out = sum(int(it.removeprefix(LEFT_OUT)) - 1 for it in entries if it.startswith(LEFT_OUT))
+        trimmed = len(entries) >= KEPT_TRIES - 1
+        number = max(0, self.attempt[node] - len(entries) - left_out) if trimmed else 0
+        for entry in entries:
             if entry.startswith(LEFT_OUT):
                 number += int(entry.removeprefix(LEFT_OUT))
                 continue
             number += 1
             yield _read_try(number, entry, self.created_at_ms)
 
-    def unclaimed(self, node: int) -> int:
-        """How many attempts of a node, the last before the current one, were lost without having been claimed."""
-        count = 0
-        for entry in reversed(self.past.get(node, "").split(";")):
-            parts = entry.split(",", 5)
-            if len(parts) < 5 or parts[4] != "lost" or parts[2]:
-                break
-            count += 1
-        return count
-
     def number_attempt(self, node: int) -> None:
         """A new attempt of a node: one more than the last, and above the floor."""
         number = self.attempt[node]
         if number < self.floor:
-            entry = f"{LEFT_OUT}{self.floor - number}"
-            self.past[node] = f"{self.past[node]};{entry}" if node in self.past else entry
+            self.keep_try(node, f"{LEFT_OUT}{self.floor - number}")
             number = self.floor
         self.attempt[node] = number + 1
 
@@ -351,7 +370,8 @@ def _read_try(number: int, entry: str, created_at_ms: int) -> Try:
         at += int(part or 0)
         instants.append(at if part else 0)
     ready, dispatched, claimed, ended = instants
-    return Try(number, ready, dispatched, claimed, ended, parts[4], parts[5])
+    end, _, why = parts[4].partition(" ")
+    return Try(number, ready, dispatched, claimed, ended, end, parts[5], why)
 
 
 def references(template: Template) -> Iterator[int]:

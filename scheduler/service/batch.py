@@ -13,6 +13,7 @@ from ..core.events import Decision
 from ..core.run import Run
 from ..core.states import ENDED_RUNS, FIRST_ENDED, TARGET, MoveKind, RunState
 from ..store.commits import NODES_PER_CALL, Commit
+from ..store.dead import Dead
 from ..store.keys import ShardKeys
 from ..wire import RunId
 
@@ -46,6 +47,7 @@ class Batch:
         reopened: ended runs that go on.
         sent: attempts that go out with this batch.
         submitted: runs whose submission was read and that are still to be loaded.
+        dead: what nobody could use, and nodes that used up their losses.
     """
 
     def __init__(self, keys: ShardKeys, epoch: str | int, now: int) -> None:
@@ -66,6 +68,7 @@ class Batch:
         self.blobs: list[str] = []
         self.consumed: list[bytes] = []
         self.submitted: list[RunId] = []
+        self.dead: list[Dead] = []
 
     def page(self, run: Run) -> Pages:
         """The changes in one run."""
@@ -105,11 +108,25 @@ class Batch:
                 log.append([node, _WORDS[kind], number, cause, why])
                 if kind in _WITH_ERROR and error is not None:
                     page.values[node] = _error_bytes(error)
+                    if kind == MoveKind.FAIL and error.get("kind") == "lost":
+                        self.dead.append(self._dead_node(run, node, why, error))
                 if TARGET[kind] == 1:
                     self.ready.append((run, node))
         if attempt and not decision.stale:
             self.over.append(attempt)
         self._follow(page, decision)
+
+    def _dead_node(self, run: Run, node: int, why: str, error: dict[str, Any]) -> Dead:
+        """A node whose attempts were lost until there were too many: perhaps it is what kills its workers."""
+        facts = {
+            "run": run.id,
+            "node": run.keys[node],
+            "number": node,
+            "attempt": run.attempt_id(self.keys.shard, node),
+            "executor": run.profiles[run.profile[node]].executor,
+            "graph": run.name,
+        }
+        return Dead.made("node", why, facts, [(b"error", _error_bytes(error))])
 
     def _follow(self, page: Pages, decision: Decision) -> None:
         """What a decision brings besides moves: timers, and perhaps another state of the run."""
@@ -165,7 +182,7 @@ class Batch:
                 commit.values(page_id, page.values)
             for at in range(0, len(page.log), LOG_PAGE):
                 moves = json.dumps(page.log[at : at + LOG_PAGE], ensure_ascii=False, separators=(",", ":"))
-                commit.log(page_id, moves.encode("utf-8", "replace"))
+                commit.log(page_id, moves.encode("utf-8", "replace"), run.n)
         commit.over(self.over)
         if self.still:
             commit.still(self.still)
@@ -176,6 +193,7 @@ class Batch:
         for run in self.ended:
             commit.ended(RunId(run.id), self.now)
         commit.outbox(self.sent, published)
+        commit.dead(self.dead)
         commit.consumed(self.consumed)
         return commit
 

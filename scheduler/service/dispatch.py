@@ -70,6 +70,8 @@ class Dispatch:
         """The last turn left ready nodes behind although there was room."""
         self.unsent: list[Outgoing] = []
         """Committed and not yet taken by the broker."""
+        self._refused = 0.0
+        """The pause before the next try, while the broker takes nothing."""
         self._classes = settings.classes
         self._default = settings.default_class
         app = scheduler_app(settings)
@@ -133,8 +135,8 @@ class Dispatch:
         return self.landings[queue_class] <= self._passed_by.setdefault(id_, passed_by)
 
     def claim_by_ms(self, queue_class: str, run: Run, node: int) -> int:
-        """How long a message may stay unclaimed before it is looked for; doubled each time that one was lost before."""
-        unclaimed = run.unclaimed(node)
+        """How long a message may stay unclaimed before it is looked for; doubled each time that one was lost."""
+        unclaimed = run.excused[node]
         target = self._classes.get(queue_class, self._default).target_wait_seconds
         return (round(target * 1000) + CLAIM_GRACE_MS) << max(0, min(unclaimed, 6))
 
@@ -253,12 +255,15 @@ class Dispatch:
                 self._transport.send(letters)
         except Exception as broken:  # noqa: BLE001  any broker, any client library
             self._counts["unpublished"] += 1
-            log.warning("the broker took no messages (%s: %s); sending them again", type(broken).__name__, broken)
+            if not self._pause:
+                log.warning("the broker took no messages (%s: %s); sending them again", type(broken).__name__, broken)
             first, longest = BROKER_PAUSE_SECONDS
             self._pause = min(max(2 * self._pause, first), longest)
             self._send_at = time.monotonic() + self._pause
             return
-        self._pause = 0.0
+        if self._pause:
+            log.warning("the broker takes messages again")
+            self._pause = 0.0
         self._announcer.tell(letters)
         self._let_go()
         self._counts["published"] += len(letters)

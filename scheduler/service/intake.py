@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from ..core.decide import decide
 from ..core.events import (
@@ -27,17 +29,26 @@ from ..core.events import (
 from ..core.evolve import evolve
 from ..core.run import Run
 from ..core.states import ENDED_RUNS, IN_FLIGHT, MoveKind, NodeState
-from ..errors import WireError
+from ..errors import StoreUnsafe, WireError
 from ..store.commits import Commit
+from ..store.dead import Dead
 from ..store.inboxes import DUE_COUNT, Entry, Inboxes, Shard
 from ..store.runs import Runs
-from ..wire import AttemptId, Report, RunId, is_run_id
+from ..wire import INLINE_LIMIT_BYTES, AttemptId, DeadMessage, Report, RunId, is_run_id
 from .batch import Batch
 from .dispatch import Dispatch
 from .held import CHECK_MS, Held
 from .rewinds import renumber, unclaimed
 
 log = logging.getLogger("celeriac.scheduler")
+
+STUMBLES = 3
+MOST_REPORT_BYTES = 128 * 1024
+"""A report beside its output; workers cut errors well below this."""
+MOST_OUTPUT_BYTES = 2 * INLINE_LIMIT_BYTES
+"""An output in an entry; workers put aside as a blob what is larger than INLINE_LIMIT_BYTES."""
+MOST_REASON = 2_000
+MOST_NAME = 200
 
 _IN_FLIGHT = frozenset(map(int, IN_FLIGHT))
 _CANCEL = int(MoveKind.CANCEL)
@@ -52,6 +63,7 @@ class Intake:
         dispatch: knows which attempts fly, and what the broker still holds.
         counts: of the scheduler; events by kind.
         archive: hears of ended runs that somebody wants archived now.
+        stumbled: how often an entry has thrown the loop, by `reading`; after STUMBLES it is put aside unread.
     """
 
     def __init__(
@@ -61,6 +73,7 @@ class Intake:
         dispatch: Dispatch,
         counts: Counter[str],
         archive: Callable[[RunId], None] = lambda _: None,
+        stumbled: Counter[str] | None = None,
     ) -> None:
         self._runs = runs
         self._inboxes = inboxes
@@ -69,6 +82,9 @@ class Intake:
         self._archive = archive
         self.look_wanted = False
         """Another scheduler has given shards back."""
+        self.reading = ""
+        """The entry that is being taken at this moment, for whoever catches what it brings about."""
+        self._stumbled = Counter() if stumbled is None else stumbled
 
     # -- runs ---------------------------------------------------------------------------------------
 
@@ -78,7 +94,7 @@ class Intake:
         Args:
             flying: attempts in flight with their states, for runs that may have some.
         """
-        for run in self._runs.load_many([it for it in runs if it not in held.runs]):
+        for run in self._runs.load_many([it for it in runs if it not in held.runs], self._unreadable):
             if run.run_state in ENDED_RUNS:
                 batch.ended.append(run)
                 continue
@@ -88,6 +104,11 @@ class Intake:
             self._apply(held, batch, run, Opened())
             for id_, lost in unclaimed(held, run, flying or {}, batch.now) if behind else ():
                 self._apply(held, batch, run, lost, id_)
+
+    def _unreadable(self, _run: RunId, damage: StoreUnsafe) -> None:
+        """A damaged run stays where it is and is left alone: the others go on."""
+        self._counts["unreadable runs"] += 1
+        log.error("%s", damage)
 
     def broken_off(self, held: Held, found: Shard, now: int) -> Commit:
         """What a crash between two calls of a commit left behind, to be removed before anything else is committed:
@@ -128,32 +149,53 @@ class Intake:
     def take_entries(self, held: Held, batch: Batch, entries: list[Entry]) -> None:
         """All records of new inbox entries, in order."""
         for entry in entries:
+            self.reading = f"{held.keys.shard}-{entry.id.decode()}"
+            if self._stumbled and self._stumbled[self.reading] >= STUMBLES:
+                why = f"the scheduler stumbled {STUMBLES} times over this entry"
+                batch.dead.append(Dead.made("record", why, {}, list(entry.records())))
+                batch.consumed.append(entry.id)
+                continue
             for kind, record, output in _paired(entry):
                 try:
                     if kind == b"report":
                         self._take_report(held, batch, record, output, entry.at_ms)
                     elif kind == b"submit":
                         batch.submitted.append(RunId(record.decode("ascii", "replace")))
-                    elif kind == b"cancel":
-                        self._open_submitted(held, batch)
-                        self._take_cancel(held, batch, record)
-                    elif kind == b"retry":
-                        self._open_submitted(held, batch)
-                        self._take_retry(held, batch, record)
-                    elif kind == b"archive":
-                        self._take_archive(held, record)
-                    elif kind == b"look":
-                        self.look_wanted = True
-                    elif kind == b"rewound":
-                        held.behind |= record.isdigit() and held.count < int(record)
                     else:
-                        raise WireError("inbox", "a kind of record that this version does not know", kind)
+                        self._take_other(held, batch, kind, record)
                 except WireError as broken:
                     self._counts["refused"] += 1
                     log.warning("%s", broken)
+                    parts = [(kind, record), *([] if output is None else [(b"output", output)])]
+                    batch.dead.append(Dead.made("record", str(broken), _belongs(kind, record), parts))
             batch.consumed.append(entry.id)
+        self.reading = ""
         held.read_after = entries[-1].id
         self._open_submitted(held, batch)
+
+    def _take_other(self, held: Held, batch: Batch, kind: bytes, record: bytes) -> None:
+        """A record that comes seldom.
+
+        Raises:
+            WireError: it cannot be used.
+        """
+        if kind == b"cancel":
+            self._open_submitted(held, batch)
+            self._take_cancel(held, batch, record)
+        elif kind == b"retry":
+            self._open_submitted(held, batch)
+            self._take_retry(held, batch, record)
+        elif kind == b"archive":
+            self._take_archive(held, record)
+        elif kind == b"look":
+            self.look_wanted = True
+        elif kind == b"rewound":
+            held.behind |= record.isdigit() and held.count < int(record)
+        elif kind == b"dead":
+            batch.dead.append(_dead_message(record))
+            self._counts["rejected"] += 1
+        else:
+            raise WireError("inbox", "a kind of record that this version does not know", kind)
 
     def _open_submitted(self, held: Held, batch: Batch) -> None:
         """Runs submitted so far, loaded together."""
@@ -163,6 +205,8 @@ class Intake:
             batch.submitted.clear()
 
     def _take_report(self, held: Held, batch: Batch, raw: bytes, output: bytes | None, at_ms: int) -> None:
+        if len(raw) > MOST_REPORT_BYTES:
+            raise WireError("report", f"has {len(raw):,} bytes, at most {MOST_REPORT_BYTES:,} are taken", raw[:200])
         report = Report.from_json(raw)
         id_ = report.id
         try:
@@ -175,7 +219,7 @@ class Intake:
                 int(attempt),
                 report.end,
                 report.output,
-                report.worker,
+                report.worker[:MOST_NAME],
                 report.claimed_at_ms,
                 at_ms,
                 report.error,
@@ -223,7 +267,7 @@ class Intake:
         run_id, reason = _request("retry", record)
         if run_id in held.runs or not is_run_id(run_id) or self._runs.shard(RunId(run_id)) != held.keys.shard:
             return
-        for run in self._runs.load_many([RunId(run_id)]):
+        for run in self._runs.load_many([RunId(run_id)], self._unreadable):
             held.runs[run_id] = run
             renumber(held, batch, run)
             if run.run_state not in ENDED_RUNS:  # a crash kept the end of this retry from the record
@@ -298,9 +342,38 @@ def _request(kind: str, record: bytes) -> tuple[str, str]:
     """(run, reason) of what somebody asks of a run."""
     try:
         asked = json.loads(record)
-        return str(asked["run"]), str(asked.get("reason", "")).encode("utf-8", "replace").decode()
-    except (ValueError, TypeError, KeyError, AttributeError) as broken:
+        reason = str(asked.get("reason", ""))[:MOST_REASON]
+        return str(asked["run"]), reason.encode("utf-8", "replace").decode()
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as broken:
         raise WireError(kind, f"{type(broken).__name__}: {broken}", record[:200]) from broken
+
+
+def _dead_message(record: bytes) -> Dead:
+    """A message that a worker rejected, as a dead letter."""
+    message = DeadMessage.from_json(record)
+    facts: dict[str, Any] = {
+        name: value
+        for name, value in message._asdict().items()
+        if name in ("queue", "worker", "task", "id", "size", "passed_over", "form") and value
+    }
+    attempt = AttemptId.parse(message.id)
+    if attempt is not None:
+        facts |= {"run": attempt.run, "number": attempt.node, "attempt": message.id}
+    return Dead.made("message", message.cause, facts, [(b"message", record)], cut=message.cut)
+
+
+def _belongs(kind: bytes, record: bytes) -> dict[str, Any]:
+    """What a record that could not be used was about, as far as it says."""
+    facts: dict[str, Any] = {"record": kind.decode("utf-8", "backslashreplace")[:MOST_NAME]}
+    found = _ATTEMPT.search(record[:MOST_REPORT_BYTES])
+    if found:
+        attempt = AttemptId.parse(found[0].decode())
+        if attempt is not None:
+            facts |= {"run": attempt.run, "number": attempt.node, "attempt": found[0].decode()}
+    return facts
+
+
+_ATTEMPT = re.compile(rb"\b[0-9]{1,4}\.[0-9a-z]{26}\.[0-9]{1,9}\.[0-9]{1,6}\.[0-9]{1,9}\b")
 
 
 def _paired(entry: Entry) -> Iterable[tuple[bytes, bytes, bytes | None]]:
@@ -327,10 +400,13 @@ def _check_output(report: Report, output: bytes | None, wanted: bool) -> None:
     """
     if (report.output == "none") != (output is None) or report.end != "succeeded":
         raise WireError("report", f"{report.end}, its output is said to be {report.output}", output and output[:200])
+    if output is not None and len(output) > MOST_OUTPUT_BYTES:
+        problem = f"has {len(output):,} bytes, at most {MOST_OUTPUT_BYTES:,} are taken in a report"
+        raise WireError("output", problem, output[:200])
     if wanted and output is not None:
         try:
             value = json.loads(output)
-        except ValueError as broken:
+        except (ValueError, RecursionError) as broken:
             raise WireError("output", f"is not JSON: {broken}", output[:200]) from broken
         if report.output == "blob" and not (isinstance(value, dict) and isinstance(value.get("blob"), str)):
             raise WireError("output", "does not name a blob", output[:200])

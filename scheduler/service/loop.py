@@ -15,10 +15,11 @@ import socket
 import time
 from collections import Counter
 
-from ..errors import StoreTooNew, StoreUnreachable
+from ..errors import StoreRefused, StoreTooNew, StoreUnreachable
 from ..settings import Settings, redacted
 from ..store.commits import Commit, Overtaken, send_commits
-from ..store.connection import BLOCK_SECONDS, UNREACHABLE, connect
+from ..store.connection import BLOCK_SECONDS, FULL, UNREACHABLE, connect, refusal
+from ..store.health import look
 from ..store.inboxes import Entry, Inboxes
 from ..store.owners import Owners
 from ..store.runs import Runs
@@ -32,6 +33,7 @@ from .retention import Retention
 from .rewinds import Rewinds
 from .shards import Shards
 from .transport import Transport
+from .trouble import Trouble
 
 log = logging.getLogger("celeriac.scheduler")
 
@@ -71,6 +73,10 @@ class Scheduler:
         self._look_at = self._contracts_at = 0.0
         self._contracts_version = -1
         self._pacing = Pacing()
+        self._trouble = Trouble()
+        self._stumbled: Counter[str] = Counter()
+        self._check_wanted = True
+        self._problems: set[str] = set()
         self._clock = (0, 0.0)
         self._open()
 
@@ -80,6 +86,7 @@ class Scheduler:
         """Work until `stop`. Returns after everything owned has been given back.
 
         Raises:
+            StoreRefused: Redis may lose what it acknowledged, and the settings are strict.
             StoreTooNew: a newer version has laid out the store.
         """
         first, longest = RETRY_SECONDS
@@ -90,24 +97,39 @@ class Scheduler:
                 self._forget_all()
                 while not self._stopping:
                     self._turn()
-                    wait = first
+                    if self._trouble.is_over():
+                        wait = first
             except Interrupted:
                 break
-            except StoreTooNew:
-                self._dispatch.close()
+            except (StoreRefused, StoreTooNew):
+                self._leave()
                 raise
-            except UNREACHABLE as lost:
-                log.warning("%s does not answer (%s)", redacted(self._url), type(lost).__name__)
             except Overtaken:
                 self.counts["overtaken"] += 1
                 log.info("an attempt was claimed as its time ran out; everything is loaded again")
-            except Exception:
-                self.counts["crashes"] += 1
-                log.exception("the loop stumbled; everything is loaded again")
+            except Exception as error:  # noqa: BLE001  whatever it is, the answer is the same
+                self._note(error)
             if not self._stopping:
                 time.sleep(wait)
                 wait = min(2 * wait, longest)
         self._leave()
+
+    def _note(self, error: Exception) -> None:
+        """Why everything is loaded again: once for as long as it lasts."""
+        where = redacted(self._url)
+        if isinstance(error, UNREACHABLE):
+            self._trouble.is_("away", f"{where} does not answer ({type(error).__name__})")
+            self._check_wanted = True
+        elif why := refusal(error):
+            self.counts["waits"] += 1
+            what = "is full (maxmemory)" if why == FULL else "cannot write to its disk"
+            self._trouble.is_(why, f"{where} {what}; nothing is lost, and it is tried again: {error}")
+        else:
+            self.counts["crashes"] += 1
+            reading = getattr(getattr(self, "_intake", None), "reading", "")
+            if reading:
+                self._stumbled[reading] += 1
+            log.error("the loop stumbled; everything is loaded again", exc_info=error)
 
     def stop(self) -> None:
         """Ask the loop to end; it does so after its current turn."""
@@ -130,6 +152,22 @@ class Scheduler:
         self._runs: Runs | None = None
         self._shards = Shards(self._owners, 0)
 
+    def _check_store(self) -> None:
+        """Is this a Redis that keeps what it acknowledged? Asked at the start, and after each lost connection.
+
+        Raises:
+            StoreRefused: it is not, and the settings are strict.
+        """
+        health = look(self._client)
+        found = health.unsafe() if self.settings.strict else health.problems()
+        if found and self.settings.strict:
+            raise StoreRefused(redacted(self._url), found)
+        for problem, remedy in found:
+            if problem not in self._problems:
+                log.warning("UNSAFE STORE: %s. %s `celeriac scheduler --strict` would refuse it.", problem, remedy)
+        self._problems = {problem for problem, _ in found}
+        self._check_wanted = False
+
     def _forget_all(self) -> None:
         """Memory is a cache: give the shards back, if Redis answers, and take them anew."""
         for held in list(self._held.values()):
@@ -137,11 +175,15 @@ class Scheduler:
         self._retention.reset()
         self._client.connection_pool.disconnect()
         self._inboxes.client.connection_pool.disconnect()
+        if self._check_wanted:
+            self._check_store()
         self._runs = self._rewinds.connect(self._client, self.settings, self._runs)
         self._rewinds.look(self._runs.shards, ())  # before another can take what is ours
         self._owners.release(self._shards.owned, leaving=False)
         self._shards = Shards(self._owners, self._runs.shards)
-        self._intake = Intake(self._runs, self._inboxes, self._dispatch, self.counts, self._retention.want)
+        self._intake = Intake(
+            self._runs, self._inboxes, self._dispatch, self.counts, self._retention.want, self._stumbled
+        )
         self._look_at = self._contracts_at = 0.0
         self._contracts_version = -1
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import json
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 from redis import Redis
 
 from ..errors import WireError
-from ..wire import AttemptId, Report
+from ..wire import AttemptId, DeadMessage, Report
 from .keys import Keys
 from .scripts import CLAIM, RENEW
 
@@ -56,6 +57,7 @@ class Attempts:
     def __init__(self, client: Redis, namespace: str = "cel") -> None:
         self.client: Any = client  # redis-py types a reply as str or bytes; without decode_responses it is bytes
         self.keys = Keys(namespace)
+        self._shards = 0
 
     def claim(self, ids: Sequence[str], worker: str, token: str) -> list[Claim]:
         """Ask to begin attempts; one answer each, in order. One script call per shard.
@@ -122,6 +124,16 @@ class Attempts:
                 for shard, entry in entries.items():
                     pipe.execute_command("XADD", self.keys.shard(shard).inbox, "*", *entry)
                 pipe.execute()
+
+    def report_dead(self, messages: Iterable[DeadMessage]) -> None:
+        """Tell of rejected messages: into the shard of the attempt that one carried, else into its queue's."""
+        for it in messages:
+            if not self._shards:
+                self._shards = int(self.client.hget(self.keys.meta, "shards") or 0) or 1
+            attempt = AttemptId.parse(it.id)
+            shard = zlib.crc32(it.queue.encode()) if attempt is None else attempt.shard
+            inbox = self.keys.shard(shard % self._shards).inbox
+            self.client.execute_command("XADD", inbox, "*", "dead", it.to_json())
 
     def put_blob(self, attempt: str, data: bytes) -> str:
         """Put a large output aside; returns the key that stands for it."""

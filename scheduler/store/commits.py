@@ -8,6 +8,7 @@ decided again from the entries that are still there; nothing that a record promi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,10 +16,12 @@ from redis import Redis
 from redis.exceptions import NoScriptError
 
 from ..wire import RunId
+from .dead import MOST_DEAD, MOST_LARGE_DEAD, SMALL_DEAD_BYTES, Dead
 from .keys import BUCKET, ShardKeys
 from .scripts import COMMIT, Part
 
 NODES_PER_CALL = 1000
+LOG_ENTRIES, LOG_ENTRIES_PER_NODE = 1_000, 10
 _ARGUMENTS_PER_WRITE = 2000
 _ARGUMENTS_PER_CALL = 4 * NODES_PER_CALL
 
@@ -91,9 +94,14 @@ class Commit:
         _add(self._first, "ZADD", self.keys.timers, [part for timer, at in due.items() for part in (at, timer)])
         _add(self._last, "ZREM", self.keys.timers, done)
 
-    def log(self, run: RunId, entry: bytes) -> None:
-        """Decisions, appended to the run's log."""
-        self._log.append(("XADD", self.keys.log(run), ("*", "moves", entry)))
+    def log(self, run: RunId, entry: bytes, nodes: int) -> None:
+        """Decisions, appended to the log of a run of so many nodes.
+
+        A log holds some ten entries a node, which no run needs that is not tried again and again; of one that is, the
+        oldest entries go, and the records of its nodes still tell how each of them ended.
+        """
+        kept = LOG_ENTRIES + LOG_ENTRIES_PER_NODE * nodes
+        self._log.append(("XADD", self.keys.log(run), ("MAXLEN", "~", kept, "*", "moves", entry)))
 
     def run(self, run: RunId, fields: Mapping[str, Part]) -> None:
         """Facts of the run as a whole."""
@@ -120,6 +128,14 @@ class Commit:
             self._last.append(("LTRIM", self.keys.outbox, (published, -1)))
         for at in range(0, len(attempts), NODES_PER_CALL):
             self._first.append(("RPUSH", self.keys.outbox, (" ".join(attempts[at : at + NODES_PER_CALL]),)))
+
+    def dead(self, letters: Sequence[Dead]) -> None:
+        """What nobody could use, put aside with its cause."""
+        for it in letters:
+            kept = MOST_DEAD if it.weight <= SMALL_DEAD_BYTES else MOST_LARGE_DEAD
+            self._last.append(("XADD", self.keys.dead, ("MAXLEN", "~", kept, "*", *it.fields())))
+        for kind, number in Counter(it.kind for it in letters).items():
+            self._last.append(("HINCRBY", self.keys.dead_counts, (kind, number)))
 
     def consumed(self, entries: Sequence[bytes]) -> None:
         """Inbox entries that this commit answers."""

@@ -37,6 +37,26 @@ UNREACHABLE = (RedisConnectionError, RedisTimeoutError, ConnectionError, OSError
 REFUSED = (RedisError,)
 """What a call raises when Redis answers, but not as wanted: out of memory, no permission, a key of another type."""
 
+FULL, DISK = "full", "disk"
+"""Why a healthy connection takes no writes for now: maxmemory is reached; the disk of the append-only file fails."""
+
+
+def refusal(error: BaseException) -> str:
+    """FULL or DISK when Redis takes no writes for now and reading goes on; "" for every other error.
+
+    Redis 7.0 answers OOM in its own words, 6.2 inside those of a script, so the text decides and not the class.
+    Such a command has done nothing and may be repeated as it is.
+
+    >>> refusal(RedisError("OOM command not allowed when used memory > 'maxmemory'.")), refusal(RedisError("ERR"))
+    ('full', '')
+    """
+    if not isinstance(error, RedisError):
+        return ""
+    text = str(error)
+    if "command not allowed when used memory" in text:
+        return FULL
+    return DISK if "MISCONF" in text else ""
+
 
 def connect(url: str, *, timeout_seconds: float = SOCKET_TIMEOUT_SECONDS) -> Redis:
     """A client for `url` that never repeats a command by itself: what to do then is its caller's knowledge.

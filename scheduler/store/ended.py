@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from redis import Redis
 from redis.exceptions import NoScriptError
 
+from ..core.run import LEFT_OUT as LEFT_OUT_TEXT
 from ..core.states import ENDED_RUNS
 from ..wire import AttemptId, RunId
 from .keys import BUCKET, Keys, ShardKeys
@@ -22,6 +23,8 @@ from .runs import Runs
 from .scripts import FORGET, SWEEP, TIDY, Part
 
 T = TypeVar("T")
+
+LEFT_OUT = LEFT_OUT_TEXT.encode()
 
 WORKER_MS = 24 * 3_600_000
 """A worker that has not been heard of for so long is forgotten."""
@@ -259,13 +262,18 @@ def _blobs(keys: ShardKeys, it: Ended, node: int, record: bytes | None) -> Itera
     """Keys under which a node may have left large outputs: of the attempt that succeeded, and of others before it."""
     if record is None:
         return
-    _letter, epoch, _attempt, _failures, _losses, timeline, last = record.split(b"|", 6)
+    _letter, epoch, newest, _failures, _losses, timeline, last = record.split(b"|", 6)
     if epoch == b"1" and last != b"b":
         return
-    for attempt, entry in enumerate(timeline.split(b";"), 1):
+    attempt = int(newest)
+    for entry in reversed(timeline.split(b";")):  # the newest is the record's own number, whatever was left out before
+        if entry.startswith(LEFT_OUT):
+            attempt -= int(entry.removeprefix(LEFT_OUT))
+            continue
         if entry.split(b",", 5)[4:5] == [b"succeeded"]:
             for number in range(1, int(epoch) + 1):  # the timeline does not say in which
                 yield keys.blob(str(AttemptId(it.shard, it.run, node, number, attempt)))
+        attempt -= 1
 
 
 def _some(items: Sequence[T], count: int) -> Iterator[Sequence[T]]:

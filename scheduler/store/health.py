@@ -21,6 +21,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from ..errors import StoreFull
 from .keys import Keys
 
 OLDEST = (6, 2)
@@ -51,6 +52,18 @@ class Health:
 
     def problems(self) -> list[tuple[str, str]]:
         """(what is wrong, what to do), worst first; empty when the promise holds on this server."""
+        return [*self._lasting(), *self._passing()]
+
+    def unsafe(self) -> list[tuple[str, str]]:
+        """What a strict start refuses: problems that lie in the server's configuration, unknown ones included."""
+        found = self._lasting()
+        if self.append_only is None or self.eviction is None:
+            found.append(
+                ("the server does not say how it keeps data", "Let this user ask INFO, or start without strict.")
+            )
+        return found
+
+    def _lasting(self) -> list[tuple[str, str]]:
         found = []
         number = tuple(int(part) for part in self.version.split(".")[:2] if part.isdigit())
         if number and number < OLDEST:
@@ -65,10 +78,14 @@ class Health:
             found.append(
                 ("appendfsync is `no`: a power loss takes more than a second of work", "Set it to everysec or always.")
             )
-        if self.last_write_ok is False:
-            found.append(("the last write of the append-only file failed", "Look at its disk, and at Redis's log."))
         if self.eviction not in (None, "noeviction"):
             found.append((f"eviction policy {self.eviction} may throw runs away", "Set `maxmemory-policy noeviction`."))
+        return found
+
+    def _passing(self) -> list[tuple[str, str]]:
+        found = []
+        if self.last_write_ok is False:
+            found.append(("the last write of the append-only file failed", "Look at its disk, and at Redis's log."))
         if self.memory_limit_bytes and self.memory_bytes and self.memory_bytes > 0.9 * self.memory_limit_bytes:
             found.append(("more than nine tenths of maxmemory are in use", "Raise maxmemory, or remove old runs."))
         return found
@@ -98,6 +115,16 @@ def look(client: Redis) -> Health:
         clock_ms=round((seconds + micros / 1e6 - (before + after) / 2) * 1000),
         answer_ms=round((after - before) * 1000, 2),
     )
+
+
+def store_full(client: Redis) -> StoreFull:
+    """The error of a client whom Redis refused a write for want of memory, with its figures if it tells them."""
+    try:
+        said: Any = client.info("memory")
+        used, most = int(said["used_memory"]), int(said["maxmemory"])
+    except (RedisError, KeyError, OSError):
+        return StoreFull()
+    return StoreFull(used_bytes=used, limit_bytes=most, max_bytes=most)
 
 
 def live_schedulers(client: Redis, keys: Keys) -> dict[str, int]:

@@ -79,6 +79,11 @@ class ShardKeys:
         self.gone = f"{tag}:gone"
         """hash: run -> "hash of its graph|nodes", for runs that are removed but for some of their records."""
 
+        self.dead = f"{tag}:dead"
+        """stream: dead letters, what nobody could use; bounded, the oldest are pushed out."""
+        self.dead_counts = f"{tag}:dead:counts"
+        """hash: kind -> dead letters written since the start; taken -> those that somebody put back or dropped."""
+
     def run(self, run: RunId) -> str:
         """hash: what is known of the run as a whole."""
         return f"{self.tag}:run:{run}"

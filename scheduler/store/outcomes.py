@@ -106,4 +106,5 @@ def _outcome(record: bytes, value: bytes | None) -> Outcome:
     letter, _epoch, attempt, _failures, _losses, _timeline, last = record.decode().split("|", 6)
     state = NodeState(LETTERS.index(letter))
     output = last if last in ("i", "b", "n") else ""
-    return Outcome(state, int(attempt), output, int(last) if last and not output else None, value)
+    cause = int(last) if last and not output and state >= FIRST_ENDED else None
+    return Outcome(state, int(attempt), output, cause, value)

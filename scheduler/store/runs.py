@@ -5,25 +5,28 @@ For the client and the service. Reads never change anything; a run's state chang
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from redis import Redis
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, RedisError
 
 from ..core.run import Run
 from ..core.states import NodeState, RunState
-from ..errors import KeyReused, RunNotFound, StoreTooNew, StoreUnsafe
+from ..errors import KeyReused, RunNotFound, StoreFull, StoreTooNew, StoreUnsafe
 from ..wire import RunId, is_run_id, shard_of
+from .connection import refusal
 from .keys import BUCKET, LAYOUT, STAGED_SECONDS, Keys
-from .scripts import SUBMIT, Part
+from .scripts import STAGE, SUBMIT, Part
 
 PAGES_IN_FLIGHT = 8
 LOADED_AT_ONCE = 64
+MEMORY_GUARD = 0.85
 
 
 class Compiled(Protocol):
@@ -70,7 +73,12 @@ class Runs:
         client: of this process.
         namespace: which installation.
         shards: as recorded in the store; see `connect_runs`.
+
+    Attributes:
+        memory_guard: share of Redis's maxmemory above which no run is taken; 0 for none.
     """
+
+    memory_guard = MEMORY_GUARD
 
     def __init__(self, client: Redis, namespace: str, shards: int) -> None:
         self.client: Any = client  # redis-py types a reply as str or bytes; without decode_responses it is bytes
@@ -95,23 +103,41 @@ class Runs:
 
         Raises:
             KeyReused: the run exists, with another graph.
+            StoreFull: Redis has no room for another run. Nothing is stored.
         """
         keys = self.keys.shard(self.shard(run))
         if "key" in facts and self._exists(run, graph, facts):  # spares the pages of a repeated submit
             return False, 0
         # a name of its own: of two that submit the same graph at once, each stages its own order of nodes
         staged = keys.staged(run, f"{graph.hash}:{secrets.token_hex(8)}")
-        count = 0
+        try:
+            return self._make(run, staged, self._stage(staged, graph), graph, facts)
+        except RedisError as refused:
+            if refusal(refused):  # room is short, and removing needs none
+                with contextlib.suppress(RedisError):
+                    self.client.unlink(staged)
+            raise
+
+    def _stage(self, staged: str, graph: Compiled) -> int:
+        """Put the pages of a graph aside; how many they are. Asks for room with the first."""
+        guard, count = self.memory_guard, 0
         pages = graph.pages()
         while True:
             batch = [page for _, page in zip(range(PAGES_IN_FLIGHT), pages, strict=False)]
             if not batch:
-                break
-            with self.client.pipeline(transaction=True) as pipe:  # a page without its expiry would stay for ever
-                pipe.hset(staged, mapping={str(count + at): page for at, page in enumerate(batch)})
-                pipe.expire(staged, STAGED_SECONDS)
-                pipe.execute()
-            count += len(batch)
+                return count
+            parts = [part for at, page in enumerate(batch, count) for part in (at, page)]
+            answer = STAGE(self.client, [staged], [guard, STAGED_SECONDS, *parts])
+            if answer[0] == b"full":
+                used, limit, most = map(int, answer[1:])
+                raise StoreFull(used_bytes=used, limit_bytes=limit, max_bytes=most)
+            guard, count = 0, count + len(batch)
+
+    def _make(
+        self, run: RunId, staged: str, count: int, graph: Compiled, facts: Mapping[str, Part]
+    ) -> tuple[bool, int]:
+        """The run, of pages that have been staged."""
+        keys = self.keys.shard(self.shard(run))
         header = zlib.compress(json.dumps(graph.header, ensure_ascii=False).encode(), 1)
         fields: dict[str, Part] = {
             "name": graph.header["name"],
@@ -223,12 +249,21 @@ class Runs:
             return found
         raise RunNotFound(run)
 
-    def load_many(self, runs: Sequence[RunId]) -> Iterator[Run]:
-        """Runs with all their nodes, LOADED_AT_ONCE by two round trips; those that are not there are left out."""
-        for at in range(0, len(runs), LOADED_AT_ONCE):
-            yield from self._load(runs[at : at + LOADED_AT_ONCE])
+    def load_many(
+        self, runs: Sequence[RunId], broken: Callable[[RunId, StoreUnsafe], None] | None = None
+    ) -> Iterator[Run]:
+        """Runs with all their nodes, LOADED_AT_ONCE by two round trips; those that are not there are left out.
 
-    def _load(self, runs: Sequence[RunId]) -> Iterator[Run]:
+        Args:
+            broken: told of runs that are there and cannot be read, which are left out then.
+
+        Raises:
+            StoreUnsafe: a run cannot be read, and nobody wants to be told.
+        """
+        for at in range(0, len(runs), LOADED_AT_ONCE):
+            yield from self._load(runs[at : at + LOADED_AT_ONCE], broken)
+
+    def _load(self, runs: Sequence[RunId], broken: Callable[[RunId, StoreUnsafe], None] | None) -> Iterator[Run]:
         with self.client.pipeline(transaction=False) as pipe:
             for run in runs:
                 keys = self.keys.shard(self.shard(run))
@@ -243,22 +278,17 @@ class Runs:
                     pipe.hgetall(keys.nodes(run, bucket))
             buckets = iter(pipe.execute())
         for run, fields, spec in found:
-            pages = [page for _, page in sorted((int(number), page) for number, page in spec.items())]
             mine = [next(buckets) for _ in range(-(-int(fields[b"nodes"]) // BUCKET))]
-            summary = _summary(run, fields)
-            loaded = Run.load(
-                run,
-                json.loads(zlib.decompress(fields[b"header"])),
-                pages,
-                ((int(node), record) for bucket in mine for node, record in bucket.items()),
-                created_at_ms=summary.created_at_ms,
-            )
-            loaded.run_state, loaded.reason = summary.state, summary.reason
-            loaded.deadline_at_ms, loaded.correlation_id = summary.deadline_at_ms, summary.correlation_id
-            loaded.floor = int(fields.get(b"attempts_above", 0))
-            loaded.renumbered_at_ms = int(fields.get(b"renumbered_at_ms", 0))
-            loaded.keyed = summary.key is not None
-            yield loaded
+            try:
+                loaded = _loaded(run, fields, spec, mine)
+            except Exception as damage:
+                what = f"run {run} cannot be read: {type(damage).__name__}: {damage}"
+                unsafe = StoreUnsafe(what, "its keys were changed by another hand, or Redis lost some of them")
+                if broken is None:
+                    raise unsafe from damage
+                broken(run, unsafe)
+            else:
+                yield loaded
 
     def claimed(self, run: Run) -> dict[int, tuple[int, str]]:
         """What runs at this moment: node -> (claimed at, ms; worker). The claims are the workers' own record.
@@ -335,6 +365,26 @@ class Runs:
         return int(seconds) * 1000 + int(micros) // 1000
 
 
+def _loaded(
+    run: RunId, fields: Mapping[bytes, bytes], spec: Mapping[bytes, bytes], buckets: Iterable[Mapping[bytes, bytes]]
+) -> Run:
+    """A run from its keys as they were read."""
+    pages = [page for _, page in sorted((int(number), page) for number, page in spec.items())]
+    summary = _summary(run, fields)
+    loaded = Run.load(
+        run,
+        json.loads(zlib.decompress(fields[b"header"])),
+        pages,
+        ((int(node), record) for bucket in buckets for node, record in bucket.items()),
+        created_at_ms=summary.created_at_ms,
+    )
+    if loaded.n != summary.nodes:
+        raise ValueError(f"it has {loaded.n} of {summary.nodes} nodes")
+    loaded.run_state, loaded.reason = summary.state, summary.reason
+    loaded.deadline_at_ms, loaded.correlation_id = summary.deadline_at_ms, summary.correlation_id
+    return loaded
+
+
 def connect_runs(client: Redis, namespace: str, shards: int) -> Runs:
     """The runs of an installation, with the number of shards that its store was first used with.
 
@@ -346,7 +396,7 @@ def connect_runs(client: Redis, namespace: str, shards: int) -> Runs:
     """
     meta = Keys(namespace).meta
     found: Any = client.hmget(meta, ["shards", "layout"])
-    if found[0] is None:  # a store that is full still answers, and refuses to be written
+    if found[0] is None:  # asked first: a reader must not need to write, for a full Redis would not let it
         with client.pipeline(transaction=False) as pipe:
             pipe.hsetnx(meta, "shards", str(shards))
             pipe.hsetnx(meta, "layout", str(LAYOUT))

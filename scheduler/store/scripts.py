@@ -34,6 +34,7 @@ class Script:
 
 CLAIM = Script("claim")
 RENEW = Script("renew")
+STAGE = Script("stage")
 SUBMIT = Script("submit")
 COMMIT = Script("commit")
 DUE = Script("due")
@@ -46,3 +47,4 @@ TELL = Script("tell")
 FORGET = Script("forget")
 SWEEP = Script("sweep")
 TIDY = Script("tidy")
+REDRIVE = Script("redrive")

@@ -1,31 +1,172 @@
-"""How a worker comes back to its broker: soon, however long the broker was away.
+"""kombu's Redis transport inside a worker: it waits while Redis takes no writes, and outlives what is no message.
 
-kombu's pauses between two tries grow by two seconds each, up to thirty, and no setting of Celery's says otherwise.
-After an outage of half a minute a worker would stay away for up to twelve seconds more.
+By itself a worker ends, with a message in its hands, when Redis is full or its disk fails (celery: "Unrecoverable
+error"), and so it does over a queue entry that kombu did not make. Here a refused command is repeated, with growing
+pauses, until Redis takes it; it has done nothing, so that is exact. An entry that cannot be a message is reported
+and dropped. Leases are renewed meanwhile: the heartbeat has a thread and a connection of its own.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+import time
+from collections.abc import Callable
+from queue import Empty
+from typing import Any, TypeVar
 
-from kombu.connection import Connection
+from celery.worker import state
 
-LONGEST_PAUSE_SECONDS = 5.0
+from ..store.connection import FULL, refusal
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0
+Drop = Callable[[str, bytes, str], None]
+"""Takes (queue, entry, what is wrong with it)."""
+_NO_MESSAGE = (ValueError, TypeError, KeyError, AttributeError)
+_refused = ""
 
 
-def come_back_soon(app: Any) -> None:
-    """Bound the pauses of every connection that the app makes from now on."""
-    made = app.amqp.Connection
-    if not issubclass(made, _Soon):
-        app.amqp.Connection = type(made.__name__, (_Soon, made), {"__module__": __name__})
+def survive(app: Any, drop: Drop) -> None:
+    """Lay the protection around every channel that this process opens to a Redis broker; done again it changes nothing.
+
+    Args:
+        app: the Celery app of this worker.
+        drop: told of entries that are no messages.
+    """
+    if app.connection_for_read().transport_cls not in ("redis", "rediss", "redis+socket", "sentinel"):
+        return
+    from kombu.transport import redis as transport
+
+    channel: Any = transport.Channel  # Sentinel's channel is one too
+    if not hasattr(channel, "_celeriac_drop"):
+        channel._create_client = _patient_clients(channel._create_client)
+        channel.Message = _message_class(channel.Message)
+        channel._brpop_read = _surviving_read(channel._brpop_read)
+    channel._celeriac_drop = staticmethod(drop)
 
 
-class _Soon(Connection):
-    """What is laid over the app's class of connections."""
+def _stopping() -> bool:
+    return any(it is not None and it is not False for it in (state.should_stop, state.should_terminate))
 
-    def ensure_connection(self, errback: Any = None, max_retries: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """What kombu does, unless the caller says how long the pauses may grow."""
-        if not args:
-            kwargs.setdefault("interval_max", LONGEST_PAUSE_SECONDS)
-        base: Any = super()
-        return base.ensure_connection(errback, max_retries, *args, **kwargs)
+
+def patiently(call: Callable[[], T]) -> T:
+    """What `call` returns, as soon as Redis takes writes again. A worker that is told to stop waits no more."""
+    pause = FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            found = call()
+        except Exception as trouble:
+            if not noted(trouble) or _stopping():
+                raise
+            time.sleep(pause)
+            state.maybe_shutdown()
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        else:
+            if pause > FIRST_PAUSE_SECONDS:
+                taken()
+            return found
+
+
+def noted(trouble: BaseException) -> str:
+    """What keeps Redis from taking writes, said once for as long as it lasts; "" when this error is another."""
+    global _refused  # noqa: PLW0603  a fact about the whole process
+    why = refusal(trouble)
+    if why and not _refused:
+        what = "is full (maxmemory)" if why == FULL else "cannot write to its disk"
+        log.warning("Redis %s; this worker waits and goes on when writes are taken again: %s", what, trouble)
+    _refused = why or _refused
+    return why
+
+
+def taken() -> None:
+    """Redis has taken a write."""
+    global _refused  # noqa: PLW0603  the same
+    if _refused:
+        _refused = ""
+        log.warning("Redis takes writes again")
+
+
+def _patient_clients(create: Callable[..., Any]) -> Callable[..., Any]:
+    def _create_client(channel: Any, *args: Any, **kwargs: Any) -> Any:
+        client = create(channel, *args, **kwargs)
+        if not hasattr(client, "_celeriac"):
+            client._celeriac = True
+            execute, pipeline, parse = client.execute_command, client.pipeline, client.parse_response
+            client.execute_command = lambda *a, **k: patiently(lambda: execute(*a, **k))
+            client.pipeline = lambda *a, **k: _patient_pipeline(pipeline(*a, **k))
+            client.parse_response = lambda connection, command, **k: _parsed(channel, parse, connection, command, k)
+        return client
+
+    return _create_client
+
+
+def _patient_pipeline(pipe: Any) -> Any:
+    """A transaction that is refused has done nothing, and its commands are kept for the next try."""
+    execute = pipe.execute
+
+    def again(*args: Any, **kwargs: Any) -> Any:
+        commands = list(pipe.command_stack)
+
+        def once() -> Any:
+            pipe.command_stack = list(commands)
+            return execute(*args, **kwargs)
+
+        return patiently(once)
+
+    pipe.execute = again
+    return pipe
+
+
+def _parsed(channel: Any, parse: Callable[..., Any], connection: Any, command: str, options: dict[str, Any]) -> Any:
+    """The answer to a blocking pop; none when it was refused, and then kombu asks again."""
+    if command != "BRPOP":
+        return parse(connection, command, **options)
+    try:
+        found = parse(connection, command, **options)
+    except Exception as trouble:
+        if not noted(trouble) or _stopping():
+            raise
+        time.sleep(LONGEST_PAUSE_SECONDS / 2)
+        return None
+    channel._celeriac_popped = found
+    return found
+
+
+def _message_class(own: Any) -> Any:
+    class Message(own):
+        """kombu's message; that it could be made at all is noted."""
+
+        def __init__(self, payload: Any, channel: Any = None, **kwargs: Any) -> None:
+            super().__init__(payload, channel=channel, **kwargs)
+            info = self.delivery_info
+            if not (isinstance(info, dict) and "exchange" in info and "routing_key" in info):
+                raise KeyError("properties.delivery_info")
+            if channel is not None:
+                channel._celeriac_popped = None
+
+    Message.__name__, Message.__qualname__ = own.__name__, own.__qualname__
+    return Message
+
+
+def _surviving_read(read: Callable[..., Any]) -> Callable[..., Any]:
+    def _brpop_read(channel: Any, **options: Any) -> Any:
+        channel._celeriac_popped = None
+        try:
+            return read(channel, **options)
+        except _NO_MESSAGE as problem:
+            popped, channel._celeriac_popped = channel._celeriac_popped, None
+            if popped is None:  # it was a message, and what failed came after it
+                raise
+            queue, entry = popped
+            what = f"{type(problem).__name__}: {problem}"
+            log.error("An entry of queue %r is no message and is put aside: %s", queue, what)
+            channel._celeriac_drop(_text(queue), entry if isinstance(entry, bytes) else str(entry).encode(), what)
+            raise Empty from problem
+
+    return _brpop_read
+
+
+def _text(name: Any) -> str:
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)

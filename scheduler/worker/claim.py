@@ -78,6 +78,7 @@ def _ask(installation: Installation, id_: str, worker: str, token: str) -> Claim
             raise
         except Exception as trouble:  # noqa: BLE001  no answer: the same token again does no harm
             patience = patience or Patience(installation.claim_wait_seconds)
+            patience.bear(trouble)
             if not patience.wait():
                 log.warning("attempt %s could not be claimed: %r. The message goes back to the broker.", id_, trouble)
                 raise Reject(repr(trouble), requeue=True) from None  # Celery logs what it came from, 50 lines of it
@@ -97,7 +98,8 @@ def hand_over(it: Held, why: str) -> bool:
         try:
             answer = HANDOVER(attempts.client, [keys.attempts, keys.leases], [it.id, it.token, why])
             return bool(answer[0] == b"handed over")
-        except Exception:
+        except Exception as trouble:
+            patience.bear(trouble)
             if not patience.wait():
                 raise
 

@@ -19,7 +19,9 @@ from typing import Any
 from celery.worker import state
 
 from ..store.attempts import Attempts
+from ..store.health import look
 from ..wire import AttemptId
+from .broker import noted, taken
 from .context import is_attempt
 from .endings import lost
 from .installation import Installation, claimant
@@ -57,6 +59,8 @@ class Heartbeat:
         self._stopping: dict[str, tuple[Any, int, float]] = {}
         self._attempts: Attempts | None = None
         self._silent = False
+        self._look_wanted = True
+        self._problems: set[str] = set()
         self._abandoned: list[str] = []
         self._announced = False
         self._thread = threading.Thread(target=self._run, name="celeriac-heartbeat", daemon=True)
@@ -85,15 +89,33 @@ class Heartbeat:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
+                if self._silent:
+                    self._look_wanted = True
                 self.beat()
+                if self._look_wanted:
+                    self._look()
+                taken()
                 if self._silent:
                     self._silent = False
                     log.warning("Redis answers again; leases are renewed")
             except Exception as trouble:  # noqa: BLE001  an outage, whatever its form: the thread must live
-                if not self._silent:
-                    self._silent = True
+                if not noted(trouble) and not self._silent:
                     log.warning("leases could not be renewed; trying again every beat: %r", trouble)
+                self._silent = True
             self._stop.wait(min(self.interval, 1.0) if self._silent else self.interval)
+
+    def _look(self) -> None:
+        """Warn of a Redis that may lose what it acknowledged: at the start, and when it was away."""
+        self._look_wanted = False
+        try:
+            found = look(self._store().client).problems()
+        except Exception:  # a user who may not ask; doctor and the scheduler tell too
+            log.debug("the store's configuration cannot be looked at", exc_info=True)
+            return
+        for problem, remedy in found:
+            if problem not in self._problems:
+                log.warning("UNSAFE STORE: %s. %s", problem, remedy)
+        self._problems = {problem for problem, _ in found}
 
     def beat(self) -> None:
         """Renew, stop what is gone, announce."""

@@ -16,14 +16,16 @@ import atexit
 import os
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from celery import signals
 from celery.exceptions import Ignore
+from celery.utils.imports import symbol_by_name
 
 from ..errors import SettingsError
 from .adopt import adopt_all
-from .broker import come_back_soon
+from .broker import survive
 from .claim import hand_over
 from .context import HELD, Held, is_attempt
 from .contracts import contracts_of
@@ -31,8 +33,9 @@ from .endings import KINDS, Ending, error_of, lost
 from .executor import register_all
 from .installation import Installation, installation_of, installed_on, new_start, spell_broker
 from .queues import Patience, declare_as_told
+from .reconnect import come_back_soon, guard_channels, guard_pool
+from .rejects import not_a_message, surviving_consumer
 from .report import Courier, end, tell
-from .survival import guard_channels, guard_pool, on_rejected
 from .tee import failure_of, tee_app
 
 _UID = "celeriac"
@@ -119,7 +122,6 @@ def _connect_signals() -> None:
         (signals.worker_shutdown, _on_shutdown),
         (signals.task_postrun, _after_run),
         (signals.task_internal_error, _on_internal_error),
-        (signals.task_rejected, on_rejected),
     ):
         celery_signal.connect(receiver, weak=False, dispatch_uid=_UID)
 
@@ -137,6 +139,7 @@ def _on_worker_init(sender: Any, **_: Any) -> None:
         return
     installation.url()  # a worker that cannot know its store says so now
     installation.interval()
+    installation.output_limit()
     sender.app.finalize()
     adopt_all(installation)
     guard_channels()
@@ -145,6 +148,8 @@ def _on_worker_init(sender: Any, **_: Any) -> None:
     new_start()
     declare_as_told(sender.app)
     installation.courier = Courier(installation)
+    survive(sender.app, partial(not_a_message, installation))
+    sender.consumer_cls = surviving_consumer(symbol_by_name(sender.consumer_cls))
 
 
 def _on_worker_ready(sender: Any, **_: Any) -> None:

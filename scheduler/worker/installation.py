@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 NONCE = "CELERIAC_WORKER_NONCE"
 """Environment variable by which a worker's pool processes learn which start of it they belong to."""
 HEARTBEAT = "CELERIAC_HEARTBEAT_SECONDS"
+OUTPUT_LIMIT = "CELERIAC_OUTPUT_LIMIT_BYTES"
 TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+socket://", "sentinel://")
 SILENCE_SECONDS = 5.0
@@ -56,6 +57,7 @@ class Installation:
     courier: Courier | None = None
     heartbeat: Heartbeat | None = None
     _store: tuple[int, Attempts] | None = None
+    _output_limit: int | None = None
 
     def attempts(self) -> Attempts:
         """The store, over a connection of this process: a fork never shares its parent's socket."""
@@ -116,6 +118,19 @@ class Installation:
         if not 0 < seconds < 3600:
             raise SettingsError(HEARTBEAT, f"found {text!r}", "Give seconds, at most a third of the shortest lease.")
         return seconds
+
+    def output_limit(self) -> int:
+        """Bytes of the largest output that is kept: CELERIAC_OUTPUT_LIMIT_BYTES, else 64 MiB.
+
+        Raises:
+            SettingsError: the environment says something that is no positive number.
+        """
+        if self._output_limit is None:
+            text = os.environ.get(OUTPUT_LIMIT) or str(64 * 1024 * 1024)
+            if not text.isdecimal() or not int(text):
+                raise SettingsError(OUTPUT_LIMIT, f"found {text!r}", "Give a number of bytes above 0.")
+            self._output_limit = int(text)
+        return self._output_limit
 
     def kinds(self, task_name: str | None) -> list[Mapping[type[BaseException], str]]:
         """Declared meanings of exceptions, most particular first."""

@@ -22,7 +22,8 @@ from kombu.exceptions import EncodeError
 from kombu.utils.json import JSONEncoder
 
 from ..store.attempts import Attempts
-from ..wire import INLINE_LIMIT_BYTES, Report
+from ..wire import INLINE_LIMIT_BYTES, DeadMessage, Report
+from .broker import noted
 from .context import Held
 from .endings import Ending
 from .installation import Installation
@@ -35,21 +36,60 @@ LONGEST_PAUSE_SECONDS = 1.0
 FLUSH_SECONDS = 3.0
 REMEMBERED = 2_000
 QUEUED = 20_000
+MOST_LEVELS = 200
+QUEUED_DEAD = 200
 
 
 def encode(output: Any) -> bytes:
     """An output as compact JSON, with kombu's forms for dates, UUIDs, decimals and bytes.
 
     Raises:
-        EncodeError: not JSON, as NaN, infinities, lone surrogates and foreign objects are not.
+        EncodeError: not JSON, as NaN, infinities, lone surrogates and foreign objects are not; or nested too deeply.
     """
     try:
-        return bytes(_encode(output).encode())
+        data = bytes(_encode(output).encode())
     except (TypeError, ValueError, RecursionError, OverflowError) as problem:
         raise EncodeError(
             f"the output is not JSON: {type(problem).__name__}: {problem}. Return plain data: dict, list, str, "
             "finite numbers, bool, None."
         ) from problem
+    if data.count(b"[") + data.count(b"{") > MOST_LEVELS and _levels(output) > MOST_LEVELS:
+        raise EncodeError(
+            f"the output is nested deeper than {MOST_LEVELS} levels, which not every reader of JSON takes. Flatten it, "
+            "or return it as text."
+        )
+    return data
+
+
+def _levels(value: Any) -> int:
+    """How deeply lists and dicts are nested in a value that has been encoded."""
+    levels, inner = 0, [value]
+    while inner and levels <= MOST_LEVELS + 1:
+        inner = [
+            it
+            for outer in inner
+            if isinstance(outer, dict | list | tuple)
+            for it in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        levels += 1
+    return levels - 1
+
+
+def check_size(data: bytes, limit: int) -> None:
+    """Whether an output may be kept in Redis.
+
+    Raises:
+        OutputTooLarge: it may not; the node fails, and no retry helps.
+    """
+    if len(data) > limit:
+        raise OutputTooLarge(
+            f"the output has {len(data):,} bytes, at most {limit:,} are kept in Redis (output_limit_bytes). Store it "
+            "elsewhere and return its address, or split the work."
+        )
+
+
+class OutputTooLarge(EncodeError):
+    """An output over the limit: the executor's contract is broken."""
 
 
 def succeed(held: Held, data: bytes) -> None:
@@ -69,7 +109,7 @@ def end(held: Held, ending: Ending) -> None:
 
 
 def deliver(held: Held, report: Report, output: bytes | None, put_aside: bytes | None = None) -> None:
-    """Send a report, once, waiting through outages for less than the lease.
+    """Send a report, once, waiting through outages for less than the lease; through a full Redis for as long as it is.
 
     What could not be sent is dropped, and the message acknowledged as if it had been: the attempt is then the
     scheduler's to miss. To reject the message would gain nothing, since another delivery of an attempt that has begun
@@ -92,6 +132,7 @@ def deliver(held: Held, report: Report, output: bytes | None, put_aside: bytes |
         except Exception as trouble:  # noqa: BLE001  whatever kept it from Redis, a soft time limit included: the ending stands
             if patience is None:
                 patience = Patience(held.lease_ms * 0.0008)
+            patience.bear(trouble)
             if not patience.wait():
                 held.settled = True
                 log.warning(
@@ -112,8 +153,16 @@ class Patience:
     """Growing pauses with jitter, until a time is up."""
 
     def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
         self.until = time.monotonic() + seconds
         self.pause = PAUSE_SECONDS
+
+    def bear(self, trouble: BaseException) -> None:
+        """A Redis that answers and takes no writes (it is full, or its disk is) is waited for as long as that lasts:
+        the broker beside it would not take the message back either, and leases are renewed meanwhile.
+        """
+        if noted(trouble):
+            self.until = time.monotonic() + self.seconds + LONGEST_PAUSE_SECONDS
 
     def wait(self) -> bool:
         """Pause once; False, without a pause, when there is no time left for it."""
@@ -135,6 +184,7 @@ class Courier:
         self.installation = installation
         self._pid = 0
         self._waiting: deque[Report] = deque(maxlen=QUEUED)
+        self._dead: deque[DeadMessage] = deque(maxlen=QUEUED_DEAD)
         self._told: OrderedDict[str, None] = OrderedDict()
         self._wake = threading.Condition()
         self._sending = False
@@ -146,10 +196,19 @@ class Courier:
                 return
             self.suppress(id_)
             self._waiting.append(Report(id_, ending.end, worker, None, "none", ending.error, ending.retry_after_ms))
-            if self._pid != os.getpid():
-                self._pid = os.getpid()
-                threading.Thread(target=self._run, name="celeriac-reports", daemon=True).start()
-            self._wake.notify_all()
+            self._go()
+
+    def send_dead(self, dead: DeadMessage) -> None:
+        """Queue a rejected message; returns at once."""
+        with self._wake:
+            self._dead.append(dead)
+            self._go()
+
+    def _go(self) -> None:
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            threading.Thread(target=self._run, name="celeriac-reports", daemon=True).start()
+        self._wake.notify_all()
 
     def suppress(self, id_: str) -> None:
         """Nothing more is to be told of this attempt."""
@@ -160,7 +219,7 @@ class Courier:
     def flush(self, seconds: float = FLUSH_SECONDS) -> bool:
         """Wait until all is sent, at most `seconds`; whether it is."""
         with self._wake:
-            return self._wake.wait_for(lambda: not self._waiting and not self._sending, seconds)
+            return self._wake.wait_for(lambda: not (self._waiting or self._dead or self._sending), seconds)
 
     def _run(self) -> None:
         attempts = None
@@ -169,17 +228,20 @@ class Courier:
             with self._wake:
                 self._sending = False
                 self._wake.notify_all()
-                self._wake.wait_for(lambda: bool(self._waiting))
+                self._wake.wait_for(lambda: bool(self._waiting or self._dead))
                 batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), 100))]
+                dead = [self._dead.popleft() for _ in range(min(len(self._dead), 10))]
                 self._sending = True
-            while batch:
+            while batch or dead:
                 try:
                     attempts = attempts or self.installation.open()
                     attempts.report([(report, None) for report in _as_claimed(attempts, batch)])
-                    batch, pause = [], PAUSE_SECONDS
+                    batch = []
+                    attempts.report_dead(dead)
+                    dead, pause = [], PAUSE_SECONDS
                 except Exception as trouble:  # noqa: BLE001  an outage: the thread must live
                     if pause == PAUSE_SECONDS:
-                        log.warning("%d reports wait for Redis: %r", len(batch), trouble)
+                        log.warning("%d reports wait for Redis: %r", len(batch) + len(dead), trouble)
                     time.sleep(pause)
                     pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 
@@ -197,7 +259,16 @@ def _as_claimed(attempts: Attempts, reports: list[Report]) -> list[Report]:
 
 def tell(installation: Installation, id_: str, ending: Ending, worker: str = "") -> None:
     """Report an ending seen from outside the attempt, in a worker's main process. Never waits."""
+    _courier(installation).send(id_, ending, worker)
+
+
+def tell_dead(installation: Installation, dead: DeadMessage) -> None:
+    """Report a message that was rejected, in a worker's main process. Never waits."""
+    _courier(installation).send_dead(dead)
+
+
+def _courier(installation: Installation) -> Courier:
     courier = installation.courier
     if courier is None:
         courier = installation.courier = Courier(installation)
-    courier.send(id_, ending, worker)
+    return courier

@@ -15,7 +15,6 @@ from typing import Any
 from celery.exceptions import InvalidTaskError, Terminated, TimeLimitExceeded, WorkerLostError
 from celery.utils.imports import symbol_by_name
 from celery.worker import state
-from kombu.exceptions import ContentDisallowed, DecodeError
 
 from ..errors import WireError
 from ..wire import allowed, check_reader, error_record
@@ -57,11 +56,7 @@ class _Strategy:
             return _refusing(task.name, app, strategy)
 
         def receive(message: Any, body: Any, *args: Any, **kwargs: Any) -> Any:
-            try:
-                check(message, body)
-            except (DecodeError, ContentDisallowed) as problem:
-                _tell(app, message, problem)
-                raise
+            check(message, body)
             return strategy(message, body, *args, **kwargs)
 
         return receive
@@ -137,66 +132,6 @@ def _check_header(header: Any) -> None:
             check_reader("message", header)
     except WireError as newer:
         raise InvalidTaskError(str(newer)) from newer
-
-
-def _tell(app: Any, message: Any, problem: BaseException | None) -> None:
-    """Report that a message of ours was refused before it became a request."""
-    headers = message.headers if isinstance(message.headers, dict) else {}
-    installation = installation_of(app)
-    if installation is not None and is_attempt(headers.get("id")):
-        tell(installation, headers["id"], lost("MessageRejected", f"{type(problem).__name__}: {problem}"))
-
-
-def on_rejected(sender: Any, message: Any, exc: BaseException | None, **_: Any) -> None:
-    """Celery signal task_rejected: a message that never became a request."""
-    _tell(sender.app, message, exc)
-
-
-def guard_channels() -> None:
-    """Let kombu's Redis channels say what they are after their connection was given up: without one.
-
-    Celery gives a lost connection up and then closes its channels. One that still has messages to put back looks for
-    an address that is gone; its AttributeError is no error of a connection, so it ended the worker: seen at every third
-    kill -9 of a Redis under load.
-    """
-    try:
-        channels: Any = symbol_by_name("kombu.transport.redis:Channel")
-    except ImportError:  # this worker's broker is another one
-        return
-    own = channels._connparams
-    if getattr(own, "celeriac", False):
-        return
-
-    def connparams(channel: Any, *args: Any, **kwargs: Any) -> Any:
-        if getattr(channel.connection, "client", None) is None:
-            raise ConnectionResetError("the connection of this channel to the broker was given up")
-        return own(channel, *args, **kwargs)
-
-    connparams.celeriac = True  # type: ignore[attr-defined]  # said to ourselves, so that it is laid over once
-    channels._connparams = connparams
-
-
-LOOK_AGAIN_SECONDS = (0.05, 0.5)
-
-
-def guard_pool() -> None:
-    """Let the prefork pool look again for a process that has just died.
-
-    A dying process closes its pipe a moment before it can be collected. Celery looks when the pipe closes, and when
-    it looked too early only five seconds later: so long its attempt seemed to go on.
-    """
-    pool: Any = symbol_by_name("celery.concurrency.asynpool:AsynPool")
-    own = pool._event_process_exit
-    if getattr(own, "celeriac", False):
-        return
-
-    def event_process_exit(self: Any, hub: Any, process: Any) -> None:
-        own(self, hub, process)
-        for seconds in LOOK_AGAIN_SECONDS:
-            hub.call_later(seconds, self.maintain_pool)
-
-    event_process_exit.celeriac = True  # type: ignore[attr-defined]  # as above
-    pool._event_process_exit = event_process_exit
 
 
 class _Guarded:

@@ -22,7 +22,7 @@ from ..wire import error_record
 from .context import Held, held, is_attempt
 from .endings import Ending, ending, kind_of, lost, refuses
 from .installation import Installation, installation_of
-from .report import encode, end, succeed, tell
+from .report import check_size, encode, end, succeed, tell
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ class _Tee:
             end(it, _retried(it, None))
             return
         data = encode(result)
+        check_size(data, it.installation.output_limit())
         it.secrets.take_back()  # a result backend may store the arguments too
         _own_store(base.mark_as_done, task_id, result, *args, **kwargs)
         succeed(it, data)

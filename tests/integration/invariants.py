@@ -19,7 +19,7 @@ from typing import Any
 from redis import Redis
 
 from scheduler.core.rules import Answer
-from scheduler.core.run import Run
+from scheduler.core.run import KEPT_TRIES, Run
 from scheduler.core.states import ENDED_RUNS, FIRST_ENDED, IN_FLIGHT, LETTERS, MoveKind, NodeState, RunState
 from scheduler.store.keys import BUCKET
 from scheduler.wire import AttemptId, RunId, shard_of
@@ -47,6 +47,8 @@ _SHARD = {
     r"ended": "zset",
     r"gone": "hash",
     r"archived:(?P<archived>[0-9a-z]{26})": "string",
+    r"dead": "stream",
+    r"dead:counts": "hash",
     rf"{_RUN}": "hash",
     rf"{_RUN}:spec": "hash",
     rf"{_RUN}:spec:(?P<staged>[0-9a-f]{{32}}:[0-9a-f]{{16}})": "hash",
@@ -214,6 +216,8 @@ class _Store:
             "live": lambda: shard.live.update(_scores(client, key)),
             "ended": lambda: shard.ended.update(_scores(client, key)),
             "gone": lambda: shard.gone.update(_texts(client.hgetall(key))),
+            "dead": lambda: None,
+            "dead:counts": lambda: None,
         }
         if rest in readers:
             readers[rest]()
@@ -420,11 +424,11 @@ def _nodes(run: _Stored) -> Iterator[str]:
         open_tries = {"D": 1, "N": 1, "R": 1}.get(letter, 0)
         numbered = len(tries) + left_out
         never_sent = letter == "C" and numbered in (int(number), int(number) - 1)
-        if numbered != int(number) and not never_sent:
+        if numbered != int(number) and len(tries) < KEPT_TRIES - 1 and not never_sent:
             yield f"node {node}: {len(tries)} tries on the timeline of {record}"
         if not all(ends[: len(tries) - open_tries]) or (first and ends.count("succeeded") != (letter == "S")):
             yield f"node {node}: tries of {record} do not say how they ended"
-        if ends.count("failed") < int(failures) or ends.count("lost") < int(losses):
+        if ends.count("failed") < int(failures) or sum(it.startswith("lost") for it in ends) < int(losses):
             yield f"node {node}: {record} counts other failures or losses than its tries"
         if (letter == "S" and last not in ("i", "b", "n")) or (letter != "S" and last in ("i", "b", "n")):
             yield f"node {node}: {record} has output {last!r}"

@@ -48,7 +48,7 @@ def test_a_commit_by_the_owner_is_applied_whole(client: Any) -> None:
     commit.out({"out": "s|c|1|1"}, {"out": 77})
     commit.over(["over"])
     commit.timers({f"{RUN} new": 5}, [f"{RUN} old"])
-    commit.log(RUN, b"[]")
+    commit.log(RUN, b"[]", 1)
     commit.keep_blob("b")
     commit.outbox(["out"], 1)
     commit.consumed([entry])
@@ -169,7 +169,7 @@ def test_a_redis_that_has_forgotten_the_script_is_told_it_again(client: Any, sha
     made = []
     for keys in every:
         commit = Commit(keys, 3)
-        commit.log(RUN, b"[]")
+        commit.log(RUN, b"[]", 1)
         made.append(commit)
 
     assert send_commits(client, made) == []
@@ -207,7 +207,7 @@ def test_what_makes_a_record_true_is_written_before_it_and_what_it_ends_after(
     commit = Commit(keys, 3)
     commit.ended(RUN, 9)
     commit.over(["b"])
-    commit.log(RUN, b"[]")
+    commit.log(RUN, b"[]", 1)
     commit.run(RUN, {"state": "x"})
     commit.records(RUN, {0: "r"})
     commit.outbox(["a"], 1)

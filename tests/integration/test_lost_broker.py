@@ -14,7 +14,7 @@ from kombu.messaging import Consumer, Producer
 from kombu.transport.redis import Channel
 
 from scheduler.embedded import EmbeddedRedis
-from scheduler.worker.survival import guard_channels
+from scheduler.worker.reconnect import guard_channels
 
 
 @pytest.fixture

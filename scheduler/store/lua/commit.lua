@@ -11,7 +11,7 @@
 -- Everything is checked before the first write, for Redis does not roll back. A write "STILL" only checks: that fields
 -- of a hash are as the decision found them, else the commit is "overtaken".
 local allowed = {
-  HSET = "hash", HDEL = "hash", ZADD = "zset", ZREM = "zset", XADD = "stream", XDEL = "stream",
+  HSET = "hash", HDEL = "hash", HINCRBY = "hash", ZADD = "zset", ZREM = "zset", XADD = "stream", XDEL = "stream",
   RPUSH = "list", LTRIM = "list", PERSIST = "any", UNLINK = "any", STILL = "hash",
 }
 if redis.call("GET", KEYS[1]) ~= ARGV[1] then return "fenced" end

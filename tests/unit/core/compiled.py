@@ -145,6 +145,7 @@ def snapshot(run: Run) -> tuple[Any, ...]:
         run.epoch.tobytes(),
         run.failures.tobytes(),
         run.losses.tobytes(),
+        run.excused.tobytes(),
         run.tally.tobytes(),
         run.ready_at.tobytes(),
         run.dispatched_at.tobytes(),

@@ -224,7 +224,10 @@ def test_the_stories_above_leave_no_state_out() -> None:
         (
             failed_for_good,
             [
-                "F|1|3|2|1|5,7,0,38,failed,w@host;600,100,10,1290,lost,w1@host;2000,1,49,50,failed,w@host|",
+                (
+                    "F|1|3|2|1|5,7,0,38,failed,w@host;"
+                    "600,100,10,1290,lost LeaseExpired,w1@host;2000,1,49,50,failed,w@host|"
+                ),
                 "U|1|0|0|0||0",
                 "R|1|1|0|0|2101,|",
                 "R|1|1|0|0|2101,|",
@@ -246,7 +249,7 @@ def test_tries_tell_each_attempt_with_its_instants() -> None:
     third_try_after_loss(run)
     assert list(run.tries(0)) == [
         Try(1, T0 + 5, T0 + 12, T0 + 12, T0 + 50, "failed", "w@host"),
-        Try(2, T0 + 600, T0 + 700, T0 + 710, T0 + 2000, "lost", "w1@host"),
+        Try(2, T0 + 600, T0 + 700, T0 + 710, T0 + 2000, "lost", "w1@host", "LeaseExpired"),
         Try(3, T0 + 2000, T0 + 2001, 0, 0, "", ""),
     ]
     assert list(run.tries(3)) == []
@@ -257,7 +260,7 @@ def test_an_attempt_that_nobody_claimed_has_no_claim_in_its_timeline() -> None:
     """Its end is known all the same."""
     run = loaded(DIAMOND)
     lost_before_claim(run)
-    assert next(run.tries(0)) == Try(1, T0 + 5, T0 + 12, 0, T0 + 3000, "lost", "")
+    assert next(run.tries(0)) == Try(1, T0 + 5, T0 + 12, 0, T0 + 3000, "lost", "", "NeverClaimed")
 
 
 @pytest.mark.parametrize("worker", ["a|b", "a;b", "a,b", "w\ud800", "", "日本@host", "a|b;c,d|"])

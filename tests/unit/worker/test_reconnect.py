@@ -10,7 +10,7 @@ import pytest
 from celery.concurrency.asynpool import AsynPool
 from kombu.asynchronous import Hub
 
-from scheduler.worker.survival import guard_pool
+from scheduler.worker.reconnect import guard_pool
 
 
 @pytest.fixture
