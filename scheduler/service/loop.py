@@ -39,6 +39,8 @@ log = logging.getLogger("celeriac.scheduler")
 
 CONTRACTS_SECONDS = 0.5
 """How often to look for new contracts while nodes wait for one."""
+CHECK_STORE_SECONDS = 60.0
+"""How often Redis is asked whether it still keeps what it acknowledged: one that comes back may be configured anew."""
 RETRY_SECONDS = (0.1, 5.0)
 """First and longest wait before Redis is tried again."""
 
@@ -75,7 +77,7 @@ class Scheduler:
         self._pacing = Pacing()
         self._trouble = Trouble()
         self._stumbled: Counter[str] = Counter()
-        self._check_wanted = True
+        self._check_at = 0.0
         self._problems: set[str] = set()
         self._clock = (0, 0.0)
         self._open()
@@ -119,7 +121,6 @@ class Scheduler:
         where = redacted(self._url)
         if isinstance(error, UNREACHABLE):
             self._trouble.is_("away", f"{where} does not answer ({type(error).__name__})")
-            self._check_wanted = True
         elif why := refusal(error):
             self.counts["waits"] += 1
             what = "is full (maxmemory)" if why == FULL else "cannot write to its disk"
@@ -153,20 +154,22 @@ class Scheduler:
         self._shards = Shards(self._owners, 0)
 
     def _check_store(self) -> None:
-        """Is this a Redis that keeps what it acknowledged? Asked at the start, and after each lost connection.
+        """Is this a Redis that keeps what it acknowledged? Asked when all is loaded anew, and once a minute.
 
         Raises:
             StoreRefused: it is not, and the settings are strict.
         """
         health = look(self._client)
-        found = health.unsafe() if self.settings.strict else health.problems()
-        if found and self.settings.strict:
-            raise StoreRefused(redacted(self._url), found)
+        unsafe, found = health.unsafe(), health.problems()
+        if unsafe and self.settings.strict:
+            raise StoreRefused(redacted(self._url), unsafe)
         for problem, remedy in found:
             if problem not in self._problems:
-                log.warning("UNSAFE STORE: %s. %s `celeriac scheduler --strict` would refuse it.", problem, remedy)
+                refused = (problem, remedy) in unsafe
+                word, hint = ("UNSAFE STORE", " Strict schedulers refuse it.") if refused else ("store", "")
+                log.warning("%s: %s. %s%s", word, problem, remedy, hint)
         self._problems = {problem for problem, _ in found}
-        self._check_wanted = False
+        self._check_at = time.monotonic() + CHECK_STORE_SECONDS
 
     def _forget_all(self) -> None:
         """Memory is a cache: give the shards back, if Redis answers, and take them anew."""
@@ -175,8 +178,7 @@ class Scheduler:
         self._retention.reset()
         self._client.connection_pool.disconnect()
         self._inboxes.client.connection_pool.disconnect()
-        if self._check_wanted:
-            self._check_store()
+        self._check_store()
         self._runs = self._rewinds.connect(self._client, self.settings, self._runs)
         self._rewinds.look(self._runs.shards, ())  # before another can take what is ours
         self._owners.release(self._shards.owned, leaving=False)
@@ -204,6 +206,8 @@ class Scheduler:
             self._learn_contracts()
         if now_here >= self._look_at:
             self._look()
+        if now_here >= self._check_at:
+            self._check_store()
         self._gather()
         entries, now = self._read()
         batches: dict[int, Batch] = {}

@@ -108,13 +108,14 @@ class Heartbeat:
         """Warn of a Redis that may lose what it acknowledged: at the start, and when it was away."""
         self._look_wanted = False
         try:
-            found = look(self._store().client).problems()
+            health = look(self._store().client)
+            found, unsafe = health.problems(), health.unsafe()
         except Exception:  # a user who may not ask; doctor and the scheduler tell too
             log.debug("the store's configuration cannot be looked at", exc_info=True)
             return
         for problem, remedy in found:
             if problem not in self._problems:
-                log.warning("UNSAFE STORE: %s. %s", problem, remedy)
+                log.warning("%s: %s. %s", "UNSAFE STORE" if (problem, remedy) in unsafe else "store", problem, remedy)
         self._problems = {problem for problem, _ in found}
 
     def beat(self) -> None:

@@ -57,7 +57,7 @@ def layered(layers: int, width: int) -> Graph:
     for layer in range(layers):
         names = [f"{layer}.{at}" for at in range(width)]
         before = [g.add("shop.late", name=it, seconds=0.02, after=before, key=it) for it in names]
-    g.add("shop.poison", name="poison", key="poison", retry=Retry(max_losses=2))
+    g.add("shop.fatal", name="poison", key="poison", retry=Retry(max_losses=2))
     return g
 
 

@@ -82,8 +82,29 @@ def late(name: str, seconds: float = 0.0, after: Any = None) -> str:
     return name
 
 
-@app.task(name="shop.poison", acks_late=True)
-def poison(name: str) -> None:
+@app.task(name="shop.fatal", acks_late=True)
+def fatal(name: str) -> None:
     """End the process that runs it, as a segmentation fault does."""
     note("begin", name=name)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(name="shop.poison")
+def poison(how: str, antidote: str) -> str:
+    """Do to this process what no worker likes, as long as there is no antidote."""
+    note("poison", how=how)
+    if Path(antidote).exists():
+        return how
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    raise MemoryError(how)
+
+
+if os.environ.get("SHOP_LATER"):
+
+    @app.task(name="shop.later")
+    def later(name: str) -> None:
+        """A task that an older worker does not have."""
+        note("later", name=name)

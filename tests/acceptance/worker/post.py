@@ -126,6 +126,11 @@ class Post:
                     found.append(Told(report, json.loads(next_value) if next_name == b"output" else None))
         return found
 
+    def dead(self) -> list[dict[str, Any]]:
+        """What the inbox has been told of rejected messages so far."""
+        entries = self.client.eval("return redis.call('XRANGE', KEYS[1], '-', '+')", 1, self.keys.inbox)
+        return [json.loads(fields[1]) for _, fields in entries if fields[0] == b"dead"]
+
     def wait(self, id_: str, seconds: float = GENEROUS_SECONDS) -> Told:
         """The first report about an attempt."""
         return until(lambda: self.told(id_), f"report of {id_}", seconds)[0]

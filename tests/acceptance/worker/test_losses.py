@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import time
 from typing import Any
 
 import pytest
 
+from tests.acceptance.worker.conftest import Start
 from tests.acceptance.worker.post import Post, Worker, until
 
 GOOD_BODY = [[1, 2], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
@@ -116,11 +120,17 @@ def test_a_malformed_message_is_a_loss_and_the_worker_lives(
         either.send("sample.add", 1, id_=id_, serializer="pickle")
     else:
         id_ = either.send_raw(body, **headers)
-    end, kind, _ = either.wait(id_).short
+    end, kind, type_ = either.wait(id_).short
     assert (end, kind) == ("lost", "lost"), what
     either.settled()
     assert len(either.told(id_)) == 1
     assert worker.alive()
+    if type_ == "MessageRejected":  # it never became a task, so it is kept as well
+        [dead] = until(lambda: [it for it in either.dead() if it["id"] == id_], "the dead letter")
+        assert dead["cause"]
+        assert dead["queue"] == either.queue
+        assert dead["form"] == "kombu"
+        assert base64.b64decode(dead["body"]) == dead_body(body) or content_type is not None
 
 
 def test_a_message_without_id_is_dropped_and_the_queue_moves(either: Post, request: pytest.FixtureRequest) -> None:
@@ -131,3 +141,58 @@ def test_a_message_without_id_is_dropped_and_the_queue_moves(either: Post, reque
     either.settled()
     worker: Worker = request.getfixturevalue(either.queue)
     assert worker.alive()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"id": ...}, {"id": [1, 2]}, {"task": ["a"]}, {"task": {"a": 1}}, {"task": None}, {"task": 7, "id": ...}],
+)
+def test_an_unknown_task_without_a_usable_id_is_dropped(
+    either: Post, request: pytest.FixtureRequest, headers: dict[str, Any]
+) -> None:
+    """Celery cannot even turn such a message down; it is kept with its cause, and the next message runs."""
+    before = len(either.dead())
+    either.send_raw(GOOD_BODY, **{"task": "sample.nowhere", **headers})
+    either.settled()
+    until(lambda: len(either.dead()) > before, "the dead letter")
+    worker: Worker = request.getfixturevalue(either.queue)
+    assert worker.alive()
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [b"garbage", b"\xff\xfe", b"[]", b"5", b"{}", b'{"properties": {}}', b'{"properties": {"delivery_tag": "x"}}', b""],
+)
+def test_an_entry_that_is_no_message_is_put_aside(either: Post, request: pytest.FixtureRequest, entry: bytes) -> None:
+    """Whoever pushes into the queue's list kills no worker, and what was pushed is kept byte for byte."""
+    before = len(either.dead())
+    either.client.lpush(either.queue, entry)
+    either.settled()
+    dead = until(lambda: either.dead()[before:], "the dead letter")[0]
+    assert (dead["form"], dead["queue"], base64.b64decode(dead["body"])) == ("raw", either.queue, entry)
+    worker: Worker = request.getfixturevalue(either.queue)
+    assert worker.alive()
+
+
+def test_a_flood_of_garbage_is_counted_and_not_kept(start: Start, store: str) -> None:
+    """At most 50 rejected messages a second are told of; the next one that is says how many were not."""
+    worker = start("flooded", "-P", "threads", "-c", "1")
+    post = Post(store, worker.queue)
+    began = time.monotonic()
+    post.client.lpush(post.queue, *(b"garbage %d" % number for number in range(2_000)))
+    post.settled()
+    mine = [it for it in post.dead() if it["queue"] == post.queue]
+    seconds = int(time.monotonic() - began) + 2
+    assert 0 < len(mine) <= 50 * seconds
+    until(lambda: time.monotonic() > began + seconds, "another second")
+    post.client.lpush(post.queue, b"one more")
+    last = until(lambda: [it for it in post.dead() if base64.b64decode(it["body"]) == b"one more"], "the last")[0]
+    told = [it for it in post.dead() if it["queue"] == post.queue]
+    assert len(told) + sum(it["passed_over"] for it in told) == 2_001
+    assert last["passed_over"] > 0
+    assert worker.alive()
+
+
+def dead_body(body: Any) -> bytes:
+    """A body as kombu sends it."""
+    return body if isinstance(body, bytes) else json.dumps(body).encode()

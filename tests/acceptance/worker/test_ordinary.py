@@ -9,7 +9,7 @@ from celery import Celery
 from celery.exceptions import NotRegistered
 
 from tests.acceptance.worker.conftest import Start
-from tests.acceptance.worker.post import Post, broker_url
+from tests.acceptance.worker.post import Post, broker_url, until
 
 # Celery 5.6 with a newer redis-py; its matter, and only in this test's own client
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
@@ -36,9 +36,10 @@ def client(store: str, start: Start, pool: str) -> Iterator[Celery]:
 
 
 def test_ordinary_traffic_is_untouched(store: str, client: Celery) -> None:
-    """Results, failures, retries, chains, groups and chords work; nothing reaches the scheduler's inbox."""
+    """Results, failures, retries, chains, groups and chords work; the scheduler hears of the rejected message alone."""
     post = Post(store, "none")
     before = post.client.xlen(post.keys.inbox)
+    dead_before = len(post.dead())
 
     def call(name: str, *args: object) -> object:
         return client.send_task(name, args).get(timeout=20)
@@ -64,7 +65,9 @@ def test_ordinary_traffic_is_untouched(store: str, client: Celery) -> None:
     retried = client.send_task("sample.retries", ("countdown",))
     with pytest.raises(ValueError, match="not yet"):
         retried.get(timeout=30)
-    assert post.client.xlen(post.keys.inbox) == before
+    until(lambda: len(post.dead()) == dead_before + 1, "the message of an unknown task")
+    assert post.dead()[-1]["task"] == "sample.nowhere"
+    assert post.client.xlen(post.keys.inbox) == before + 1
 
 
 def test_attempts_with_results_fill_both(store: str, client: Celery) -> None:

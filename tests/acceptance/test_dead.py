@@ -1,0 +1,139 @@
+"""Poison, garbage and strictness as people meet them: real schedulers and workers, and the commands beside them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from kombu.connection import Connection
+
+from scheduler.errors import StoreFull
+from scheduler.graph import Graph
+from scheduler.graph.policy import Retry
+
+from .stack import Stack, eventually
+
+QUEUES = """
+[classes.work]
+latency = "standard"
+cost = "low"
+queue = "dead.work"
+pool = "prefork"
+concurrency = 2
+lease_seconds = 5
+target_wait_seconds = 2
+shutdown_seconds = 2
+default = true
+"""
+
+
+@pytest.fixture
+def queues(tmp_path: Path) -> str:
+    """One class of processes, so that a task may kill its own."""
+    path = tmp_path / "queues.toml"
+    path.write_text(QUEUES)
+    return str(path)
+
+
+def test_poison_ends_and_can_be_redriven(tmp_path: Path, queues: str) -> None:
+    """A task that kills its process, one that runs out of memory and one that segfaults end failed after their cap and
+    are letters; the worker lives; garbage on its queue is a letter too; all of it can be shown, put back and dropped.
+    """
+    with Stack(tmp_path, CELERIAC_QUEUES_FILE=queues) as stack:
+        stack.scheduler()
+        stack.worker("work")
+        graph = Graph("poisons", retry=Retry(max_losses=1))
+        for how in ("kill", "memory", "segfault"):
+            graph.add("shop.poison", key=how, how=how, antidote=str(tmp_path / "antidote"))
+        graph.add("shop.add", key="healthy", x=1.0, y=2.0)
+        with stack.client() as client:
+            eventually(lambda: "shop.poison" in client._access.runs.contracts(), "the worker's contracts")
+            run = client.submit(graph)
+            assert run.wait(60) == "failed"
+            assert run.get("healthy") == 3.0
+            for how in ("kill", "memory", "segfault"):
+                with pytest.raises(Exception, match=r"2 attempts lost to infrastructure, at most 1 allowed: \w+ x2"):
+                    run.get(how)
+            assert len([it for it in stack.ledger("poison") if it["how"] == "kill"]) == 2
+            with Connection(stack.redis.broker_url) as connection:
+                connection.Producer().publish({"not": "a task"}, routing_key="dead.work", headers={"a": 1})
+            connection.release()
+            letters = eventually(
+                lambda: found if len(found := json.loads(stack.celeriac("dead", "ls", "-o", "json"))) == 4 else None,
+                "four letters",
+            )
+            assert sorted(it["kind"] for it in letters) == ["message", "node", "node", "node"]
+            assert stack.processes["work"].poll() is None, "the worker lives"
+            assert "4 here" in stack.celeriac("doctor")
+
+            [garbage] = [it for it in letters if it["kind"] == "message"]
+            shown = stack.celeriac("dead", "show", garbage["id"])
+            assert "no task name" in shown
+            assert "dead.work" in shown
+            stack.celeriac("dead", "drop", garbage["id"])
+            stack.celeriac("dead", "show", garbage["id"], expect=5)
+            assert stack.celeriac("dead", "ls", "--kind", "message").count("\n") == 1  # the heading
+
+            (tmp_path / "antidote").touch()
+            said = stack.celeriac("dead", "redrive", "--all", "--kind", "node", "--yes")
+            assert said.count(f"run {run.id}") == 3
+            assert eventually(lambda: run.summary().state == "succeeded", "the run, put right")
+            assert json.loads(stack.celeriac("dead", "ls", "-o", "json")) == []
+            assert len([it for it in stack.ledger("poison") if it["how"] == "kill"]) == 3
+        stack.celeriac("dead", "redrive", "0-1-1", expect=5)
+        stack.celeriac("dead", "drop", expect=2)
+        stack.celeriac("dead", "drop", "--all", expect=2)
+
+
+def test_a_message_of_an_unknown_task_waits_for_a_worker_that_has_it(tmp_path: Path, queues: str) -> None:
+    """Put back, it is run, with its arguments, by a worker that knows the task by now."""
+    with Stack(tmp_path, CELERIAC_QUEUES_FILE=queues) as stack:
+        stack.scheduler()
+        stack.worker("work")
+        from celery import Celery
+
+        with Celery("somebody", broker=stack.redis.broker_url, set_as_current=False) as app:
+            app.send_task("shop.later", ("x",), queue="dead.work")
+            app.pool.force_close_all()
+        eventually(lambda: "shop.later" in stack.celeriac("dead", "ls"), "the letter")
+        stack.kill("work")
+        stack.env["SHOP_LATER"] = "1"
+        stack.worker("work")
+        stack.celeriac("dead", "redrive", "--all", "--yes")
+        eventually(
+            lambda: stack.ledger("later") == [{**it, "name": "x"} for it in stack.ledger("later")] != [], "its run"
+        )
+
+
+def test_a_strict_scheduler_ends_with_a_message_and_a_status(tmp_path: Path) -> None:
+    """On a Redis that may lose what it acknowledged; without --strict it warns and works."""
+    with Stack(tmp_path) as stack:
+        with stack.client() as client:
+            client._access.runs.client.config_set("appendonly", "no")
+        stack.celeriac("scheduler", "--strict", expect=1)
+        process = stack.start("strict", "scheduler", "--strict")
+        assert process.wait(60) == 1
+        said = (tmp_path / "strict.log").read_text()
+        assert "appendonly is off" in said
+        assert "Set `appendonly yes`" in said
+        assert "Traceback" not in said
+        stack.celeriac("up", "--strict", "--app", "app.shop:app", expect=1)
+        stack.scheduler()
+        eventually(lambda: "UNSAFE STORE" in (tmp_path / "scheduler.log").read_text(), "the warning")
+        eventually(lambda: "own 16 of 16 shards" in (tmp_path / "scheduler.log").read_text(), "its work")
+
+
+def test_a_submit_to_a_nearly_full_redis_says_so(tmp_path: Path) -> None:
+    """The command's exit status is 1 and its words name both figures."""
+    with Stack(tmp_path) as stack:
+        with stack.client() as client:
+            redis = client._access.runs.client
+            redis.set("somebody's", b"x" * 5_000_000)
+            redis.config_set("maxmemory", int(redis.info("memory")["used_memory"] / 0.9))
+            graph = Graph("small")
+            graph.add("shop.add", x=1.0, y=2.0)
+            with pytest.raises(StoreFull):
+                client.submit(graph, check=False)
+        (tmp_path / "g.json").write_text(json.dumps(graph.to_document()))
+        stack.celeriac("submit", "g.json", "--no-check", expect=1)
