@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from typing import ClassVar
 
 import pytest
 
@@ -212,6 +213,36 @@ def test_a_broker_that_is_away_gets_everything_later(stage: Stage, worker: Echo)
         assert stage.ended(run) == ["succeeded"]
         assert scheduler.counts["unpublished"] == 6
     assert sorted(worker.nodes()) == ["a", "b", "c", "d"]
+    idle(stage)
+
+
+def test_a_broker_that_stays_away_is_asked_less_and_less(
+    stage: Stage, worker: Echo, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No busy loop and no flood in the log: the pauses double, and the trouble is told once."""
+
+    class Away(AtOnce):
+        tries: ClassVar[list[float]] = []
+        back = False
+
+        def send(self, outgoing: Outgoing) -> None:
+            self.tries.append(time.monotonic())
+            if not self.back:
+                raise ConnectionError("away")
+            super().send(outgoing)
+
+    transport = Away(worker)
+    with stage.scheduler(transport):
+        run = stage.submit(diamond())
+        eventually(lambda: len(transport.tries) >= 4)
+        transport.back = True
+        assert stage.ended(run) == ["succeeded"]
+    first, second, third, fourth = transport.tries[:4]
+    assert second - first >= 0.1
+    assert third - second >= 0.2
+    assert fourth - third >= 0.4
+    said = [it.message for it in caplog.records if "the broker" in it.message]
+    assert [it.split(" (")[0] for it in said] == ["the broker took no messages", "the broker takes messages again"]
     idle(stage)
 
 
