@@ -91,9 +91,17 @@ class Scheduler:
             StoreRefused: Redis may lose what it acknowledged, and the settings are strict.
             StoreTooNew: a newer version has laid out the store.
         """
+        self._retention.start()
+        try:
+            self._work()
+        finally:
+            self._retention.stop()
+        log.info("stopped; %s", dict(self.counts))
+
+    def _work(self) -> None:
+        """Turn after turn, whatever happens to Redis, until `stop`."""
         first, longest = RETRY_SECONDS
         wait = first
-        self._retention.start()
         while not self._stopping:
             try:
                 self._forget_all()
@@ -195,8 +203,6 @@ class Scheduler:
         except UNREACHABLE:
             log.warning("%s does not answer; our shards become free when their lease ends", redacted(self._url))
         self._dispatch.close()
-        self._retention.stop()
-        log.info("stopped; %s", dict(self.counts))
 
     # -- one turn -----------------------------------------------------------------------------------
 

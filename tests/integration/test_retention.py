@@ -21,6 +21,7 @@ from scheduler.archive import Archive, open_archive
 from scheduler.archive.archive import name_of
 from scheduler.archive.places import Folder
 from scheduler.cli.doctor import examine
+from scheduler.embedded import EmbeddedRedis
 from scheduler.graph import Graph, Retry
 from scheduler.service import archivist, retention
 from scheduler.service.loop import Scheduler
@@ -258,6 +259,26 @@ def test_a_slow_archive_delays_nothing(
     eventually(lambda: not scheduler._retention._archivist._thread.is_alive(), "the thread's end")
     assert scheduler.counts["removed"] == 0
     idle(stage)
+
+
+def test_a_redis_that_restarts_while_runs_are_archived_costs_only_time(tmp_path: Path, folder: Path) -> None:
+    """Loop and archivist connect again and go on; every run lies in the archive and none is left."""
+    with EmbeddedRedis(tmp_path / "redis") as server:
+        stage = Stage(server.url)
+        stage.publish("echo")
+        worker = Echo(stage.attempts)
+        with stage.scheduler(AtOnce(worker)):
+            runs = [stage.submit(diamond()) for _ in range(60)]
+            stage.ended(*runs)
+        with stage.scheduler(AtOnce(worker), retention=at_once_to(folder)) as scheduler:
+            eventually(lambda: scheduler.counts["removed"], "a first removal")
+            server.stop()
+            server.start()
+            removed(stage, *runs)
+            assert not scheduler.counts["crashes"]
+            assert not scheduler.counts["crashes of the archivist"]
+        assert all(archive_of(folder).find(run) for run in runs)
+        idle(stage)
 
 
 # --- the archive fails --------------------------------------------------------------------------------------
@@ -632,7 +653,7 @@ def test_the_memory_of_redis_is_as_before_after_a_thousand_runs(
     """What runs bring goes with them: a thousand more leave no more than the hundred before them."""
 
     def after(number: int) -> int:
-        runs = [stage.submit(diamond()) for _ in range(number)]
+        runs = [stage.submit(layers(1)) for _ in range(number)]
         removed(stage, *runs[-1:], seconds=60)
         eventually(lambda: not any(stage.client.zcard(stage.keys.shard(it).ended) for it in range(4)), "all", 60)
         eventually(stage.quiet, "quiet")
