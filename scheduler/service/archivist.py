@@ -70,6 +70,7 @@ class Archivist:
         self._age_seconds = float("inf") if age is None else age
         self._budget = None if settings.retention_bytes is None else Budget(settings.retention_bytes)
         self._handed: set[str] = set()
+        self._removed: deque[Removal] = deque(maxlen=10 * HANDED_MOST)
         self._aside: dict[str, float] = {}
         self._look_at: dict[int, float] = {}
         self._unswept: set[int] = set()
@@ -106,9 +107,11 @@ class Archivist:
         if self._budget is not None or self._age_seconds < PAUSE_SECONDS:
             self._wake.set()
 
-    def over(self, run: str) -> None:
+    def over(self, it: Removal, *, removed: bool = False) -> None:
         """A run that was handed out is removed, or stays."""
-        self._handed.discard(run)
+        if removed:
+            self._removed.append(it)
+        self._handed.discard(it.it.run)
 
     def reset(self) -> None:
         """Forget what was handed out."""
@@ -217,7 +220,9 @@ class Archivist:
     def _due(self, ended: EndedRuns, owned: dict[int, Part], stirred: set[int]) -> Iterator[RunId]:
         """Runs to be archived now: those asked for, those of age, those beyond the budget."""
         while self.wanted:
-            yield self.wanted.popleft()
+            run = self.wanted.popleft()
+            if self._archive is not None:  # nobody but time and budget throws runs away
+                yield run
         looked = time.monotonic()
         shards = [shard for shard in owned if self._look_at.get(shard, 0.0) <= looked]
         if shards:
@@ -232,6 +237,9 @@ class Archivist:
                     self._look_at[shard] = looked + (0 if run not in self._aside else ASIDE_SECONDS)
                     yield run
         if self._budget is not None:
+            while self._removed:
+                it, _ = self._removed.popleft()
+                self._budget.removed(it.shard, it.run)
             yield from self._budget.beyond(ended, owned, stirred, self._breathe)
 
     def _hand(self, ended: EndedRuns, run: RunId, owned: dict[int, Part]) -> None:
@@ -244,6 +252,8 @@ class Archivist:
         it = ended.look(run)
         if it is None:  # it goes on, or is gone; or a retry is half done, which its owner will finish
             self._aside[run] = time.monotonic() + ASIDE_SECONDS
+            if self._budget is not None:
+                self._budget.removed(shard, run)
             if len(self._aside) > HANDED_MOST:
                 self._aside.pop(next(iter(self._aside)))
             return

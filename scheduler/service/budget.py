@@ -8,6 +8,7 @@ must be able to bring it below the budget, or a full broker queue would cost eve
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from heapq import merge
 
 from ..store.ended import EndedRuns
 from ..wire import RunId
@@ -30,7 +31,7 @@ class Budget:
     def beyond(
         self, ended: EndedRuns, owned: Collection[int], stirred: Collection[int], breathe: Callable[[], None]
     ) -> Iterator[RunId]:
-        """Runs that must go, those that ended first before the others.
+        """Runs that must go, those that ended first before the others; again each time until they are `removed`.
 
         Args:
             owned: our shards.
@@ -50,16 +51,16 @@ class Budget:
             fresh = [shard for shard, found in lists.items() if len(found) == LISTED and found[0][1] < found[-1][1]]
         share = self.most * len(owned) / ended.runs.shards
         total = sum(size for taken in self._taken.values() for _, size in taken.values())
-        while total > share:
-            oldest = min(
-                ((at, run, shard) for shard, taken in self._taken.items() for run, (at, _) in _first(taken)),
-                default=None,
-            )
-            if oldest is None:
+        by_age = merge(*([(at, run, size) for run, (at, size) in taken.items()] for taken in self._taken.values()))
+        for _, run, size in by_age:
+            if total <= share:
                 return
-            _, run, shard = oldest
-            total -= self._taken[shard].pop(run)[1]
-            yield run
+            total -= size
+            yield run  # it counts until it is removed, for it may yet be refused
+
+    def removed(self, shard: int, run: RunId) -> None:
+        """A run takes nothing any more, or has not ended after all."""
+        self._taken.get(shard, {}).pop(run, None)
 
     def _weigh(self, ended: EndedRuns, shard: int, found: list[tuple[RunId, int]], breathe: Callable[[], None]) -> None:
         taken = self._taken[shard]
@@ -72,10 +73,3 @@ class Budget:
             if it is not None:
                 taken[run] = (at, ended.weigh(it))
             breathe()
-
-
-def _first(taken: dict[RunId, tuple[int, int]]) -> Iterator[tuple[RunId, tuple[int, int]]]:
-    """The run of a shard that ended first."""
-    for item in taken.items():
-        yield item
-        return

@@ -94,19 +94,19 @@ class Retention:
             it = ready.popleft()
             mine = held.get(it.it.shard)
             if mine is None or mine.epoch != it.epoch or it.it.run in mine.runs:
-                self._archivist.over(it.it.run)
+                self._archivist.over(it)
             else:
                 removals.append(it)
         if not removals:
             return set()
         fenced = set()
         answers = forget(client, self._keys, removals, self._key_seconds)
-        for (run, _), answer in zip(removals, answers, strict=True):
-            self._archivist.over(run.run)
+        for one, answer in zip(removals, answers, strict=True):
+            self._archivist.over(one, removed=answer == "forgotten")
             if answer == "fenced":
-                fenced.add(run.shard)
+                fenced.add(one.it.shard)
             elif answer == "forgotten":
                 self._counts["removed"] += 1
-                if not run.whole:
-                    self._archivist.leftovers(run.shard)
+                if not one.it.whole:
+                    self._archivist.leftovers(one.it.shard)
         return fenced

@@ -210,6 +210,20 @@ def test_ended_runs_are_thrown_away_where_that_was_said(stage: Stage, worker: Ec
     idle(stage)
 
 
+def test_no_request_throws_a_run_away(stage: Stage, at_once: AtOnce) -> None:
+    """Where ended runs may be thrown away, asking for the archive does not do so before their time."""
+    with stage.scheduler(at_once, retention={"archive_url": "none"}) as scheduler:
+        run = stage.submit(diamond(), shard=0)
+        stage.ended(run)
+        stage.runs.archive(run)
+        asked = scheduler._retention._archivist.wanted
+        stage.ended(stage.submit(diamond(), shard=0))  # behind the request in the same inbox
+        eventually(lambda: not asked, "the request's end")
+        eventually(lambda: not scheduler._retention._archivist.working, "rest")
+    assert stage.runs.summary(run).state == "succeeded"
+    assert scheduler.counts["removed"] == 0
+
+
 def test_nothing_is_asked_while_nothing_is_due(stage: Stage, at_once: AtOnce, folder: Path) -> None:
     """An idle scheduler with ended runs that have time left costs what one without them costs."""
     with stage.scheduler(
@@ -344,7 +358,7 @@ def test_a_remote_archive_is_believed_only_when_it_gives_back_what_it_got(
 
 
 def test_beyond_the_budget_the_oldest_go_before_their_time(redis_url: str, folder: Path) -> None:
-    """What ended runs take stays below the budget, and what is left are the newest."""
+    """What ended runs take stays below the budget, and what is left are the newest; also after the archive failed."""
     stage = Stage(redis_url, shards=1)
     stage.publish("echo")
     worker = Echo(stage.attempts, lambda task: Ending(value={"text": "x" * 20_000}))
@@ -360,9 +374,13 @@ def test_beyond_the_budget_the_oldest_go_before_their_time(redis_url: str, folde
         weights.append(found.weigh(it))
     assert all(40_000 < weight < 80_000 for weight in weights)
     budget = sum(weights[-4:]) + 1000
+    mend = _blocked(folder)
     with stage.scheduler(
         AtOnce(worker), retention=at_once_to(folder, retention_seconds="never", retention_bytes=budget)
     ) as scheduler:
+        eventually(lambda: scheduler.counts["archive failures"] >= 2, "failures")
+        assert all(stage.runs.summaries(runs))
+        mend()
         removed(stage, *runs[:6])
         later = [stage.submit(layers(2)) for _ in range(2)]
         stage.ended(*later)
