@@ -336,3 +336,37 @@ def test_decide_reads_and_does_not_write() -> None:
     ):
         decide(run, event, T0 + 9000)
         assert meaning(run) == before
+
+
+def test_after_a_loss_of_the_store_new_numbers_lie_above_all_that_may_have_been_given_out() -> None:
+    """The gap shows in the record, outlives loading, costs nothing of the node's limits, and each attempt keeps its
+    number.
+    """
+    specs = [node(), node(0)]
+    run = sent(*specs)
+    run.raise_floor(T0 + 5)
+    floor = run.floor
+    profile = run.profiles[0]
+    assert floor > 1 + profile.max_attempts + profile.max_losses
+    happen(run, reported(run, 0, "lost", kind="lost", type_="StoreRewound"), T0 + 6)
+    assert (run.attempt[0], run.losses[0]) == (floor + 1, 0)
+    happen(run, Admitted([0]), T0 + 7)
+    again = rebuilt(run, specs)
+    again.floor = run.floor
+    assert again.record(0) == run.record(0)
+    happen(again, reported(again, 0), T0 + 9)
+    assert [(it.attempt, it.end) for it in again.tries(0)] == [(1, "lost"), (floor + 1, "succeeded")]
+    assert again.attempt[1] == floor + 1
+    again.raise_floor(T0 + 20)
+    assert again.floor > floor + 1
+    assert again.renumbered_at_ms == T0 + 20
+
+
+def test_messages_lost_before_a_claim_are_counted_in_a_row() -> None:
+    """Only those right before the current attempt: they double its time for a claim; numbers left out do not."""
+    run = sent(node())
+    assert run.unclaimed(0) == 0
+    run.past[0] = "1,2,,3,lost,;1,2,3,4,failed,w;1,2,,3,lost,;1,2,,3,lost,"
+    assert run.unclaimed(0) == 2
+    run.past[0] = "1,2,,3,lost,;,,,,rewound,20"
+    assert run.unclaimed(0) == 0
