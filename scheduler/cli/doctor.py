@@ -142,6 +142,9 @@ def _redis(health: Health, settings: Settings) -> Iterator[Finding]:
     yield Finding("ok", "redis", f"{health.version} at {where}, answers in {health.answer_ms:g} ms")
     for problem, remedy in health.problems():
         yield Finding("wrong", "redis", problem, remedy)
+    for what, url in (("redis", settings.redis_url), ("broker", settings.broker_url)):
+        if "ssl_cert_reqs=none" in (url or "").lower().replace("cert_none", "none"):
+            yield Finding("wrong", what, "whoever answers is taken for it: ssl_cert_reqs=none", "Name its authority.")
     if health.append_only and health.eviction == "noeviction":
         yield Finding("ok", "persistence", f"appendonly, fsync {health.fsync or 'unknown'}; nothing is evicted")
     elif health.append_only is None or health.eviction is None:

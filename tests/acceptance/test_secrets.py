@@ -72,6 +72,7 @@ def careless(token: Secret, queue_class: str) -> Graph:
     up = g.add("vault.measure", token=token, other={"$secret": "api-token"}, key="measure")
     g.add("vault.checked", token=token, after=up, key="checked")
     g.add("vault.measure", args=[Secret("in.file")], key="file")
+    g.add("vault.measure", args=[Secret("vault.key")], key="source")
     for how in ("plain", "cause", "decode", "url"):
         g.add("vault.fail", how=how, auth={"user": "u", "token": [token]}, key=how)
     g.add("vault.again", token=token, key="again", retry=2)
@@ -118,7 +119,7 @@ def test_the_words_stand_nowhere(vault: Vault, queue_class: str) -> None:
         run = client.submit(careless(Secret("api-token"), queue_class), check=False)
         assert run.wait(timeout=60).value == "failed"
         assert run.get("measure") == run.get("checked") == len(TOKEN)
-        assert run.get("file") == len(IN_FILE)
+        assert (run.get("file"), run.get("source")) == (len(IN_FILE), len(IN_ERROR))
         for key in ("plain", "cause", "decode", "url", "again"):
             with pytest.raises(NodeFailed) as failed:
                 run.get(key)

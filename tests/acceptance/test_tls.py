@@ -183,6 +183,9 @@ def test_a_certificate_of_another_host_is_refused(papers: Papers, tmp_path: Path
         client = connect(settings_of(server, papers).redis_url or "")
         with pytest.raises(redis.exceptions.ConnectionError, match="certificate is not valid for"):
             client.ping()
+        broker = Connection(settings_of(server, papers).broker_url)
+        with broker, pytest.raises(OperationalError, match="certificate is not valid for"):
+            broker.ensure_connection(max_retries=1, timeout=1)
 
 
 def test_not_checking_must_be_said(server: Server, papers: Papers) -> None:

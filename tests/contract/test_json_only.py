@@ -42,17 +42,18 @@ def findings(path: Path) -> Iterator[tuple[str, str]]:
             names = [node.module or ""]
         else:
             names = []
+        line = str(getattr(node, "lineno", 0))
         for name in names:
             if name in MODULES or name.partition(".")[0] in MODULES:
-                yield str(node.lineno), name
+                yield line, name
         if isinstance(node, ast.Call):
             function = node.func
             if isinstance(function, ast.Name) and function.id in CALLS:
-                yield str(node.lineno), function.id
+                yield line, function.id
             elif isinstance(function, ast.Attribute) and function.attr in CALLS - {"compile"}:
-                yield str(node.lineno), function.attr
+                yield line, function.attr
         if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "yaml" and node.attr in YAML:
-            yield str(node.lineno), f"yaml.{node.attr}"
+            yield line, f"yaml.{node.attr}"
 
 
 def files() -> Iterator[Path]:

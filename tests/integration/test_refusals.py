@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ def test_a_report_that_comes_twice_changes_nothing_more(stage: Stage, memory: Me
 class Canary:
     """Says that it was unpickled."""
 
-    def __reduce__(self) -> object:
+    def __reduce__(self) -> tuple[Any, ...]:
         return exec, ("import os; os.environ['CANARY'] = 'sang'",)
 
 

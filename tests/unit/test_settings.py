@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import os
 from pathlib import Path
@@ -17,6 +18,7 @@ from scheduler.settings import (
     read_queues,
     redacted,
 )
+from scheduler.store.connection import connect
 
 ONE_CLASS = """
 [classes.standard-low]
@@ -454,3 +456,54 @@ def test_only_a_quorum_queue_is_declared_with_arguments(
         assert (found["x-delivery-limit"], found["x-dead-letter-routing-key"]) == (7, "celeriac.dead")
     else:
         assert found == {}
+
+
+def test_a_class_says_which_executors_may_run_in_it(tmp_path: Path) -> None:
+    """Patterns of whole names; all may run where nothing is said, and nothing may where the list is empty."""
+    (tmp_path / "queues.toml").write_text(ONE_CLASS, encoding="utf-8")
+    [free] = read_queues(tmp_path / "queues.toml").values()
+    assert free.allows("anything.at.all")
+    for said, name, fits in (
+        (["web.*", "llm.summarise"], "web.fetch", True),
+        (["web.*", "llm.summarise"], "llm.summarise", True),
+        (["web.*", "llm.summarise"], "llm.summarise2", False),
+        (["web.*"], "website", False),
+        (["WEB.*"], "web.fetch", False),
+        ([], "web.fetch", False),
+    ):
+        (tmp_path / "queues.toml").write_text(f"{ONE_CLASS}\nexecutors = {json.dumps(said)}\n", encoding="utf-8")
+        [one] = read_queues(tmp_path / "queues.toml").values()
+        assert one.allows(name) is fits, (said, name)
+
+
+@pytest.mark.parametrize("said", ['"web.*"', "[1]", '["a b"]', '["a,b"]', '[""]'])
+def test_patterns_that_cannot_be_are_refused(said: str, tmp_path: Path) -> None:
+    """A text in place of a list would be taken letter by letter."""
+    (tmp_path / "queues.toml").write_text(f"{ONE_CLASS}\nexecutors = {said}\n", encoding="utf-8")
+    with pytest.raises(SettingsError, match="executors"):
+        read_queues(tmp_path / "queues.toml")
+
+
+def test_every_tls_url_says_how_it_is_checked(tmp_path: Path) -> None:
+    """Files of the settings are added where a URL names none; what a URL says itself stays."""
+    ca, own = tmp_path / "ca.pem", tmp_path / "own.pem"
+    for path in (ca, own):
+        path.write_text("x")
+    settings = Settings.load(redis_url="rediss://h:1/0", broker_url=f"rediss://h:2?ssl_ca_certs={own}", redis_tls_ca=ca)
+    assert settings.redis_url == f"rediss://h:1/0?ssl_cert_reqs=required&ssl_ca_certs={ca}"
+    assert settings.broker_url == f"rediss://h:2?ssl_ca_certs={own}&ssl_cert_reqs=required"
+    assert Settings.load(redis_url="redis://h:1/0", redis_tls_ca=ca).redis_url == "redis://h:1/0"
+    for url in (f"rediss://:s3cret@h?ssl_keyfile={tmp_path / 'absent'}", "rediss://:s3cret@h?ssl_cert_reqs=perhaps"):
+        with pytest.raises(SettingsError) as refused:
+            Settings.load(redis_url=url)
+        assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["redis://:pa/ss@h:1/0", "redis://h:pa55/0", "unix://:pa@/x?db=pa55"])
+def test_no_part_of_a_broken_url_is_told(url: str) -> None:
+    """A password that should have been escaped is not quoted by the library's error."""
+    with pytest.raises(ValueError, match="%2F") as refused:
+        connect(url)
+    assert "pa5" not in str(refused.value)
+    assert "'pa'" not in str(refused.value)
+    assert refused.value.__suppress_context__

@@ -11,7 +11,7 @@ from celery import Celery
 from scheduler.worker import executor, install
 
 app = Celery("vault", broker=os.environ["CELERIAC_BROKER_URL"])
-install(app)
+install(app, secrets={"vault.key": os.environ["VAULT_WORD"]}.get)
 log = logging.getLogger("vault")
 
 
