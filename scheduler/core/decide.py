@@ -177,18 +177,18 @@ def _lease_expired(run: Run, event: LeaseExpired, now: int) -> Decision:
     return _lost(run, node, error, ending)
 
 
-def _opened(run: Run, _event: Opened, now: int) -> Decision:
+def _opened(run: Run, event: Opened, now: int) -> Decision:
     """Every pending node asks its rule. What was decided before a crash and not recorded is decided again."""
     if run.run_state is RunState.CANCELLING:
         return _wind_down(run, now)
     decision = Decision()
-    if run.deadline_at_ms is not None:
+    if run.deadline_at_ms is not None and not event.first:
         decision.timers.append(Timer("deadline", run.deadline_at_ms))
     if _stop_broken_off(run):
         return decision
     moves = decision.moves
     extra: dict[int, list[int]] = {}
-    for node, state in enumerate(run.state):
+    for node, state in enumerate(run.state[event.first : event.end], event.first):
         if state == _PENDING and _ask(run, node, moves):
             extra[node] = [-1, 0, 0, 0]
     _cascade(run, moves, 0, extra)

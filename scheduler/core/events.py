@@ -13,7 +13,16 @@ from .states import RunState
 
 
 class Opened(NamedTuple):
-    """The run was submitted, or taken up again by an owner that has just loaded it."""
+    """The run was submitted, or taken up again by an owner that has just loaded it.
+
+    A wide run is opened part by part, so that others have their turns in between.
+
+    Attributes:
+        first, end: of this part, node numbers; an end of None is the end of the run.
+    """
+
+    first: int = 0
+    end: int | None = None
 
 
 class Admitted(NamedTuple):

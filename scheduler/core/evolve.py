@@ -9,7 +9,7 @@ from __future__ import annotations
 from .events import Decision, Move
 from .retry import counts_as_loss, word_of
 from .run import Run, gather, spread
-from .states import FIRST_ENDED, IN_FLIGHT, LEGAL, TARGET, MoveKind, RunState, check_move, check_run_move
+from .states import FIRST_ENDED, IN_FLIGHT, LEGAL, TARGET, MoveKind, NodeState, RunState, check_move, check_run_move
 
 _READY, _DISPATCH, _SUCCEED = int(MoveKind.READY), int(MoveKind.DISPATCH), int(MoveKind.SUCCEED)
 _IN_FLIGHT = frozenset(map(int, IN_FLIGHT))
@@ -74,6 +74,8 @@ def _apply_rare(run: Run, move: Move, decision: Decision, offset: int) -> None:
     if decision.ending is None:
         if kind == MoveKind.CANCEL and run.state[node] in _IN_FLIGHT:
             run.ended[node] = run.close_try(node, None, run.created_at_ms + offset, "cancelled", "")
+        elif kind == MoveKind.CANCEL and run.state[node] == NodeState.READY:
+            run.attempt[node] -= run.attempt[node] > 0  # numbered when it became ready, and never sent
         return
     claimed_at_ms, at_ms, worker, _output = decision.ending
     lost = kind == MoveKind.LOSE or (kind == MoveKind.FAIL and (move.error or {}).get("kind") == "lost")

@@ -77,6 +77,8 @@ class Try(NamedTuple):
 MAX_WORKER = 200
 """Characters of a worker's name that a timeline keeps."""
 
+STEP = 2000
+"""Nodes or records of one step of loading."""
 _UNSAFE = re.compile(r"[|;\ud800-\udfff]")
 """What would break a record, should a worker's name hold it: its separators, and what UTF-8 cannot carry."""
 
@@ -188,7 +190,7 @@ class Run:
         *,
         created_at_ms: int,
     ) -> Run:
-        """A run from what the store keeps of it. O(n + m).
+        """A run from what the store keeps of it. O(n + m): 3 us and more a node.
 
         Args:
             run: its id.
@@ -197,11 +199,28 @@ class Run:
             records: (node, record) for every node that has moved.
             created_at_ms: instant to which the records' timelines relate.
         """
+        for found in cls.load_in_steps(run, header, pages, records, created_at_ms=created_at_ms):
+            if found is not None:
+                return found
+        raise AssertionError("the last step gives the run")
+
+    @classmethod
+    def load_in_steps(
+        cls,
+        run: str,
+        header: Mapping[str, Any],
+        pages: Iterable[bytes],
+        records: Iterable[tuple[int, bytes]] = (),
+        *,
+        created_at_ms: int,
+    ) -> Iterator[Run | None]:
+        """The same in steps of some milliseconds each, for who has other things to do: None, and last the run."""
         it = cls(run, header["name"], created_at_ms, [Profile.from_record(p) for p in header["profiles"]])
         it.returns = header.get("returns")
         for page in pages:
             it._take_page(json.loads(zlib.decompress(page)))
-        it._finish_edges()
+            yield None
+        yield from it._finish_edges()
         n = it.n
         it.state, it.output_kind = bytearray(n), bytearray(n)
         it.attempt = array("I", bytes(4 * n))
@@ -211,10 +230,12 @@ class Run:
         it.tally = array("I", bytes(16 * n))
         it.ready_at, it.dispatched_at = array("Q", bytes(8 * n)), array("Q", bytes(8 * n))
         it.open = n
-        for node, record in records:
+        for number, (node, record) in enumerate(records, 1):
             it._take_record(node, record)
+            if not number % STEP:
+                yield None
         it.by_state = [it.state.count(state) for state in range(len(NodeState))]
-        return it
+        yield it
 
     def _take_page(self, page: Mapping[str, Any]) -> None:
         self.keys += page["keys"]
@@ -232,14 +253,16 @@ class Run:
         for node, places in page.get("secrets", {}).items():
             self.secrets[int(node)] = places
 
-    def _finish_edges(self) -> None:
-        """Downstream lists and the number of readers of each output, from the upstream lists."""
+    def _finish_edges(self) -> Iterator[None]:
+        """Downstream lists and the number of readers of each output, from the upstream lists; in steps."""
         n = len(self.keys)
         width = [0] * (n + 1)
         for parent in self.up:
             width[parent + 1] += 1
+        yield None
         for node in range(n):
             width[node + 1] += width[node]
+        yield None
         self.down_at = array("I", width)
         down = array("I", bytes(4 * len(self.up)))
         up, up_at = self.up, self.up_at
@@ -248,6 +271,8 @@ class Run:
                 parent = up[at]
                 down[width[parent]] = node
                 width[parent] += 1
+            if not node % STEP:
+                yield None
         self.down = down
         self.readers = array("I", bytes(4 * n))
         for template in self.inputs:

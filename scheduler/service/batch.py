@@ -46,7 +46,6 @@ class Batch:
         ended: runs that ended.
         reopened: ended runs that go on.
         sent: attempts that go out with this batch.
-        submitted: runs whose submission was read and that are still to be loaded.
         dead: what nobody could use, and nodes that used up their losses.
     """
 
@@ -67,7 +66,6 @@ class Batch:
         self.timers_done: list[str] = []
         self.blobs: list[str] = []
         self.consumed: list[bytes] = []
-        self.submitted: list[RunId] = []
         self.dead: list[Dead] = []
 
     def page(self, run: Run) -> Pages:

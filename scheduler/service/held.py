@@ -4,10 +4,13 @@ commit that may have been applied in part; loaded again from Redis, where all of
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
+
 from ..core.run import Run
 from ..core.states import IN_FLIGHT
 from ..store.keys import ShardKeys
-from ..wire import AttemptId
+from ..wire import AttemptId, RunId
 
 CHECK_MS = 2_000
 """How often leases of attempts in flight are looked at: workers write them, so only Redis knows them."""
@@ -22,7 +25,9 @@ class Held:
         batches_out: how many batches the store's outbox holds.
         published: how many of them, the oldest, have been sent and go with the next commit.
         read_after: the newest inbox entry that was read.
-        to_open: runs that a committed retry has set going; opened in the next turn.
+        to_load: runs that were submitted and are not in memory yet.  loading: some of them, on their way there.
+        to_open: runs that are being opened part by part, each with the node to go on with: wide ones, and those that
+            a committed retry has set going, from the next turn on.
         due_at_ms: when to look for leases and timers that have run out; None when there is nothing to wait for.
         count: commits of the shard so far; each of ours says it, so that one that Redis has lost is missed.
         rewound_at_ms, missing: when the shard last went back in time, and by how many commits; 0 if it never did.
@@ -40,8 +45,15 @@ class Held:
         self.batches_out = 0
         self.published = 0
         self.read_after: bytes = b"0"
-        self.to_open: list[str] = []
+        self.to_load: dict[RunId, None] = {}
+        self.loading: Iterator[Run | None] | None = None
+        self.to_open: deque[tuple[str, int]] = deque()
         self.due_at_ms: int | None = None
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the last turn left something behind that it had no time for."""
+        return bool(self.to_load or self.loading or self.to_open)
 
     def look_by(self, at_ms: int) -> None:
         """Look for what has run out no later than at this instant."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import random
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -49,6 +51,8 @@ MOST_OUTPUT_BYTES = 2 * INLINE_LIMIT_BYTES
 """An output in an entry; workers put aside as a blob what is larger than INLINE_LIMIT_BYTES."""
 MOST_REASON = 2_000
 MOST_NAME = 200
+OPENED_AT_ONCE = 5000
+"""Nodes of one run that are asked for their rule before others have their turn."""
 
 _IN_FLIGHT = frozenset(map(int, IN_FLIGHT))
 _CANCEL = int(MoveKind.CANCEL)
@@ -95,15 +99,53 @@ class Intake:
             flying: attempts in flight with their states, for runs that may have some.
         """
         for run in self._runs.load_many([it for it in runs if it not in held.runs], self._unreadable):
-            if run.run_state in ENDED_RUNS:
-                batch.ended.append(run)
-                continue
-            held.runs[run.id] = run
-            behind = renumber(held, batch, run)
-            batch.ready += ((run, node) for node, state in enumerate(run.state) if state == _READY)
-            self._apply(held, batch, run, Opened())
-            for id_, lost in unclaimed(held, run, flying or {}, batch.now) if behind else ():
-                self._apply(held, batch, run, lost, id_)
+            self._begin(held, batch, run, flying or {})
+
+    def _begin(self, held: Held, batch: Batch, run: Run, flying: Mapping[str, str]) -> None:
+        """A run that was just loaded: opened at once, or its first part if it is wide."""
+        if run.run_state in ENDED_RUNS:
+            batch.ended.append(run)
+            return
+        held.runs[run.id] = run
+        behind = renumber(held, batch, run)
+        batch.ready += ((run, node) for node, state in enumerate(run.state) if state == _READY)
+        self._open_part(held, batch, run, 0)
+        for id_, lost in unclaimed(held, run, flying, batch.now) if behind else ():
+            self._apply(held, batch, run, lost, id_)
+
+    def _open_part(self, held: Held, batch: Batch, run: Run, first: int) -> None:
+        end = first + OPENED_AT_ONCE
+        self._apply(held, batch, run, Opened(first, end))
+        if end < run.n and run.run_state not in ENDED_RUNS:
+            held.to_open.append((run.id, end))
+
+    def go_on(self, held: Held, batch: Batch, until: float) -> None:
+        """What earlier turns had no time for: load submitted runs, open wide ones; each in turn, one step at least.
+
+        Args:
+            until: of this process's clock, seconds.
+        """
+        self._load_some(held, batch, until)
+        for _ in range(len(held.to_open)):
+            run_id, first = held.to_open.popleft()
+            if (run := held.runs.get(run_id)) is not None:
+                self._open_part(held, batch, run, first)
+                if time.monotonic() >= until:
+                    return
+
+    def _load_some(self, held: Held, batch: Batch, until: float) -> None:
+        """Submitted runs into memory, until the time is over."""
+        while held.to_load or held.loading:
+            if held.loading is None:
+                wanted = [it for it in held.to_load if it not in held.runs]
+                held.to_load.clear()
+                held.loading = self._runs.load_in_steps(wanted, self._unreadable)
+            for run in held.loading:
+                if run is not None:
+                    self._begin(held, batch, run, {})
+                if time.monotonic() >= until:
+                    return
+            held.loading = None
 
     def _unreadable(self, _run: RunId, damage: StoreUnsafe) -> None:
         """A damaged run stays where it is and is left alone: the others go on."""
@@ -146,21 +188,26 @@ class Intake:
 
     # -- inboxes ------------------------------------------------------------------------------------
 
-    def take_entries(self, held: Held, batch: Batch, entries: list[Entry]) -> None:
-        """All records of new inbox entries, in order."""
+    def take_entries(self, held: Held, batch: Batch, entries: list[Entry], until: float = math.inf) -> None:
+        """The records of new inbox entries, in order; those that there is no time for are read again.
+
+        Args:
+            until: of this process's clock, seconds. One entry is taken in any case.
+        """
         for entry in entries:
             self.reading = f"{held.keys.shard}-{entry.id.decode()}"
             if self._stumbled and self._stumbled[self.reading] >= STUMBLES:
                 why = f"the scheduler stumbled {STUMBLES} times over this entry"
                 batch.dead.append(Dead.made("record", why, {}, list(entry.records())))
                 batch.consumed.append(entry.id)
+                held.read_after = entry.id
                 continue
             for kind, record, output in _paired(entry):
                 try:
                     if kind == b"report":
                         self._take_report(held, batch, record, output, entry.at_ms)
                     elif kind == b"submit":
-                        batch.submitted.append(RunId(record.decode("ascii", "replace")))
+                        self._take_submit(held, record)
                     else:
                         self._take_other(held, batch, kind, record)
                 except WireError as broken:
@@ -169,9 +216,11 @@ class Intake:
                     parts = [(kind, record), *([] if output is None else [(b"output", output)])]
                     batch.dead.append(Dead.made("record", str(broken), _belongs(kind, record), parts))
             batch.consumed.append(entry.id)
+            held.read_after = entry.id
+            if time.monotonic() >= until:
+                break
         self.reading = ""
-        held.read_after = entries[-1].id
-        self._open_submitted(held, batch)
+        self._load_some(held, batch, until)
 
     def _take_other(self, held: Held, batch: Batch, kind: bytes, record: bytes) -> None:
         """A record that comes seldom.
@@ -180,10 +229,10 @@ class Intake:
             WireError: it cannot be used.
         """
         if kind == b"cancel":
-            self._open_submitted(held, batch)
+            self._load_some(held, batch, math.inf)
             self._take_cancel(held, batch, record)
         elif kind == b"retry":
-            self._open_submitted(held, batch)
+            self._load_some(held, batch, math.inf)
             self._take_retry(held, batch, record)
         elif kind == b"archive":
             self._take_archive(held, record)
@@ -197,12 +246,11 @@ class Intake:
         else:
             raise WireError("inbox", "a kind of record that this version does not know", kind)
 
-    def _open_submitted(self, held: Held, batch: Batch) -> None:
-        """Runs submitted so far, loaded together."""
-        if batch.submitted:
-            runs = [it for it in dict.fromkeys(batch.submitted) if is_run_id(it)]
-            self.load(held, batch, [it for it in runs if self._runs.shard(it) == held.keys.shard])
-            batch.submitted.clear()
+    def _take_submit(self, held: Held, record: bytes) -> None:
+        """A run to load. The store lists it as live, so its entry may be consumed before it is in memory."""
+        run = RunId(record.decode("ascii", "replace"))
+        if is_run_id(run) and self._runs.shard(run) == held.keys.shard and run not in held.runs:
+            held.to_load[run] = None
 
     def _take_report(self, held: Held, batch: Batch, raw: bytes, output: bytes | None, at_ms: int) -> None:
         if len(raw) > MOST_REPORT_BYTES:
@@ -275,19 +323,13 @@ class Intake:
             elif not self._apply(held, batch, run, RetryRequested(reason)):
                 del held.runs[run_id]
                 return
-            held.to_open.append(run_id)
+            held.to_open.append((run_id, 0))
 
     def _take_archive(self, held: Held, record: bytes) -> None:
         """Pass it on to the retention, which does nothing with a run that has not ended."""
         run_id, _ = _request("archive", record)
         if is_run_id(run_id) and self._runs.shard(RunId(run_id)) == held.keys.shard:
             self._archive(RunId(run_id))
-
-    def open_retried(self, held: Held, batch: Batch) -> None:
-        """Runs whose retry has been committed begin."""
-        for run in (held.runs[it] for it in held.to_open if it in held.runs):
-            self._apply(held, batch, run, Opened())
-        held.to_open.clear()
 
     # -- what has run out ---------------------------------------------------------------------------
 

@@ -41,6 +41,8 @@ CONTRACTS_SECONDS = 0.5
 """How often to look for new contracts while nodes wait for one."""
 CHECK_STORE_SECONDS = 60.0
 """How often Redis is asked whether it still keeps what it acknowledged: one that comes back may be configured anew."""
+TURN_SECONDS = 0.05
+"""How long a turn takes up what has arrived, before it commits and publishes; the rest is for the next turn."""
 RETRY_SECONDS = (0.1, 5.0)
 """First and longest wait before Redis is tried again."""
 
@@ -80,6 +82,8 @@ class Scheduler:
         self._check_at = 0.0
         self._problems: set[str] = set()
         self._clock = (0, 0.0)
+        self._turns = 0
+        self._to_adopt: dict[int, None] = {}
         self._open()
 
     # -- life ---------------------------------------------------------------------------------------
@@ -184,6 +188,7 @@ class Scheduler:
         for held in list(self._held.values()):
             self._drop(held.keys.shard)
         self._retention.reset()
+        self._to_adopt.clear()
         self._client.connection_pool.disconnect()
         self._inboxes.client.connection_pool.disconnect()
         self._check_store()
@@ -214,15 +219,17 @@ class Scheduler:
             self._look()
         if now_here >= self._check_at:
             self._check_store()
+        self._adopt_some()
         self._gather()
         entries, now = self._read()
         batches: dict[int, Batch] = {}
-        for held in self._held.values():
-            if held.to_open:
-                self._intake.open_retried(held, _batch_of(batches, held, now))
+        until = time.monotonic() + TURN_SECONDS
+        for held in self._in_turn():
             arrived = entries.get(held.keys.inbox)
+            if held.unfinished:
+                self._intake.go_on(held, _batch_of(batches, held, now), until)
             if arrived:
-                self._intake.take_entries(held, _batch_of(batches, held, now), arrived)
+                self._intake.take_entries(held, _batch_of(batches, held, now), arrived, until)
             if held.due_at_ms is not None and held.due_at_ms <= now:
                 self._intake.take_due(held, _batch_of(batches, held, now))
         if self._intake.look_wanted:
@@ -234,6 +241,13 @@ class Scheduler:
             self._look_at = 0.0
         for shard in self._retention.remove(self._client, self._held):
             self._refused(shard, rewound=False)
+
+    def _in_turn(self) -> list[Held]:
+        """Our shards, each turn beginning with another, for the last may find no time left."""
+        found = list(self._held.values())
+        self._turns += 1
+        at = self._turns % (len(found) or 1)
+        return found[at:] + found[:at]
 
     def _gather(self) -> None:
         """Let reports gather for a moment, while workers have more than enough to do and nothing is due here."""
@@ -247,12 +261,13 @@ class Scheduler:
         wait_seconds = min(self._look_at, self._contracts_at, time.monotonic() + BLOCK_SECONDS) - time.monotonic()
         wait_ms = max(1, int(wait_seconds * 1000))
         if not self._held:
-            time.sleep(min(wait_ms, 100) / 1000)
+            if not self._to_adopt:
+                time.sleep(min(wait_ms, 100) / 1000)
             return {}, 0
         due = [held.due_at_ms for held in self._held.values() if held.due_at_ms is not None]
         if due:
             wait_ms = min(wait_ms, max(1, min(due) - self._now()))
-        if self._dispatch.more or any(held.to_open for held in self._held.values()):
+        if self._dispatch.more or self._to_adopt or any(held.unfinished for held in self._held.values()):
             wait_ms = 1
         elif (sends_in := self._dispatch.sends_in()) is not None:
             wait_ms = min(wait_ms, max(1, math.ceil(sends_in * 1000)))
@@ -353,16 +368,28 @@ class Scheduler:
         self._look_at = time.monotonic() + self._shards.next_look_ms / 1000
         for shard in change.lost:
             self._drop(shard)
-        for shard, epoch in change.gained.items():
-            self._adopt(shard, epoch)
+        self._to_adopt |= dict.fromkeys(change.gained)
         for shard in self._rewinds.again(self._shards.owned):
             self._drop(shard)
-            self._adopt(shard, self._shards.owned[shard])
+            self._to_adopt[shard] = None
         if change.gained or change.lost:
             self._retention.own(self._held)
-            log.info("own %d of %d shards; schedulers live: %d", len(self._held), self._shards.count, self._shards.live)
+            owned = len(self._shards.owned)
+            log.info("own %d of %d shards; schedulers live: %d", owned, self._shards.count, self._shards.live)
         if self.settings.heartbeat_file is not None:
             self.settings.heartbeat_file.touch()
+
+    def _adopt_some(self) -> None:
+        """Load shards that are ours and not in memory yet, for as long as a turn may take; one in any case."""
+        until = time.monotonic() + TURN_SECONDS
+        while self._to_adopt:
+            shard = next(iter(self._to_adopt))
+            del self._to_adopt[shard]
+            if shard in self._shards.owned and shard not in self._held:
+                self._adopt(shard, self._shards.owned[shard])
+                self._retention.own(self._held)
+                if time.monotonic() >= until:
+                    return
 
     def _adopt(self, shard: int, epoch: str) -> None:
         """Load a shard: live runs, attempts in flight, and what may not have been published."""

@@ -12,7 +12,9 @@ from .keys import ShardKeys
 from .scripts import DUE
 
 READ_COUNT = 256
-"""Entries of one inbox that are read at a time."""
+"""Entries of one inbox that are read at a time, at most."""
+READ_BYTES = 4 * 1024 * 1024
+"""What a read should bring at most, of all inboxes together: outputs may be large, and a turn takes up all of it."""
 DUE_COUNT = 500
 """Leases and timers that are taken up at a time, of each."""
 
@@ -75,6 +77,7 @@ class Inboxes:
 
     def __init__(self, client: Redis) -> None:
         self.client = client
+        self._count = READ_COUNT // 8
         client.set_response_callback("XREAD", _flat)
 
     def read(self, after: Mapping[str, bytes], block_ms: int) -> tuple[dict[str, list[Entry]], int]:
@@ -86,11 +89,20 @@ class Inboxes:
         """
         with self.client.pipeline(transaction=False) as pipe:
             pipe.execute_command(
-                "XREAD", "COUNT", READ_COUNT, "BLOCK", max(block_ms, 1), "STREAMS", *after.keys(), *after.values()
+                "XREAD", "COUNT", self._count, "BLOCK", max(block_ms, 1), "STREAMS", *after.keys(), *after.values()
             )
             pipe.time()
             found, (seconds, micros) = pipe.execute()
+        self._adapt(found)
         return found, int(seconds) * 1000 + int(micros) // 1000
+
+    def _adapt(self, found: dict[str, list[Entry]]) -> None:
+        """Fewer entries at a time while they are large, more again when they are not."""
+        size = sum(len(part) for entries in found.values() for entry in entries for part in entry.fields)
+        if size > READ_BYTES:
+            self._count = max(1, self._count * READ_BYTES // size)
+        else:
+            self._count = min(2 * self._count, READ_COUNT)
 
     def due(self, keys: ShardKeys, limit: int = DUE_COUNT) -> Due:
         """Leases and timers that have run out, at most `limit` of each."""

@@ -25,7 +25,7 @@ from .keys import BUCKET, LAYOUT, STAGED_SECONDS, Keys
 from .scripts import STAGE, SUBMIT, Part
 
 PAGES_IN_FLIGHT = 8
-LOADED_AT_ONCE = 64
+LOADED_AT_ONCE = 32
 MEMORY_GUARD = 0.85
 
 
@@ -260,10 +260,16 @@ class Runs:
         Raises:
             StoreUnsafe: a run cannot be read, and nobody wants to be told.
         """
+        return (run for run in self.load_in_steps(runs, broken) if run is not None)
+
+    def load_in_steps(
+        self, runs: Sequence[RunId], broken: Callable[[RunId, StoreUnsafe], None] | None = None
+    ) -> Iterator[Run | None]:
+        """The same in steps of some milliseconds each, for who has other things to do: a run, or None for not yet."""
         for at in range(0, len(runs), LOADED_AT_ONCE):
             yield from self._load(runs[at : at + LOADED_AT_ONCE], broken)
 
-    def _load(self, runs: Sequence[RunId], broken: Callable[[RunId, StoreUnsafe], None] | None) -> Iterator[Run]:
+    def _load(self, runs: Sequence[RunId], broken: Callable[[RunId, StoreUnsafe], None] | None) -> Iterator[Run | None]:
         with self.client.pipeline(transaction=False) as pipe:
             for run in runs:
                 keys = self.keys.shard(self.shard(run))
@@ -280,15 +286,13 @@ class Runs:
         for run, fields, spec in found:
             mine = [next(buckets) for _ in range(-(-int(fields[b"nodes"]) // BUCKET))]
             try:
-                loaded = _loaded(run, fields, spec, mine)
+                yield from _loaded(run, fields, spec, mine)
             except Exception as damage:
                 what = f"run {run} cannot be read: {type(damage).__name__}: {damage}"
                 unsafe = StoreUnsafe(what, "its keys were changed by another hand, or Redis lost some of them")
                 if broken is None:
                     raise unsafe from damage
                 broken(run, unsafe)
-            else:
-                yield loaded
 
     def claimed(self, run: Run) -> dict[int, tuple[int, str]]:
         """What runs at this moment: node -> (claimed at, ms; worker). The claims are the workers' own record.
@@ -367,22 +371,28 @@ class Runs:
 
 def _loaded(
     run: RunId, fields: Mapping[bytes, bytes], spec: Mapping[bytes, bytes], buckets: Iterable[Mapping[bytes, bytes]]
-) -> Run:
-    """A run from its keys as they were read."""
+) -> Iterator[Run | None]:
+    """A run from its keys as they were read, in steps: None for not yet, the run at last."""
     pages = [page for _, page in sorted((int(number), page) for number, page in spec.items())]
     summary = _summary(run, fields)
-    loaded = Run.load(
+    for loaded in Run.load_in_steps(
         run,
         json.loads(zlib.decompress(fields[b"header"])),
         pages,
         ((int(node), record) for bucket in buckets for node, record in bucket.items()),
         created_at_ms=summary.created_at_ms,
-    )
-    if loaded.n != summary.nodes:
-        raise ValueError(f"it has {loaded.n} of {summary.nodes} nodes")
-    loaded.run_state, loaded.reason = summary.state, summary.reason
-    loaded.deadline_at_ms, loaded.correlation_id = summary.deadline_at_ms, summary.correlation_id
-    return loaded
+    ):
+        if loaded is None:
+            yield None
+            continue
+        if loaded.n != summary.nodes:
+            raise ValueError(f"it has {loaded.n} of {summary.nodes} nodes")
+        loaded.run_state, loaded.reason = summary.state, summary.reason
+        loaded.deadline_at_ms, loaded.correlation_id = summary.deadline_at_ms, summary.correlation_id
+        loaded.floor = int(fields.get(b"attempts_above", 0))
+        loaded.renumbered_at_ms = int(fields.get(b"renumbered_at_ms", 0))
+        loaded.keyed = summary.key is not None
+        yield loaded
 
 
 def connect_runs(client: Redis, namespace: str, shards: int) -> Runs:

@@ -423,8 +423,7 @@ def _nodes(run: _Stored) -> Iterator[str]:
         left_out = sum(int(entry.removeprefix(_LEFT_OUT)) - 1 for entry in tries if entry.startswith(_LEFT_OUT))
         open_tries = {"D": 1, "N": 1, "R": 1}.get(letter, 0)
         numbered = len(tries) + left_out
-        never_sent = letter == "C" and numbered in (int(number), int(number) - 1)
-        if numbered != int(number) and len(tries) < KEPT_TRIES - 1 and not never_sent:
+        if numbered != int(number) and len(tries) < KEPT_TRIES - 1:
             yield f"node {node}: {len(tries)} tries on the timeline of {record}"
         if not all(ends[: len(tries) - open_tries]) or (first and ends.count("succeeded") != (letter == "S")):
             yield f"node {node}: tries of {record} do not say how they ended"

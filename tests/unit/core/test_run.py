@@ -360,13 +360,3 @@ def test_after_a_loss_of_the_store_new_numbers_lie_above_all_that_may_have_been_
     again.raise_floor(T0 + 20)
     assert again.floor > floor + 1
     assert again.renumbered_at_ms == T0 + 20
-
-
-def test_messages_lost_before_a_claim_are_counted_in_a_row() -> None:
-    """Only those right before the current attempt: they double its time for a claim; numbers left out do not."""
-    run = sent(node())
-    assert run.unclaimed(0) == 0
-    run.past[0] = "1,2,,3,lost,;1,2,3,4,failed,w;1,2,,3,lost,;1,2,,3,lost,"
-    assert run.unclaimed(0) == 2
-    run.past[0] = "1,2,,3,lost,;,,,,rewound,20"
-    assert run.unclaimed(0) == 0

@@ -1,0 +1,176 @@
+"""More work than the workers can take: whoever floods the system waits, and the others do not wait for them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from scheduler.core.states import RunState
+from scheduler.graph import Graph
+from scheduler.service import intake, loop
+from scheduler.service.intake import OPENED_AT_ONCE
+from scheduler.store.inboxes import READ_BYTES, Inboxes
+from scheduler.wire import RunId
+from tests.integration.echo import STANDARD, AtOnce, Echo, EchoWorker, Ending, value
+from tests.integration.stage import Stage, diamond, eventually, idle, layers, owned
+
+
+def flood(nodes: int) -> Graph:
+    """Nodes that could all run at once."""
+    graph = Graph("flood")
+    for _ in range(nodes):
+        graph.add("echo")
+    return graph
+
+
+def test_small_runs_beside_a_flood_end_while_it_has_hardly_begun(stage: Stage) -> None:
+    """Of 30,000 nodes submitted at once, in the same shard and in others: runs submitted after it take their turns."""
+    stage.publish("echo")
+    compiled = flood(30_000).compile()
+    with (
+        EchoWorker(stage.url, [STANDARD], lambda task: Ending(kind="none")),
+        stage.scheduler(standard_low={"window": 50}),
+    ):
+        eventually(lambda: len(owned(stage.client)) == stage.shards)
+        wide = stage.new_id(0)
+        stage.runs.submit(wide, compiled, {})
+        small = [stage.submit(diamond(), shard=shard) for _ in range(5) for shard in range(stage.shards)]
+        eventually(
+            lambda: all(it is not None and it.state is RunState.SUCCEEDED for it in stage.runs.summaries(small)),
+            "the small runs' ends",
+        )
+        done = stage.runs.summary(wide).progress.get("succeeded", 0)
+        assert done < 15_000, "the small runs waited for the flood"
+        stage.runs.cancel(wide, "enough")
+        assert stage.ended(wide) == ["cancelled"]
+    idle(stage)
+
+
+def test_a_wide_run_is_opened_part_by_part_with_turns_for_others(
+    stage: Stage, worker: Echo, at_once: AtOnce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One commit never carries all of it; a run submitted later ends before the wide one is open."""
+    monkeypatch.setattr(intake, "OPENED_AT_ONCE", 100)
+    worker.act = lambda task: Ending(kind="none")
+    with stage.scheduler(at_once, standard_low={"window": 10}):
+        wide = stage.submit(flood(8_000), shard=1)
+        small = stage.submit(diamond(), shard=1)
+        eventually(lambda: stage.runs.summary(small).state is RunState.SUCCEEDED, "the small run's end")
+        eventually(lambda: readied(stage, wide) == 8_000, "all of it open")
+        stage.runs.cancel(wide, "enough")
+        assert stage.ended(wide) == ["cancelled"]
+    ends = [at for at, _ in stage.runs.log(small, count=10_000)][-1]
+    last = [at for at, moves in stage.runs.log(wide, count=10_000) if any(move[1] == "ready" for move in moves)][-1]
+    assert _order(ends) < _order(last)
+    idle(stage)
+
+
+def readied(stage: Stage, run: RunId) -> int:
+    """Nodes of a run that have become ready, by its log."""
+    return sum(move[1] == "ready" for _, moves in stage.runs.log(run, count=10_000) for move in moves)
+
+
+def _order(entry: str) -> tuple[int, int]:
+    at, _, number = entry.partition("-")
+    return int(at), int(number)
+
+
+def test_a_thousand_submits_at_once_all_run_and_the_loop_goes_on(
+    stage: Stage, worker: Echo, at_once: AtOnce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait in one inbox when the scheduler comes; with no time for more than one step a turn it takes them one by
+    one, and each is loaded, opened and run once.
+    """
+    monkeypatch.setattr(loop, "TURN_SECONDS", 0.0)
+    worker.act = lambda task: Ending(kind="none")
+    compiled = layers(2).compile()
+    runs = [stage.new_id(at % stage.shards) for at in range(300)]
+    with stage.scheduler(at_once):
+        eventually(lambda: len(owned(stage.client)) == stage.shards)
+        for run in runs:
+            stage.runs.submit(run, compiled, {})
+        late = stage.submit(flood(OPENED_AT_ONCE + 10), shard=0)
+        stage.runs.cancel(late, "asked for before it was loaded")
+        assert stage.ended(*runs, late) == ["succeeded"] * len(runs) + ["cancelled"]
+    assert len(worker.done) >= 600
+    assert not worker.refused
+    idle(stage)
+
+
+def test_a_retry_of_a_wide_run_is_opened_part_by_part(stage: Stage, worker: Echo, at_once: AtOnce) -> None:
+    """All of it runs again, and a scheduler that takes over in the middle opens the rest."""
+    worker.act = lambda task: Ending(kind="none")
+    with stage.scheduler(at_once, standard_low={"window": 10}):
+        wide = stage.submit(flood(2 * OPENED_AT_ONCE + 10))
+        eventually(lambda: len(worker.done) > 20)
+        stage.runs.cancel(wide, "for now")
+        assert stage.ended(wide) == ["cancelled"]
+    before = len(worker.done)
+    with stage.scheduler(at_once):
+        stage.runs.retry(wide, "go on")
+        eventually(lambda: len(worker.done) > before)
+    with stage.scheduler(at_once):
+        assert stage.ended(wide) == ["succeeded"]
+    assert len({task.node for task in worker.done}) == 2 * OPENED_AT_ONCE + 10
+    idle(stage)
+
+
+def test_large_outputs_are_read_a_few_at_a_time(stage: Stage) -> None:
+    """However many wait: a read brings some megabytes, and more entries again once they are small."""
+    inboxes = Inboxes(stage.client)
+    keys = [stage.keys.shard(shard).inbox for shard in range(stage.shards)]
+    for key in keys:
+        with stage.client.pipeline() as pipe:
+            for _ in range(100):
+                pipe.xadd(key, {"report": b"r", "output": b"x" * 200_000})
+            pipe.execute()
+    after = dict.fromkeys(keys, b"0")
+    sizes, seen = [], 0
+    while seen < 400:
+        found, _ = inboxes.read(after, 1)
+        sizes.append(sum(len(part) for entries in found.values() for entry in entries for part in entry.fields))
+        seen += sum(map(len, found.values()))
+        after |= {key: entries[-1].id for key, entries in found.items()}
+    assert max(sizes[1:]) <= 2 * READ_BYTES
+    for key in keys:
+        stage.client.delete(key)
+        for _ in range(200):
+            stage.client.xadd(key, {"report": b"r"})
+    after = dict.fromkeys(keys, b"0")
+    reads = 0
+    while any(stage.client.xrange(key, f"({after[key].decode()}", count=1) for key in keys):
+        found, _ = inboxes.read(after, 1)
+        after |= {key: entries[-1].id for key, entries in found.items()}
+        reads += 1
+    assert reads < 20
+    for key in keys:
+        stage.client.delete(key)
+
+
+def test_a_scheduler_loads_its_shards_one_by_one_and_keeps_them_meanwhile(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading that takes longer than the lease in all loses no shard: there are turns, and renewals, in between."""
+    stage.publish("echo")
+    slow = intake.Intake.load
+
+    def load(*args: Any) -> None:
+        time.sleep(0.4)  # a shard full of wide runs
+        slow(*args)
+
+    monkeypatch.setattr(intake.Intake, "load", load)
+    worker = Echo(stage.attempts, value_of_nothing)
+    with stage.scheduler(AtOnce(worker), shard_lease_seconds=1.0) as scheduler:
+        runs = [stage.submit(diamond(), shard=shard) for shard in range(stage.shards)]
+        assert stage.ended(*runs) == ["succeeded"] * stage.shards
+        assert not scheduler.counts["fenced"]
+    epochs = {line.decode().partition("|")[0].partition(".")[0] for line in stage.client.hvals(stage.keys.owners)}
+    assert epochs == {"1"}, "a shard was lost and taken again"
+    idle(stage)
+
+
+def value_of_nothing(task: object) -> Ending:
+    """An output that others read."""
+    return value({"value": None})
