@@ -16,11 +16,11 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from . import celery_runs, sections, turns
+from . import celery_runs, overload, sections, turns
 from .place import Place
 from .sections import Section
 
-ALONE = ("echo", "growth", "idle", "profile")
+ALONE = ("echo", "growth", "idle", "profile", "overload")
 TURNS = ("chain", "fan", "stencil", "diamonds", "flat", "layers-real")
 NAMES = (*ALONE, *TURNS, "shipped")
 LEFT_OUT = ("flat", "layers-real")
@@ -68,6 +68,7 @@ def measure(wanted: list[str], repeats: int, *, quick: bool) -> dict[str, float]
         part("growth", lambda: sections.growth(place, repeats))
         part("profile", lambda: sections.profile(place, values.get("scheduler_cpu_us_per_node")))
         part("idle", lambda: sections.idle(place, 20.0))
+        part("overload", lambda: overload.overload(place, quick=quick))
         part("turns", lambda: turns.turns(place, sizes, real, repeats))
         part("shipped", lambda: turns.turns(place, sizes, ["flat"], repeats, shipped=True))
         celery_runs.close()
