@@ -228,10 +228,13 @@ def _workers(settings: Settings, runs: Runs) -> Iterator[Finding]:
     workers = Workers.read(runs, settings)
     live = [it for it in runs.newest(limit=_LOADED_RUNS, ended=False) if it.state not in ENDED_RUNS]
     demand = demand_of(workers, runs.load_many([it.id for it in live]))
+    now = runs.now_ms()
     for name in settings.classes:
         mine = workers.serving.get(name, [])
         slots = sum(it.get("concurrency") or 0 for it in mine)
-        work = f"; {demand.ready.get(name, 0)} nodes ready, {demand.flying.get(name, 0)} attempts sent"
+        since = demand.since_ms.get(name)
+        first = "" if since is None else f", the first for {span(max(now - since, 0))}"
+        work = f"; {demand.ready.get(name, 0)} nodes ready{first}, {demand.flying.get(name, 0)} attempts sent"
         found = f"{len(mine)} workers, {slots} slots{work if name in demand.classes else ''}"
         if name in demand.classes and not mine:
             yield Finding("wrong", f"class {name}", f"{found}, and no worker", f"Start `celeriac worker {name}`.")

@@ -7,13 +7,17 @@ from typing import Any
 
 import pytest
 
-from scheduler.core.states import RunState
+from scheduler.cli.doctor import examine
+from scheduler.cli.work import demand_of
+from scheduler.client.views import Workers
+from scheduler.core.states import NodeState, RunState
 from scheduler.graph import Graph
 from scheduler.service import intake, loop
 from scheduler.service.intake import OPENED_AT_ONCE
+from scheduler.service.transport import MemoryTransport
 from scheduler.store.inboxes import READ_BYTES, Inboxes
 from scheduler.wire import RunId
-from tests.integration.echo import STANDARD, AtOnce, Echo, EchoWorker, Ending, value
+from tests.integration.echo import STANDARD, AtOnce, Echo, EchoWorker, Ending, Task, value
 from tests.integration.stage import Stage, diamond, eventually, idle, layers, owned
 
 
@@ -174,3 +178,28 @@ def test_a_scheduler_loads_its_shards_one_by_one_and_keeps_them_meanwhile(
 def value_of_nothing(task: object) -> Ending:
     """An output that others read."""
     return value({"value": None})
+
+
+def test_doctor_tells_how_long_ready_nodes_have_waited(stage: Stage, memory: MemoryTransport) -> None:
+    """By the records: the oldest is a node that nobody has had room for since its run was submitted, 90 s ago."""
+    graph = Graph("waits")
+    first = graph.add("echo", key="first")
+    graph.add("echo", key="second", after=first)
+    graph.add("echo", key="third")
+    with stage.scheduler(memory, standard_low={"window": 1}):
+        run = stage.submit(graph, shard=0)
+        eventually(lambda: memory.sent)
+        Echo(stage.attempts).take([Task.from_parts(*memory.sent[0][1:])])
+        eventually(lambda: len(memory.sent) == 2)
+    stage.client.hincrby(stage.keys.shard(0).run(run), "created_at_ms", -90_000)
+    loaded = stage.load(run)
+    sent = next(node for node in range(3) if loaded.state[node] == NodeState.DISPATCHED)
+    ready = ({1, 2} - {sent}).pop()
+    assert loaded.keys[ready] in ("second", "third")
+    demand = demand_of(Workers.read(stage.runs, stage.settings()), [loaded])
+    assert (demand.ready, demand.flying) == ({"standard-low": 1}, {"standard-low": 1})
+    waited = stage.runs.now_ms() - demand.since_ms["standard-low"]
+    assert 89_000 < waited < 120_000
+    found = {it.subject: it.found for it in examine(stage.settings())}
+    assert "1 nodes ready, the first for 1m" in found["class standard-low"]
+    stage.client.hincrby(stage.keys.shard(0).run(run), "created_at_ms", 90_000)
