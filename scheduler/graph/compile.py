@@ -18,7 +18,7 @@ from ..errors import CycleFound, InvalidValue, NotAnAncestor, SelfLoop, TooLarge
 from .contracts import Contracts
 from .document import check_count
 from .handles import Reference
-from .limits import MAX_EDGES, MAX_PAGE_BYTES, MAX_PAGE_NODES
+from .limits import MAX_EDGES, MAX_GRAPH_CHARACTERS, MAX_PAGE_BYTES, MAX_PAGE_NODES
 from .policy import Policy
 from .spec import Spec
 from .values import Walk
@@ -127,6 +127,12 @@ def compile_graph(
     edges = sum(map(len, up))
     if edges > MAX_EDGES:
         raise TooLarge("nodes", size=edges, limit=MAX_EDGES, unit="edges", remedy="Join nodes in stages.")
+    size = sum(len(it.inputs.args) + len(it.inputs.kwargs) for it in specs)
+    if size > MAX_GRAPH_CHARACTERS:
+        remedy = "Store large data elsewhere and pass its address, or submit several runs."
+        raise TooLarge(
+            "nodes", size=size, limit=MAX_GRAPH_CHARACTERS, unit="characters", what="args and inputs", remedy=remedy
+        )
     if returns is not None and returns not in index:
         raise UnknownNode(returns, "returns", index)
     if not ordered:

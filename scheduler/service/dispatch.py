@@ -19,8 +19,9 @@ from ..core.run import Profile, Run, references
 from ..core.states import IN_FLIGHT
 from ..errors import ExecutorNotAllowed, shown
 from ..settings import Settings
+from ..store.attempts import Attempts
 from ..store.runs import Runs
-from ..wire import RunId, error_record
+from ..wire import Report, RunId, error_record
 from .admission import Admission
 from .announcer import Announcer
 from .batch import Batch
@@ -32,6 +33,8 @@ from .transport import Transport, open_transport
 log = logging.getLogger("celeriac.scheduler")
 
 ADMITTED_PER_TURN = 1000
+MOST_INPUT_CHARACTERS = 16 * 1_048_576
+"""Of one message's inputs; the broker holds them twice while a worker runs the attempt."""
 CLAIM_GRACE_MS = 15_000
 """A message that no worker has claimed this long after its class's target wait is looked for in the broker. Workers
 renew what they have taken from it, so a message that is neither there nor renewed is lost."""
@@ -70,6 +73,7 @@ class Dispatch:
         """The last turn left ready nodes behind although there was room."""
         self.unsent: list[Outgoing] = []
         """Committed and not yet taken by the broker."""
+        self._too_large: list[Report] = []
         self._refused = 0.0
         """The pause before the next try, while the broker takes nothing."""
         self._classes = settings.classes
@@ -250,6 +254,9 @@ class Dispatch:
             return
         self._fetch_values(runs)
         letters = [it for it in map(self._letter, self.unsent) if it is not None]
+        if self._too_large:  # their nodes fail by a report like any other, and no broker is burdened
+            Attempts(runs.client, runs.namespace).report((report, None) for report in self._too_large)
+            self._too_large.clear()
         try:
             if letters:
                 self._transport.send(letters)
@@ -287,6 +294,15 @@ class Dispatch:
             profile.executor, queue_class, self._told_timeout_ms(profile), self._soft_timeout_ms(profile)
         )
         text, deferred = resolve(run, run.inputs[node], run.outputs)
+        if len(text) > MOST_INPUT_CHARACTERS:
+            problem = (
+                f"the inputs of this node have {len(text):,} characters with all outputs in their places, at most "
+                f"{MOST_INPUT_CHARACTERS:,} go into a message. Let upstream nodes store their outputs elsewhere and "
+                "return addresses, or join them in stages."
+            )
+            error = error_record("invalid_input", "InputTooLarge", problem, origin="contract")
+            self._too_large.append(Report(id_, "failed", "", None, "none", error))
+            return None
         return template, Letter(
             id_,
             run_id,

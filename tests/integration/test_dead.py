@@ -14,6 +14,7 @@ from scheduler.core import decide
 from scheduler.errors import DeadLetterNotFound, NotRedriven
 from scheduler.graph import Graph
 from scheduler.graph.policy import Retry
+from scheduler.service import dispatch
 from scheduler.service.redrive import Redrive
 from scheduler.service.transport import MemoryTransport
 from scheduler.settings import broker_url_of
@@ -410,3 +411,24 @@ def test_a_log_is_bounded_however_often_its_run_is_tried(stage: Stage, worker: E
     assert loaded.attempt[0] == 61 * 6
     assert len(list(loaded.tries(0))) == 200
     assert [it.attempt for it in loaded.tries(0)][-1] == 61 * 6
+
+
+def test_inputs_too_large_for_a_message_fail_their_node(
+    stage: Stage, worker: Echo, at_once: AtOnce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many outputs that are small each may be too much together: the node fails with both sizes, nothing is sent."""
+    monkeypatch.setattr(dispatch, "MOST_INPUT_CHARACTERS", 10_000)
+    graph = Graph("wide")
+    many = [graph.add("echo", text="x" * 1_000) for _ in range(12)]
+    graph.add("echo", key="gather", parts=many)
+    graph.add("echo", key="few", parts=many[:5])
+    with stage.scheduler(at_once):
+        run = stage.submit(graph)
+        assert stage.ended(run) == ["failed"]
+    assert stage.states(run)["few"] == "succeeded"
+    assert "gather" not in worker.nodes()
+    node = stage.load(run).keys.index("gather")
+    error = json.loads(stage.runs.values(run, [node])[node])
+    assert (error["kind"], error["type"]) == ("invalid_input", "InputTooLarge")
+    assert "at most 10,000" in error["message"]
+    idle(stage)

@@ -55,7 +55,7 @@ def test_a_submit_is_refused_before_redis_is_full(hurt: Hurt) -> None:
     with stage.scheduler(AtOnce(Echo(stage.attempts, act))), Client(hurt.url) as client:
         run = stage.submit(diamond())
         assert half.wait(20)
-        hurt.client.set("somebody's", b"x" * 4 * MB)
+        hurt.client.setrange("somebody's", 4 * MB, "x")
         most = int(used(hurt) / 0.9)
         hurt.client.config_set("maxmemory", most)
         before = set(hurt.client.scan_iter(count=1000))
@@ -78,7 +78,7 @@ def test_a_submit_is_refused_before_redis_is_full(hurt: Hurt) -> None:
 
 def test_the_guard_costs_no_round_trip_and_can_be_off(hurt: Hurt) -> None:
     """A small submit is two scripts, as without a guard; 0 leaves all of maxmemory to be filled."""
-    hurt.client.set("somebody's", b"x" * 4 * MB)
+    hurt.client.setrange("somebody's", 4 * MB, "x")
     hurt.client.config_set("maxmemory", int(used(hurt) / 0.9))
     runs = Stage(hurt.url).runs
     runs.memory_guard = 0
@@ -101,7 +101,7 @@ def calls(stats: Any, command: str) -> int:
 
 def test_a_user_who_may_not_ask_is_not_guarded(hurt: Hurt) -> None:
     """Hosted servers forbid INFO; then Redis's own limit is the only one."""
-    hurt.client.set("somebody's", b"x" * 4 * MB)
+    hurt.client.setrange("somebody's", 4 * MB, "x")
     hurt.client.config_set("maxmemory", int(used(hurt) / 0.9))
     hurt.client.execute_command("ACL", "SETUSER", "plain", "on", ">p", "~*", "&*", "+@all", "-info")
     stage = Stage(hurt.url)
@@ -282,7 +282,7 @@ def test_a_redis_that_is_short_of_room_is_no_reason_to_refuse(hurt: Hurt) -> Non
     stage = Stage(hurt.url)
     stage.publish("echo")
     run = stage.submit(diamond())
-    hurt.client.set("somebody's", b"x" * 8 * MB)
+    hurt.client.setrange("somebody's", 8 * MB, "x")
     hurt.client.config_set("maxmemory", int(used(hurt) / 0.93))
     scheduler = Scheduler(Settings.load(redis_url=hurt.url, shards=4, strict=True), AtOnce(Echo(stage.attempts)))
     thread = threading.Thread(target=scheduler.run, daemon=True)

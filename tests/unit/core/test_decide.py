@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from scheduler.core.decide import GRACE_MS, decide
+from scheduler.core.decide import GRACE_MS, SHOWN_REASON, decide
 from scheduler.core.events import (
     STALE,
     Admitted,
@@ -24,6 +24,7 @@ from scheduler.core.events import (
     Timer,
 )
 from scheduler.core.evolve import evolve
+from scheduler.core.retry import MOST_EXCUSED
 from scheduler.core.run import Run
 from scheduler.core.states import MoveKind, RunState
 from tests.unit.core.compiled import (
@@ -767,3 +768,56 @@ def test_a_retry_that_a_crash_broke_off_goes_on_when_it_is_asked_for_again() -> 
     assert moves(decision) == [(1, "reopen", -1), (2, "reopen", -1)]
     assert found.run_state is RunState.RUNNING
     assert moves(happen(found, Opened(), T0 + 2)) == [(0, "ready", -1)]
+
+
+# --- caps of losses -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["NeverClaimed", "WorkerShutdown"])
+def test_losses_that_are_nobody_s_fault_have_a_cap_of_their_own(kind: str) -> None:
+    """A hundred are borne, the next ends the node and is named; they do not count against the cap for poison."""
+    run = sent(node(max_losses=0))
+
+    def lose() -> Decision:
+        event: Event = expired(run, 0, claimed=False)
+        if kind == "WorkerShutdown":
+            event = reported(run, 0, "lost", kind="lost", type_=kind)
+        decision = happen(run, event, T0)
+        happen(run, Admitted([0]), T0) if words(run) == ["ready"] else None
+        return decision
+
+    for _ in range(MOST_EXCUSED):
+        assert moves(lose()) == [(0, "lose", -1)]
+        run = rebuilt(run, [node(max_losses=0)])
+    decision = lose()
+    assert moves(decision) == [(0, "fail", -1)]
+    error = decision.moves[0].error
+    assert error is not None
+    assert error["kind"] == "lost"
+    assert f"at most {MOST_EXCUSED} allowed: {kind} x{MOST_EXCUSED + 1}" in error["message"]
+    assert run.run_state is RunState.FAILED
+
+
+def test_the_end_of_poison_names_the_cause_of_each_loss() -> None:
+    """Not only the last one's; those of an earlier epoch are over."""
+    run = sent(node(max_losses=2))
+    for type_ in ("WorkerLostError", "MemoryError"):
+        happen(run, reported(run, 0, "lost", kind="lost", type_=type_), T0)
+        happen(run, Admitted([0]), T0)
+    decision = happen(run, expired(run, 0), T0)
+    error = decision.moves[0].error
+    assert error is not None
+    for cause in ("WorkerLostError x1", "MemoryError x1", "LeaseExpired x1", "3 attempts lost", "at most 2"):
+        assert cause in error["message"]
+    happen(run, RetryRequested("again"), T0)
+    happen(run, Opened(), T0)
+    happen(run, Admitted([0]), T0)
+    assert (run.losses[0], run.excused[0]) == (0, 0)
+
+
+def test_a_long_reason_is_not_repeated_for_every_node() -> None:
+    """A cancel with a reason of two thousand characters writes it once whole, and shortly per node."""
+    run = sent(*(node() for _ in range(3)))
+    decision = happen(run, CancelRequested("x" * 2_000, frozenset()), T0)
+    assert all(len(it.why) <= SHOWN_REASON for it in decision.moves)
+    assert len(decision.why) > 2_000

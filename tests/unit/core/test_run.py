@@ -21,7 +21,7 @@ from scheduler.core.events import (
     RetryDue,
 )
 from scheduler.core.evolve import evolve
-from scheduler.core.run import Profile, Run, Try, references
+from scheduler.core.run import KEPT_TRIES, Profile, Run, Try, references
 from scheduler.core.states import MoveKind, NodeState
 from tests.unit.core.compiled import (
     PROFILE,
@@ -360,3 +360,26 @@ def test_after_a_loss_of_the_store_new_numbers_lie_above_all_that_may_have_been_
     again.raise_floor(T0 + 20)
     assert again.floor > floor + 1
     assert again.renumbered_at_ms == T0 + 20
+
+
+def test_a_timeline_tells_of_the_newest_attempts_only() -> None:
+    """However often a node is tried, its record stays some kilobytes; numbers go on, and the store brings all back."""
+    run = sent(node(max_losses=1_000))
+    for number in range(1, 500):
+        happen(run, LeaseExpired(0, 1, number, T0, "w" * 500, False, 0.5), T0 + number)
+        happen(run, Admitted([0]), T0 + number)
+    assert len(run.record(0)) < 200 * 300
+    tries = list(run.tries(0))
+    assert len(tries) == KEPT_TRIES
+    assert [it.attempt for it in tries] == list(range(301, 501))
+    assert run.losses[0] == 499
+    assert meaning(rebuilt(run, [node(max_losses=1_000)])) == meaning(run)
+
+
+def test_an_older_reader_takes_a_record_with_excused_losses() -> None:
+    """They stand where an open node's record had nothing, which older versions do not look at."""
+    run = sent(node())
+    happen(run, LeaseExpired(0, 1, 1, None, "", False, 0.5), T0)
+    letter, epoch, attempt, failures, losses, _timeline, last = run.record(0).split("|", 6)
+    assert (letter, epoch, attempt, failures, losses, last) == ("R", "1", "2", "0", "0", "1")
+    assert rebuilt(run, [node()]).excused[0] == 1
