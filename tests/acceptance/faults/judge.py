@@ -51,10 +51,13 @@ def judge(
 ) -> Verdict:
     """See Rig.judge."""
     verdict = Verdict()
+    judged: list[Load] = []
     for load in loads:
         if load.error is not None or not load.done or load.state is None:
             waits = Counter(it.why for it in client.run(load.id).nodes() if it.why).most_common(2)
             verdict.violations.append(f"run {load.id}: its client was not told of the end: {load.error!r}; now {waits}")
+            continue  # it goes on, so whatever is read of it now is of different moments
+        judged.append(load)
     verdict.violations += left_over(look, settle_seconds)
     lines: dict[str, list[ledger.Line]] = {}
     for line in written:
@@ -63,7 +66,7 @@ def judge(
         for stranger in lines.keys() - {load.id for load in loads}:
             verdict.violations.append(f"the ledger knows a run {stranger} that nobody submitted")
     without_start = 0
-    for load in loads:
+    for load in judged:
         found = check(load.plan, lines.get(load.id, []), account_of(client, load))
         verdict.violations += [f"run {load.id}: {it}" for it in found.violations]
         verdict.duplicates += found.duplicates

@@ -26,6 +26,7 @@ class Killer:
         every: shortest and longest time between two strikes, s.
         down: shortest and longest time until what was killed is started again, s.
         at_once: how many of the targets one strike hits at most; at least one.
+        most: no more strikes than these, so that a busy machine is not kept from its end; None means the rig's.
         how: the signal; one that lets a process finish is waited for.
         before: called with the name of what is about to be killed.
         after: called with the name of what has been started again.
@@ -39,6 +40,7 @@ class Killer:
         every: Span,
         down: Span = (0.0, 0.0),
         at_once: int = 1,
+        most: float | None = None,
         how: signal.Signals = signal.SIGKILL,
         before: Callable[[str], object] = str,
         after: Callable[[str], object] = str,
@@ -48,12 +50,14 @@ class Killer:
         self.every = every
         self.down = down
         self.at_once = at_once
+        self.most = rig.strikes if most is None else most
         self.how = how
         self.before = before
         self.after = after
         self.strikes = 0
         self.killed: dict[str, int] = {}
         self._again: dict[str, float] = {}
+        self._written = -1
 
     def until(self, enough: Callable[[], bool], seconds: float) -> bool:
         """Strike until it is enough or the time is up; then everything runs again. Returns whether it was enough."""
@@ -61,12 +65,20 @@ class Killer:
         due = time.monotonic() + self.rig.random.uniform(*self.every)
         while not enough() and time.monotonic() < end:
             self._start_again(time.monotonic())
-            if time.monotonic() >= due:
+            if time.monotonic() >= due and self.strikes < self.most and self._went_on():
                 self.strike()
                 due = time.monotonic() + self.rig.random.uniform(*self.every)
             time.sleep(0.02)  # between two looks
         self._start_again(float("inf"))
         return enough()
+
+    def _went_on(self) -> bool:
+        """Whether any task has begun or ended since the last strike; one that hits what is not up yet tests nothing."""
+        written = self.rig.ledger_path.stat().st_size
+        if written == self._written:
+            return False
+        self._written = written
+        return True
 
     def strike(self) -> None:
         """Kill one target, or several together; those that are down already stay so."""

@@ -53,6 +53,7 @@ class Rig:
         settings: further environment, such as CELERIAC_SHARDS.
         app: import path of the workers' Celery app.
         nodes: of each graph of the base load.
+        strikes: how many a killer makes at most.
 
     Attributes:
         random: what rows draw from.
@@ -73,6 +74,7 @@ class Rig:
         settings: Mapping[str, str] | None = None,
         app: str = "tests.acceptance.faults.app:app",
         nodes: int = 2000,
+        strikes: int = 12,
     ) -> None:
         if unknown := set(proxied) - set(KINDS):
             raise ValueError(f"there is no kind {unknown} to be proxied; there are {KINDS}")
@@ -80,6 +82,7 @@ class Rig:
         self.seed = seed
         self.random = random.Random(seed)
         self.nodes = nodes
+        self.strikes = strikes
         self.schedulers = [f"s{n + 1}" for n in range(schedulers)]
         self.workers = [f"w{n + 1}" for n in range(workers)]
         self.redis = FaultyRedis(directory / "redis", redis_options)
@@ -123,7 +126,7 @@ class Rig:
         self.await_workers(len(self.workers))
 
     def start_redis(self) -> None:
-        """Redis and the proxies, for rows that start the rest themselves."""
+        """For rows that start the rest themselves: Redis and the proxies."""
         self.redis.start()
         for proxy in self.proxies.values():
             proxy.start()
@@ -137,8 +140,8 @@ class Rig:
     def start(self, name: str, *command: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
         """Start `celeriac COMMAND` under a name; its output goes into <name>.log. Only the main thread may."""
         words = [sys.executable, "-m", "scheduler.cli", *command]
-        known = self.env("worker" if command[:1] == ("worker",) else "scheduler")
-        running = start(words, {**known, **(env or {})}, self.directory, self.directory / f"{name}.log")
+        known = {**self.env("worker" if command[:1] == ("worker",) else "scheduler"), **(env or {})}
+        running = start(words, known, self.directory, self.directory / f"{name}.log")
         self.processes[name] = Process(command, env, running)
         return running
 
@@ -262,8 +265,8 @@ class Rig:
         Args:
             nodes: of each graph; None means what the rig was made for (2,000; fewer in `make test`).
         """
-        client = client or self.client()
         plans = [random_plan(self.random, nodes or self.nodes) for _ in range(runs)]
+        client = client or self.client()
         return [submit(client, plan, WAIT_SECONDS) for plan in plans]
 
     def wait(self, loads: Sequence[Load], seconds: float) -> None:
@@ -289,12 +292,11 @@ class Rig:
             settle_seconds: how long messages of repeated attempts may still be on their way when the runs have ended.
             strangers: the ledger may know other runs.
         """
-        facts = dict(notes or {})
         verdict = judge(self.look(), self.client(), loads, self.ledger(), settle_seconds, strangers=strangers)
         if most_duplicates is not None:
             verdict.must(
                 verdict.duplicates <= most_duplicates,
                 f"{verdict.duplicates} duplicates, at most {most_duplicates} allowed",
             )
-        verdict.facts |= {name: round(it, 2) if isinstance(it, float) else it for name, it in facts.items()}
+        verdict.facts |= {name: round(it, 2) if isinstance(it, float) else it for name, it in (notes or {}).items()}
         return verdict

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import sys
@@ -163,7 +164,7 @@ def run(minutes: float, seed: int, directory: Path) -> dict[str, Any]:
         soak = Soak(rig, retention)
         soak.samples.take(rig, 0.0, 0)
         targets = [*rig.schedulers, *rig.workers, "h1", CHILD + "h1", REDIS]
-        killer = Killer(rig, targets, every=(4, 15), down=(0, 3), at_once=3)
+        killer = Killer(rig, targets, every=(4, 15), down=(0, 3), at_once=3, most=math.inf)
         killer.until(soak.turn, minutes * 60)
         soak.finish(RUN_SECONDS)
         drifts = soak.samples.drifts()
