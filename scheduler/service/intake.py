@@ -195,12 +195,12 @@ class Intake:
             until: of this process's clock, seconds. One entry is taken in any case.
         """
         for entry in entries:
+            held.read_after = entry.id
             self.reading = f"{held.keys.shard}-{entry.id.decode()}"
             if self._stumbled and self._stumbled[self.reading] >= STUMBLES:
                 why = f"the scheduler stumbled {STUMBLES} times over this entry"
                 batch.dead.append(Dead.made("record", why, {}, list(entry.records())))
                 batch.consumed.append(entry.id)
-                held.read_after = entry.id
                 continue
             for kind, record, output in _paired(entry):
                 try:
@@ -216,7 +216,6 @@ class Intake:
                     parts = [(kind, record), *([] if output is None else [(b"output", output)])]
                     batch.dead.append(Dead.made("record", str(broken), _belongs(kind, record), parts))
             batch.consumed.append(entry.id)
-            held.read_after = entry.id
             if time.monotonic() >= until:
                 break
         self.reading = ""
