@@ -295,7 +295,7 @@ class Run:
             if tries:
                 self.ended[node] = tries.pop()
             spread(self, node, state)
-        elif last:
+        elif last.isdecimal():
             self.excused[node] = int(last)
         if state in _TRYING:
             ready, waited = tries.pop().split(",")[:2]

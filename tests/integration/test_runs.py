@@ -323,7 +323,6 @@ def test_a_store_that_a_newer_version_laid_out_is_refused(runs: Runs) -> None:
     """Neither clients nor schedulers begin on it; a store from before layouts were recorded has layout 1."""
     runs.client.hdel("cel:meta", "layout")
     assert connect_runs(runs.client, "cel", 16).shards == 16
-    assert runs.client.hget("cel:meta", "layout") == b"1"
     runs.client.hset("cel:meta", "layout", "2")
     with pytest.raises(StoreTooNew, match="layout 2, and this celeriac understands 1"):
         connect_runs(runs.client, "cel", 16)
