@@ -28,6 +28,10 @@ NOWHERE = "none"
 _DAMAGED = (ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, zlib.error)
 
 
+class _ChangedError(BaseException):
+    """Ends a write before its file takes its place; no file system's error, so none of its callers takes it for one."""
+
+
 class Archive:
     """One archive.
 
@@ -39,23 +43,48 @@ class Archive:
         self.place = place
 
     def put(
-        self, namespace: str, it: Ended, pieces: Iterable[Piece], breathe: Callable[[], None] = lambda: None
-    ) -> None:
+        self,
+        namespace: str,
+        it: Ended,
+        pieces: Iterable[Piece],
+        breathe: Callable[[], None] = lambda: None,
+        unchanged: Callable[[], bool] = lambda: True,
+    ) -> bool:
         """Store a run; returns when its file was read back and is what was written. Harmless to repeat.
+
+        Args:
+            unchanged: asked when everything is read and before the file takes its place: whether the run still is as
+                `it` says. Else what was read may not be whole, for somebody else may have removed it meanwhile.
+
+        Returns:
+            False when nothing was stored, because the run has changed.
 
         Raises:
             ArchiveError: it is not stored, or not as it should be.
         """
         name = name_of(it.run)
+
+        def fill(file: BinaryIO) -> None:
+            write(file, namespace, it, pieces, breathe)
+            if not unchanged():
+                raise _ChangedError
+            try:
+                older = self._read(name, read_first)
+            except ArchiveError:  # damaged, so written anew; or there is no answer, then writing will say so
+                return
+            if older is None:
+                return
+            if older.fields.get(b"created_at_ms") != it.fields.get(b"created_at_ms", b"0"):
+                born = int(older.fields.get(b"created_at_ms", b"0"))
+                self.place.move(name, f"{name.removesuffix(ENDING)}.{born}{ENDING}")
+            elif older.ended_at_ms > it.at_ms:
+                raise _ChangedError
+
         try:
-            older = self._read(name, read_first)
-        except ArchiveError:  # damaged, so written anew; or there is no answer, then writing will say so
-            older = None
-        created = it.fields.get(b"created_at_ms", b"0")
-        if older is not None and older.fields.get(b"created_at_ms") != created:
-            born = int(older.fields.get(b"created_at_ms", b"0"))
-            self.place.move(name, f"{name.removesuffix(ENDING)}.{born}{ENDING}")
-        self.place.write(name, lambda file: write(file, namespace, it, pieces, breathe))
+            self.place.write(name, fill)
+        except _ChangedError:
+            return False
+        return True
 
     def find(self, run: str, live: Runs | None = None) -> Shelf | None:
         """A run, to be read like the store, or None when it is not here.

@@ -251,20 +251,32 @@ class Archivist:
         self._aside.pop(run, None)
         it = ended.look(run)
         if it is None:  # it goes on, or is gone; or a retry is half done, which its owner will finish
-            self._aside[run] = time.monotonic() + ASIDE_SECONDS
-            if self._budget is not None:
-                self._budget.removed(shard, run)
-            if len(self._aside) > HANDED_MOST:
-                self._aside.pop(next(iter(self._aside)))
+            self._put_aside(run, shard)
             return
         if self._archive is None:
             ended.note_blobs(it)
         else:
-            self._archive.put(ended.runs.namespace, it, ended.pieces(it), self._breathe)
+            seen = it
+
+            def unchanged() -> bool:
+                now = ended.look(run)
+                return now is not None and (now.at_ms, now.state, now.log_end) == (seen.at_ms, seen.state, seen.log_end)
+
+            if not self._archive.put(ended.runs.namespace, it, ended.pieces(it), self._breathe, unchanged):
+                self._put_aside(run, shard)
+                return
             self._counts["archived"] += 1
         self._handed.add(run)
         self.ready.append(Removal(it, owned[shard]))
         self._breathe()
+
+    def _put_aside(self, run: RunId, shard: int) -> None:
+        """Let a run be for a while."""
+        self._aside[run] = time.monotonic() + ASIDE_SECONDS
+        if self._budget is not None:
+            self._budget.removed(shard, run)
+        if len(self._aside) > HANDED_MOST:
+            self._aside.pop(next(iter(self._aside)))
 
     def _breathe(self) -> None:
         """Let the loop have the interpreter, and rest as long as was worked."""

@@ -585,6 +585,27 @@ def test_another_owner_goes_on_where_one_was_lost(
     idle(stage)
 
 
+def test_a_former_owner_puts_nothing_hollow_over_a_good_archive(stage: Stage, at_once: AtOnce, folder: Path) -> None:
+    """Paused before it reads, while the next owner archives and removes the run, it leaves the file as it is."""
+    with stage.scheduler(at_once):
+        run = stage.submit(diamond())
+        stage.ended(run)
+    found = EndedRuns(stage.runs)
+    seen = found.look(run)
+    assert seen is not None
+    with stage.scheduler(at_once, retention=at_once_to(folder)):
+        removed(stage, run)
+    file = folder / name_of(run)
+    before = file.read_bytes()
+    stored = archive_of(folder).put("cel", seen, found.pieces(seen), unchanged=lambda: found.look(run) is not None)
+    assert not stored
+    seen.at_ms -= 1  # nor does what was read before a retry
+    assert not archive_of(folder).put("cel", seen, found.pieces(seen))
+    assert file.read_bytes() == before
+    assert list((folder / ".parts").iterdir()) == []
+    idle(stage)
+
+
 # --- deaths -------------------------------------------------------------------------------------------------
 
 DEATHS = [
