@@ -26,6 +26,7 @@ class Killer:
         every: shortest and longest time between two strikes, s.
         down: shortest and longest time until what was killed is started again, s.
         at_once: how many of the targets one strike hits at most; at least one.
+        supervised: what ended by itself is started again too, as whoever runs a worker does, and noted in `fallen`.
         most: no more strikes than these, so that a busy machine is not kept from its end; None means the rig's.
         how: the signal; one that lets a process finish is waited for.
         before: called with the name of what is about to be killed.
@@ -41,6 +42,7 @@ class Killer:
         down: Span = (0.0, 0.0),
         at_once: int = 1,
         most: float | None = None,
+        supervised: bool = False,
         how: signal.Signals = signal.SIGKILL,
         before: Callable[[str], object] = str,
         after: Callable[[str], object] = str,
@@ -51,6 +53,8 @@ class Killer:
         self.down = down
         self.at_once = at_once
         self.most = rig.strikes if most is None else most
+        self.supervised = supervised
+        self.fallen: list[str] = []
         self.how = how
         self.before = before
         self.after = after
@@ -104,6 +108,10 @@ class Killer:
         return self.rig.kill(name, self.how) > 0
 
     def _start_again(self, now: float) -> None:
+        for name in self.targets if self.supervised else ():
+            if name in self.rig.processes and name not in self._again and not self.rig.alive(name):
+                self.fallen.append(name)
+                self._again[name] = 0.0
         # Redis first: what starts while it is away only waits for it
         for name in sorted(self._again, key=lambda it: it != REDIS):
             if self._again[name] <= now:

@@ -164,7 +164,7 @@ def run(minutes: float, seed: int, directory: Path) -> dict[str, Any]:
         soak = Soak(rig, retention)
         soak.samples.take(rig, 0.0, 0)
         targets = [*rig.schedulers, *rig.workers, "h1", CHILD + "h1", REDIS]
-        killer = Killer(rig, targets, every=(4, 15), down=(0, 3), at_once=3, most=math.inf)
+        killer = Killer(rig, targets, every=(4, 15), down=(0, 3), at_once=3, most=math.inf, supervised=True)
         killer.until(soak.turn, minutes * 60)
         soak.finish(RUN_SECONDS)
         drifts = soak.samples.drifts()
@@ -183,6 +183,7 @@ def run(minutes: float, seed: int, directory: Path) -> dict[str, Any]:
             "duplicates": soak.duplicates,
             "paid twice": soak.spent,
             "kills": dict(sorted(killer.killed.items())),
+            "ended by themselves": killer.fallen,
             "violations": soak.violations,
             "drift": {name: round(it, 3) for name, it in drifts.items()},
             "samples": soak.samples.points,
@@ -203,7 +204,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     told = run(options.minutes, options.seed, home)
     if options.json:
         options.json.write_text(json.dumps(told, indent=1))
-    print(f"kills: {told['kills']}; paid twice: {told['paid twice']}; retention: {told['retention']}")
+    print(
+        f"kills: {told['kills']}; ended by themselves: {told['ended by themselves']}; paid twice: {told['paid twice']}; retention: {told['retention']}"
+    )
     print("; ".join(f"{name} {it:+.1%}" for name, it in told["drift"].items()))
     for violation in told["violations"][:50]:
         print(f"VIOLATION {violation}")
