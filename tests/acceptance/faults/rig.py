@@ -119,10 +119,9 @@ class Rig:
     def start_all(self) -> None:
         """Redis, proxies, schedulers and workers; returns when the workers have announced themselves."""
         self.start_redis()
-        for name in self.schedulers:
-            self.scheduler(name)
-        for name in self.workers:
-            self.worker(name)
+        for begin, names in ((self.scheduler, self.schedulers), (self.worker, self.workers)):
+            for name in names:
+                begin(name)
         self.await_workers(len(self.workers))
 
     def start_redis(self) -> None:
@@ -156,7 +155,6 @@ class Rig:
     def again(self, name: str) -> None:
         """Start a process again that has ended, by its own command."""
         it = self.processes[name]
-        assert it.running.poll() is not None, f"{name} still runs"
         self.start(name, *it.command, env=it.env)
 
     def pid(self, name: str) -> int:
@@ -239,9 +237,8 @@ class Rig:
 
     def client(self) -> Client:
         """A client of this installation; closed with the rig."""
-        made = Client(self.url("client"))
-        self._clients.append(made)
-        return made
+        self._clients.append(Client(self.url("client")))
+        return self._clients[-1]
 
     def look(self) -> Redis:
         """A direct connection of the test, for planting damage and reading."""

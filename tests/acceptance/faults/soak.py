@@ -204,9 +204,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     told = run(options.minutes, options.seed, home)
     if options.json:
         options.json.write_text(json.dumps(told, indent=1))
-    print(
-        f"kills: {told['kills']}; ended by themselves: {told['ended by themselves']}; paid twice: {told['paid twice']}; retention: {told['retention']}"
-    )
+    for name in ("kills", "ended by themselves", "paid twice", "retention"):
+        print(f"{name}: {told[name]}")
     print("; ".join(f"{name} {it:+.1%}" for name, it in told["drift"].items()))
     for violation in told["violations"][:50]:
         print(f"VIOLATION {violation}")
