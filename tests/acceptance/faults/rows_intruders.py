@@ -8,16 +8,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import NoPermissionError
 
 from scheduler import CeleriacError, Client, Graph
 
 from .harm import HARM
 from .hostile import GOOD_BODY, PICKLE_TYPE, Bomb, envelope, headers_of, inbox_of
 from .looking import QUEUES, queued, taken, unharmed
-from .rig import Rig, eventually
+from .rig import ROOT, Rig, eventually
 from .rows import RigFactory, Verdict, row
 
 APP = "tests.acceptance.faults.app_hostile:app"
@@ -137,3 +139,67 @@ def _admin(rig: Rig, password: str) -> Redis:
 
 def _any(it: Any) -> Any:
     return it
+
+
+# --- the shipped users ------------------------------------------------------------------------------------------
+
+USERS = ROOT / "config" / "users.acl"
+FORBIDDEN: dict[str, tuple[tuple[str, ...], ...]] = {
+    "worker": (("HGETALL", "{cel:0}:run:x"), ("XRANGE", "{cel:0}:run:x:log", "-", "+"), ("FLUSHALL",), ("KEYS", "*")),
+    "client": (("HGETALL", "{cel:0}:attempts"), ("LPUSH", "celeriac.work", "x"), ("CONFIG", "GET", "*"), ("FLUSHALL",)),
+    "scheduler": (("FLUSHALL",), ("CONFIG", "SET", "maxmemory", "1"), ("ACL", "LIST"), ("KEYS", "*")),
+}
+"""What a user must not be able to do, whoever has got hold of its password."""
+
+
+@row(30, "each process as its user of config/users.acl")
+def shipped_users(rigs: RigFactory, seed: int) -> Verdict:
+    """The base load runs with the rights that are shipped and no more; what is not granted is refused."""
+    if not USERS.is_file():
+        return Verdict(facts={"not run": "this version ships no config/users.acl"})
+    with rigs(settings={"CELERIAC_QUEUES_FILE": "queues.toml"}) as rig:
+        queues = (Path(__file__).parent / "queues.toml").read_text(encoding="utf-8")
+        (rig.directory / "queues.toml").write_text(queues.replace('"faults.', '"celeriac.'), encoding="utf-8")
+        rig.start_redis()
+        passwords = _grant(rig)
+        for kind, names in (("scheduler", rig.schedulers), ("worker", rig.workers)):
+            url = _url(rig, kind, passwords[kind])
+            for name in names:
+                words = ("scheduler",) if kind == "scheduler" else ("worker", "work", "-n", f"{name}@%h")
+                rig.start(name, *words, env={"CELERIAC_REDIS_URL": url, "CELERIAC_BROKER_URL": url})
+        rig.await_workers(len(rig.workers))
+        with Client(_url(rig, "client", passwords["client"])) as client:
+            loads = rig.submit_base(client=client)
+            rig.wait(loads, 150)
+        verdict = rig.judge(loads, most_duplicates=0)
+        for kind, commands in FORBIDDEN.items():
+            for command in commands:
+                verdict.must(_refuses(rig, kind, passwords[kind], command), f"the user {kind} may {' '.join(command)}")
+        for name in rig.processes:
+            verdict.must("NOPERM" not in rig.says(name), f"{name} lacks a right that it needs, see its log")
+            verdict.must(not any(it in rig.says(name) for it in passwords.values()), f"a password in the log of {name}")
+        return unharmed(rig, verdict)
+
+
+def _grant(rig: Rig) -> dict[str, str]:
+    """Make the shipped users, each with a password; the default user stays, for the test itself."""
+    passwords: dict[str, str] = {}
+    for line in USERS.read_text(encoding="utf-8").splitlines():
+        words = line.split()
+        if words[:1] == ["user"] and words[1] != "default":
+            passwords[words[1]] = f"pw{secrets.token_hex(12)}"
+            _any(rig.look()).execute_command("ACL", "SETUSER", *words[1:], "on", f">{passwords[words[1]]}")
+    return passwords
+
+
+def _url(rig: Rig, user: str, password: str) -> str:
+    return f"redis://{user}:{password}@127.0.0.1:{rig.redis.port}/0"
+
+
+def _refuses(rig: Rig, user: str, password: str, command: tuple[str, ...]) -> bool:
+    with Redis(host="127.0.0.1", port=rig.redis.port, username=user, password=password) as it:
+        try:
+            it.execute_command(*command)
+        except NoPermissionError:
+            return True
+    return False
