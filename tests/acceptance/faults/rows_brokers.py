@@ -1,0 +1,140 @@
+"""Row 32: what a broker has to do with, again with RabbitMQ as broker and Redis as store; classic and quorum queues.
+
+Each row has a private node. The bars are those of the rows that are repeated. Where RabbitMQ is not installed a row
+says so in its facts and finds nothing.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ..rabbit import Rabbit, rabbit, scripts
+from .looking import QUEUES, refused_claims, unharmed
+from .rig import KINDS, Rig, eventually
+from .rows import RigFactory, Verdict, row
+from .rows_network import everywhere, part
+from .rows_poison import poison
+from .rows_processes import row_2, row_4, row_5
+
+Body = Callable[[RigFactory, int], Verdict]
+_TWICE = "x-sent-twice"
+
+
+def on_rabbit(kind: str, body: Callable[[RigFactory, int, Rabbit], Verdict]) -> Body:
+    """A row whose rigs have a RabbitMQ of their own, with queues of a kind."""
+
+    def with_node(rigs: RigFactory, seed: int) -> Verdict:
+        if scripts() is None:
+            verdict = Verdict()
+            verdict.facts["left out"] = "rabbitmq-server is not installed"
+            return verdict
+        with tempfile.TemporaryDirectory(prefix="faults-rabbit-") as home, rabbit(Path(home)) as node:
+
+            def over_rabbit(**options: Any) -> Rig:
+                settings = {"CELERIAC_BROKER_QUEUE_TYPE": kind, **(options.pop("settings", None) or {})}
+                return rigs(broker=node.url, settings=settings, **options)
+
+            return body(over_rabbit, seed, node)
+
+    return with_node
+
+
+def cut_everything(rigs: RigFactory, _seed: int, node: Rabbit) -> Verdict:
+    """Row 10: connections to Redis are reset, those to RabbitMQ closed by the broker, every 5 s."""
+    with rigs(proxied=[it for it in KINDS if it != "broker"]) as rig:
+        rig.start_all()
+        loads = rig.submit_base()
+        cuts = 0
+        until = time.monotonic() + 180
+        while not all(load.done for load in loads) and time.monotonic() < until:
+            rig.wait(loads, 5)
+            everywhere(rig, "cut")
+            node.cut()
+            cuts += 1
+        return rig.judge(loads, most_duplicates=part(rig, loads, 2), notes={"cuts": cuts})
+
+
+class Doubler:
+    """Takes messages from the queues, before workers can, and puts each back twice, until the block ends."""
+
+    def __init__(self, node: Rabbit) -> None:
+        self.node = node
+        self.messages = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="doubler", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join(20)
+
+    def _run(self) -> None:
+        with self.node.connection() as connection:
+            channel = connection.default_channel
+
+            def double(message: Any) -> None:
+                headers = dict(message.headers)
+                queue = message.delivery_info["routing_key"]
+                for _ in range(1 if _TWICE in headers else 2):
+                    again = channel.prepare_message(
+                        message.body,
+                        content_type="application/json",
+                        content_encoding="utf-8",
+                        headers={**headers, _TWICE: True},
+                        properties={"correlation_id": message.properties["correlation_id"], "delivery_mode": 2},
+                    )
+                    channel.basic_publish(again, exchange="", routing_key=queue)
+                self.messages += _TWICE not in headers
+                channel.basic_ack(message.delivery_tag)
+
+            channel.basic_qos(0, 1, False)
+            for queue in QUEUES:
+                if self.node.queues().get(queue):
+                    channel.basic_consume(queue, callback=double)
+            while not self._stop.is_set():
+                try:
+                    connection.drain_events(timeout=0.2)
+                except TimeoutError:
+                    continue
+
+
+def doubled(rigs: RigFactory, _seed: int, node: Rabbit) -> Verdict:
+    """Row 18: messages are there twice; the second claim is refused."""
+    with rigs() as rig:
+        rig.start_all()
+        with Doubler(node) as twice:
+            loads = rig.submit_base()
+            rig.wait(loads, 150)
+        eventually(lambda: not any(node.depth(it) for it in QUEUES), "the workers have looked at every message", 60)
+        verdict = rig.judge(loads, most_duplicates=0)
+        verdict.facts["messages doubled"] = twice.messages
+        verdict.must(twice.messages >= verdict.starts // 20, f"only {twice.messages} messages were doubled")
+        eventually(lambda: sum(refused_claims(rig).values()) >= twice.messages, "the workers tell of refused claims")
+        return unharmed(rig, verdict)
+
+
+def _same(body: Body) -> Callable[[RigFactory, int, Rabbit], Verdict]:
+    return lambda rigs, seed, _node: body(rigs, seed)
+
+
+for _kind in ("classic", "quorum"):
+    for _title, _body in (
+        ("2 scheduler kill -9", _same(row_2)),
+        ("4 worker kill -9", _same(row_4)),
+        ("5 pool child kill -9", _same(row_5)),
+        ("10 connections closed", cut_everything),
+        ("18 messages doubled", doubled),
+        ("20 poison", _same(poison)),
+    ):
+        row(32, f"RabbitMQ {_kind}: row {_title}")(on_rabbit(_kind, _body))
