@@ -16,9 +16,9 @@ from typing import Any, Self
 
 from ..rabbit import Rabbit, rabbit, scripts
 from .looking import QUEUES, refused_claims, unharmed
+from .network import everywhere, part
 from .rig import KINDS, Rig, eventually
 from .rows import RigFactory, Verdict, row
-from .rows_network import everywhere, part
 from .rows_poison import poison
 from .rows_processes import row_2, row_4, row_5
 
