@@ -87,7 +87,7 @@ def test_a_scheduler_without_shards_does_not_spin(stage: Stage) -> None:
             def spent_in_a_second() -> int:
                 before = stage.client.info("stats")["total_commands_processed"]
                 time.sleep(1)  # what is measured
-                return int(stage.client.info("stats")["total_commands_processed"]) - before
+                return int(stage.client.info("stats")["total_commands_processed"] - before)
 
             eventually(lambda: spent_in_a_second() < 12, "quiet, once what was taken has been looked through")
 
