@@ -177,18 +177,19 @@ def _orphans(runs: Runs, names: dict[str, tuple[int, str]]) -> Iterator[Differen
     with runs.client.pipeline(transaction=True) as pipe:
         for name, (keys, run, _) in wanted.items():
             pipe.exists(keys.run(RunId(run)))
+            pipe.hexists(keys.gone, run)
             pipe.zscore(keys.live, run)
             pipe.zscore(keys.ended, run)
             pipe.ttl(name)
         answers = pipe.execute()
     for at, (name, (keys, run, part)) in enumerate(wanted.items()):
-        there, live, ended, ttl = answers[4 * at : 4 * at + 4]
+        there, swept, live, ended, ttl = answers[5 * at : 5 * at + 5]
         if _STAGED.fullmatch(part):
             if ttl == -1:
                 said = "pages of a submission that never ended, and they never expire"
                 yield Difference(f"key {name}", "staged", said, _unlink(name))
         elif part:
-            if not there and ttl == -1:  # what expires does so, and -2 is gone by now
+            if not there and not swept and ttl == -1:  # what expires does so, and -2 is gone by now
                 yield Difference(f"key {name}", "orphan", f"belongs to run {run}, which is not there", _unlink(name))
         elif there:
             yield from _placed(runs, keys, RunId(run), listed=live is not None or ended is not None)

@@ -166,3 +166,13 @@ def test_what_goes_by_itself_is_not_told(stage: Stage, memory: MemoryTransport) 
     timer.start()
     assert list(passing) == []
     timer.join()
+
+
+def test_what_is_left_of_a_run_that_is_being_removed_is_not_told(stage: Stage) -> None:
+    """Records of a forgotten run belong to the sweeper, which knows of it; of a run nobody knows they do not."""
+    run = stage.new_id()
+    keys = stage.keys.shard(stage.runs.shard(run))
+    stage.client.hset(keys.nodes(run, 0), "0", "S|1|1|0|0||n")
+    assert [it.what for it in audit(stage.runs, pause_seconds=0.001)] == ["orphan"]
+    stage.client.hset(keys.gone, run, "hash|100")
+    assert list(audit(stage.runs, pause_seconds=0.001)) == []
