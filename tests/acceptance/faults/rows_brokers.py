@@ -14,7 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ..rabbit import Rabbit, rabbit, scripts
+from tests.acceptance.rabbit import Rabbit, rabbit, scripts
+
 from .looking import QUEUES, refused_claims, unharmed
 from .network import everywhere, part
 from .rig import KINDS, Rig, eventually
