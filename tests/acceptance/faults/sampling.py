@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, median
@@ -14,6 +15,8 @@ from .rig import Rig
 
 SETTLED_PART = 0.2
 """The first part of the samples is left out: processes grow to their size, caches fill."""
+
+YOUNG_SECONDS = 10.0
 
 
 def drift(points: Sequence[tuple[float, float]]) -> float:
@@ -81,7 +84,9 @@ class Samples:
 
 
 def _resident(pid: int) -> list[int]:
+    """Of one that has grown up: a process that was just started again is still importing."""
     try:
-        return [int(psutil.Process(pid).memory_info().rss)]
+        it = psutil.Process(pid)
+        return [int(it.memory_info().rss)] if time.time() - it.create_time() > YOUNG_SECONDS else []
     except psutil.NoSuchProcess:
         return []
