@@ -26,8 +26,11 @@ from redis.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedConn
 
 from ..sentinel import SentinelUrl, is_sentinel
 
-SOCKET_TIMEOUT_SECONDS = 8.0
-"""A silent connection is dropped after this; blocking reads ask for less (BLOCK_SECONDS)."""
+SOCKET_TIMEOUT_SECONDS = 7.0
+"""A silent connection is dropped after this; blocking reads ask for less (BLOCK_SECONDS).
+
+Twice this is below the 15 s in which a half-open network must be noticed: a scheduler may wait for its broker first.
+"""
 SENTINEL_SECONDS = 1.0
 """Longest wait for one sentinel; then the next is asked."""
 BLOCK_SECONDS = 5.0
