@@ -138,9 +138,9 @@ def in_time(run: RunHandle) -> list[str]:
 
 
 def lasted_seconds(run: RunHandle) -> float:
-    """From the first to the last line of a run's log, by Redis's clock."""
-    instants = [event.at_ms for event in run.events(follow=False)]
-    return round((max(instants) - min(instants)) / 1000, 1)
+    """From a run's submission to its end, by Redis's clock."""
+    it = run.summary()
+    return round(((it.ended_at_ms or 0) - it.created_at_ms) / 1000, 1)
 
 
 def off_by_hours(text: str) -> int:
