@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from itertools import chain
 
 import pytest
 
 from scheduler.service.shards import Shards
+from scheduler.service.transport import MemoryTransport
 from scheduler.store.commits import Commit, send_commits
-from scheduler.store.keys import Keys
+from scheduler.store.inboxes import Inboxes, Shard
+from scheduler.store.keys import Keys, ShardKeys
 from scheduler.store.owners import Owner, Owners
 from scheduler.store.scripts import FENCE, TAKE
-from tests.integration.stage import Stage, dump
+from tests.integration.stage import Stage, dump, eventually, owned
 
 LEASE_MS = 60_000
 
@@ -246,3 +250,25 @@ def test_whoever_leaves_wakes_every_other_owner_once(stage: Stage) -> None:
     [(shard, fields)] = entries
     assert shard in b.owned
     assert fields == {b"look": b"a"}
+
+
+def test_schedulers_that_load_slowly_keep_what_they_have(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading its share takes longer than a lease, as it does over a slow network; it is renewed meanwhile."""
+    adopt = Inboxes.adopt
+
+    def slowly(self: Inboxes, keys: ShardKeys) -> Shard:
+        time.sleep(0.4)  # ten round trips of 40 ms
+        return adopt(self, keys)
+
+    monkeypatch.setattr(Inboxes, "adopt", slowly)
+    stage = Stage(redis_url, shards=8)
+
+    def even() -> bool:
+        return sorted(Counter(owned(stage.client).values()).values()) == [4, 4]
+
+    with stage.scheduler(MemoryTransport()), stage.scheduler(MemoryTransport()):
+        eventually(even, "even shares")
+        before = {shard: owner.epoch for shard, owner in owners(stage, "x").table().items()}
+        until = time.monotonic() + 3
+        eventually(lambda: not even() or time.monotonic() > until, "three leases")
+        assert {shard: owner.epoch for shard, owner in owners(stage, "x").table().items()} == before
