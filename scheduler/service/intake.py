@@ -188,11 +188,14 @@ class Intake:
 
     # -- inboxes ------------------------------------------------------------------------------------
 
-    def take_entries(self, held: Held, batch: Batch, entries: list[Entry], until: float = math.inf) -> None:
+    def take_entries(self, held: Held, batch: Batch, entries: list[Entry], until: float = math.inf) -> bool:
         """The records of new inbox entries, in order; those that there is no time for are read again.
 
         Args:
             until: of this process's clock, seconds. One entry is taken in any case.
+
+        Returns:
+            Whether all of them were taken.
         """
         for entry in entries:
             held.read_after = entry.id
@@ -220,6 +223,7 @@ class Intake:
                 break
         self.reading = ""
         self._load_some(held, batch, until)
+        return held.read_after == entries[-1].id
 
     def _take_other(self, held: Held, batch: Batch, kind: bytes, record: bytes) -> None:
         """A record that comes seldom.
@@ -371,8 +375,8 @@ class Intake:
                 claimed and int(parts[5]) <= now,
                 random.random(),
             )
-            self._counts["leases ended"] += 1
             if self._apply(held, batch, run, event, id_):
+                self._counts["leases ended"] += 1
                 batch.still[id_] = state
                 return
         batch.over.append(id_)

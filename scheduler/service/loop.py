@@ -228,9 +228,11 @@ class Scheduler:
             arrived = entries.get(held.keys.inbox)
             if held.unfinished:
                 self._intake.go_on(held, _batch_of(batches, held, now), until)
-            if arrived:
+            heard = not arrived or (
                 self._intake.take_entries(held, _batch_of(batches, held, now), arrived, until)
-            if held.due_at_ms is not None and held.due_at_ms <= now:
+                and len(arrived) < self._inboxes.asked
+            )  # a lease that has ended may have its report among the entries that are still to be read
+            if heard and held.due_at_ms is not None and held.due_at_ms <= now:
                 self._intake.take_due(held, _batch_of(batches, held, now))
         if self._intake.look_wanted:
             self._intake.look_wanted, self._look_at = False, 0.0

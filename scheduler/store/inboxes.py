@@ -73,11 +73,14 @@ class Inboxes:
 
     Args:
         client: of the loop alone: a read blocks it.
+
+    Attributes:
+        asked: how many entries of one inbox the last read asked for; one that gave as many may hold more.
     """
 
     def __init__(self, client: Redis) -> None:
         self.client = client
-        self._count = READ_COUNT // 8
+        self._count = self.asked = READ_COUNT // 8
         client.set_response_callback("XREAD", _flat)
 
     def read(self, after: Mapping[str, bytes], block_ms: int) -> tuple[dict[str, list[Entry]], int]:
@@ -87,6 +90,7 @@ class Inboxes:
             after: inbox -> id of the last entry that was read of it.
             block_ms: at least 1.
         """
+        self.asked = self._count
         with self.client.pipeline(transaction=False) as pipe:
             pipe.execute_command(
                 "XREAD", "COUNT", self._count, "BLOCK", max(block_ms, 1), "STREAMS", *after.keys(), *after.values()

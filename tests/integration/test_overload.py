@@ -17,7 +17,7 @@ from scheduler.service.intake import OPENED_AT_ONCE
 from scheduler.service.transport import MemoryTransport
 from scheduler.store.inboxes import READ_BYTES, Inboxes
 from scheduler.wire import RunId
-from tests.integration.echo import STANDARD, AtOnce, Echo, EchoWorker, Ending, Task, value
+from tests.integration.echo import STANDARD, AtOnce, Echo, EchoWorker, Ending, Task, tasks, value
 from tests.integration.stage import Stage, diamond, eventually, idle, layers, owned
 
 
@@ -68,6 +68,28 @@ def test_a_wide_run_is_opened_part_by_part_with_turns_for_others(
     ends = [at for at, _ in stage.runs.log(small, count=10_000)][-1]
     last = [at for at, moves in stage.runs.log(wide, count=10_000) if any(move[1] == "ready" for move in moves)][-1]
     assert _order(ends) < _order(last)
+    idle(stage)
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+def test_a_lease_is_judged_after_the_reports_that_wait(
+    stage: Stage, worker: Echo, memory: MemoryTransport, monkeypatch: pytest.MonkeyPatch, in_time: bool
+) -> None:
+    """While no scheduler ran, workers reported and leases ended: whoever comes hears all the reports first."""
+    with stage.scheduler(memory, standard_low={"window": 400}):
+        run = stage.submit(flood(100), shard=1)
+        eventually(lambda: len(memory.sent) == 100)
+    sent = tasks(memory)
+    claims = stage.attempts.claim([task.id for task in sent], worker.name, "t")
+    for task, claim in zip(sent, claims, strict=True):
+        stage.attempts.report([worker.report(task.id, Ending(kind="none"), claim.now_ms)])
+    stage.lease_ends(*(task.id for task in sent))
+    if not in_time:
+        monkeypatch.setattr(loop, "TURN_SECONDS", 0.0)
+    with stage.scheduler(memory) as scheduler:
+        assert stage.ended(run) == ["succeeded"]
+        assert scheduler.counts["leases ended"] == 0
+    assert len(memory.sent) == 100
     idle(stage)
 
 
