@@ -32,6 +32,8 @@ ENV PATH=/opt/celeriac/bin:$PATH \
     CELERIAC_CELERY_FILE=/app/config/celery.toml \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
+# Where compose mounts the archive of ended runs; a new volume takes over the owner.
+RUN install -d -o 10001 -g 10001 /var/lib/celeriac/archive
 # A number, so that orchestrators can check that it is not root.
 USER 10001:10001
 STOPSIGNAL SIGTERM
