@@ -116,7 +116,9 @@ def compare(settings: Settings) -> Iterator[Finding]:
         yield Finding("wrong", it.where, escaped(it.found, 500), it.remedy)
     for shard, (at_ms, missing, times) in rewound(runs).items():
         ago = span(runs.now_ms() - at_ms)
-        said = f"went back in time {times} times, last {ago} ago, when Redis lost {missing} acknowledged commits"
+        said = (
+            f"went back in time {times} times, last {ago} ago, when Redis lost {missing} or more acknowledged commits"
+        )
         yield Finding("note", f"shard {shard}", said, "Its runs went on; why Redis lost them is to be found out.")
     if not found:
         yield Finding("ok", "store", "all that is stored agrees with itself")

@@ -96,8 +96,8 @@ class Rewinds:
             held.count, held.rewound_at_ms, held.missing = healed.commits, healed.at_ms, healed.missing
             self._counts["rewound"] += 1
             log.error(
-                "shard %d went back in time: Redis has lost %d commits that it had acknowledged. %d runs go on from "
-                "where it stands; runs submitted in those commits are gone",
+                "shard %d went back in time: Redis has lost %d or more commits that it had acknowledged. %d runs go on "
+                "from where it stands; runs submitted in those commits are gone",
                 shard,
                 healed.missing,
                 len(found.live),
@@ -115,7 +115,7 @@ def renumber(held: Held, batch: Batch, run: Run) -> bool:
     if run.renumbered_at_ms >= held.rewound_at_ms or run.created_at_ms > until:
         return False
     run.raise_floor(held.rewound_at_ms)
-    why = f"the store went back in time, {held.missing} commits of shard {held.keys.shard} are missing"
+    why = f"the store went back in time, {held.missing} or more commits of shard {held.keys.shard} are missing"
     batch.renumber(run, f"{why}; new attempts are numbered from {run.floor + 1} on")
     return True
 

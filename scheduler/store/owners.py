@@ -40,7 +40,9 @@ class Kept:
 
 
 class Healed(NamedTuple):
-    """A shard that went back in time and goes on: when that was noticed, commits missing, how many there are now."""
+    """A shard that went back in time and goes on: when that was noticed, commits missing at least, how
+    many it counts now: far more than before, so that whoever knows of more of the lost ones finds no second loss.
+    """
 
     at_ms: int
     missing: int

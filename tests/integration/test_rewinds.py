@@ -262,6 +262,35 @@ def test_whoever_takes_a_shard_over_learns_of_the_loss_from_the_one_who_knows(st
     assert stage.words(run, 0).count("lose") == 1
 
 
+def test_one_loss_is_said_once_by_whoever_heals_it(stage: Stage) -> None:
+    """A scheduler that knew of fewer of the lost commits heals the shard: who knew of more finds no second loss."""
+    stage.publish("echo")
+    worker, memory = Echo(stage.attempts), MemoryTransport()
+    former = Owners(stage.client, stage.namespace, "former", 1)
+    run = stage.submit(graph(), shard=SHARD)
+    copy = Copy(stage)
+    with stage.scheduler(memory) as scheduler:
+        eventually(lambda: len(memory.sent) == 1)
+        assert former.behind(stage.shards) == []
+        former.known[SHARD] += 500  # it was promised these, and the other had not looked since
+        copy.set_back()
+        eventually(lambda: scheduler.counts["rewound"])
+        assert former.behind(stage.shards) == [], "the loss that it knows of is healed"
+        eventually(lambda: len(memory.sent) == 2)
+
+        copy.set_back()  # a second loss, back to before the first, is one of few commits again
+        eventually(lambda: scheduler.counts["rewound"] == 2)
+        eventually(lambda: len(memory.sent) == 3)
+        worker.take(tasks(memory)[2:])
+        eventually(lambda: len(memory.sent) == 4)
+        worker.take(tasks(memory)[3:])
+        assert stage.ended(run) == ["succeeded"]
+    times, missing = stage.client.hmget(stage.keys.shard(SHARD).rewound, "times", "missing")
+    assert int(times) == 1, "what the second loss took is gone from here too"
+    assert int(missing) < 100
+    idle(stage)
+
+
 def test_a_loss_that_only_the_next_owner_meets_is_noticed_too(stage: Stage) -> None:
     """Every scheduler remembers how far every shard was when it last looked."""
     stage.publish("echo")
