@@ -374,6 +374,14 @@ class Scheduler:
         for shard in self._rewinds.again(self._shards.owned):
             self._drop(shard)
             self._to_adopt[shard] = None
+        if change.raised:
+            log.error(
+                "the table of owners lacked the numbers of %d shards, among them %s, which their own tokens still "
+                "have; it has them again. Was %s deleted or restored alone?",
+                len(change.raised),
+                change.raised[0],
+                self._owners.keys.owners,
+            )
         if change.gained or change.lost:
             self._retention.own(self._held)
             owned = len(self._shards.owned)

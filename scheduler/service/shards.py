@@ -17,10 +17,15 @@ _LATE_MS = 20
 
 @dataclass(slots=True)
 class Change:
-    """What a look at the table of owners changed: shards gained (shard -> token) and shards lost."""
+    """What a look at the table of owners changed: shards gained (shard -> token) and shards lost.
+
+    Attributes:
+        raised: shards whose number the table had lost; the next look, which is soon, can take them.
+    """
 
     gained: dict[int, str] = field(default_factory=dict)
     lost: set[int] = field(default_factory=set)
+    raised: list[int] = field(default_factory=list)
 
 
 class Shards:
@@ -61,7 +66,8 @@ class Shards:
         ]
         change.gained = self.owners.take(free[: share - len(self.owned)])
         self.owned |= change.gained
-        self.next_look_ms = self._next_look(kept)
+        change.raised = self.owners.raised
+        self.next_look_ms = _LATE_MS if change.raised else self._next_look(kept)
         return change
 
     def _next_look(self, kept: Kept) -> int:

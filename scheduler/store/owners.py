@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from redis import Redis
 
 from .keys import Keys
-from .scripts import FENCE, KEEP, RELEASE, REWIND, TAKE, TELL
+from .scripts import FENCE, KEEP, RAISE, RELEASE, REWIND, TAKE, TELL
 
 _NONCE_DIGITS = 12
 
@@ -61,6 +61,8 @@ class Owners:
     Attributes:
         known: shard -> most commits that Redis has acknowledged or shown to us. It outlives every connection: a Redis
             that shows fewer has lost them.
+        raised: shards that the last `take` did not get, because the table of owners was behind their own tokens: it has
+            lost its numbers. It has them again, and the next `take` gets these shards.
     """
 
     def __init__(self, client: Redis, namespace: str, scheduler: str, lease_ms: int) -> None:
@@ -69,6 +71,7 @@ class Owners:
         self.scheduler = scheduler
         self.lease_ms = lease_ms
         self.known: dict[int, int] = {}
+        self.raised: list[int] = []
 
     def keep(self, owned: Mapping[int, str]) -> Kept:
         """Renew our membership and our shards (shard -> token). One call."""
@@ -79,6 +82,7 @@ class Owners:
 
     def take(self, shards: Iterable[int]) -> dict[int, str]:
         """Try to own shards; returns shard -> new token of those we got, fenced against the owner before."""
+        self.raised = []
         wanted = list(shards)
         if not wanted:
             return {}
@@ -86,9 +90,21 @@ class Owners:
         got = {}
         for shard, number in zip(wanted, numbers, strict=True):
             token = f"{int(number)}.{secrets.randbelow(10**_NONCE_DIGITS):0{_NONCE_DIGITS}d}"
-            if number and FENCE(self.client, [self.keys.shard(shard).epoch], [token]) == b"fenced":
+            if not number:
+                continue
+            if FENCE(self.client, [self.keys.shard(shard).epoch], [token]) == b"fenced":
                 got[shard] = token
+            elif self._raise(shard, int(number)):
+                self.raised.append(shard)
         return got
+
+    def _raise(self, shard: int, number: int) -> bool:
+        """A shard obeys a higher number than the one we got: has the table lost its numbers, or are we late?
+
+        Late, when another has the shard by now; then its row is left as it is.
+        """
+        found = (self.client.get(self.keys.shard(shard).epoch) or b"0").partition(b".")[0]
+        return bool(RAISE(self.client, [self.keys.owners], [self.scheduler, shard, number, found]))
 
     def release(self, owned: Mapping[int, str], *, leaving: bool) -> None:
         """Give shards back (shard -> token), and our membership too when leaving."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from itertools import chain
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,8 @@ from scheduler.store.inboxes import Inboxes, Shard
 from scheduler.store.keys import Keys, ShardKeys
 from scheduler.store.owners import Owner, Owners
 from scheduler.store.scripts import FENCE, TAKE
-from tests.integration.stage import Stage, dump, eventually, owned
+from tests.integration.echo import AtOnce, Echo
+from tests.integration.stage import Stage, diamond, dump, eventually, owned
 
 LEASE_MS = 60_000
 
@@ -151,6 +153,56 @@ def test_a_redis_that_lost_a_take_gives_its_number_out_again_and_never_its_token
     assert commit(stage, 0, taken[0])
     assert not commit(stage, 0, lost[0])
     assert FENCE(stage.client, [stage.keys.shard(0).epoch], list(lost.values())) == b"newer"
+    assert commit(stage, 0, taken[0])
+
+
+def test_a_table_of_owners_that_is_lost_alone_gets_its_numbers_from_the_tokens(stage: Stage) -> None:
+    """The shards' own tokens are ahead of it then: the next take but one gets the shard, under a higher number."""
+    a, b = owners(stage, "a"), owners(stage, "b")
+    for _ in range(3):
+        old = a.take([0, 1])
+        a.release(old, leaving=False)
+    old = a.take([0, 1])
+    stage.client.delete(stage.keys.owners)
+
+    assert b.take([0, 1]) == {}
+    assert b.raised == [0, 1]
+    assert a.keep(old).lost == {0, 1}
+    new = b.take([0, 1])
+    assert b.raised == []
+    assert numbers(new) == {0: 5, 1: 5}
+    assert not commit(stage, 0, old[0])
+    assert commit(stage, 0, new[0])
+
+
+def test_schedulers_work_on_after_the_table_of_owners_was_lost_alone(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody restarts anything; it is said once."""
+    stage.publish("echo")
+    with stage.scheduler(AtOnce(Echo(stage.attempts))):
+        assert stage.ended(stage.submit(diamond())) == ["succeeded"]
+        stage.client.delete(stage.keys.owners)
+        eventually(lambda: len(owned(stage.client)) == stage.shards)
+        assert stage.ended(stage.submit(diamond())) == ["succeeded"]
+    assert caplog.text.count("lacked the numbers of 4 shards") == 1
+
+
+def test_a_number_is_raised_by_nobody_who_is_only_late(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the two steps of a take another took the shard: the row of the table is that one's, and stays."""
+    a, b = owners(stage, "a"), owners(stage, "b")
+    taken: dict[int, str] = {}
+
+    def late(*call: Any) -> Any:
+        monkeypatch.undo()
+        stage.owners_vanish()
+        taken.update(b.take([0]))
+        return FENCE(*call)
+
+    monkeypatch.setattr("scheduler.store.owners.FENCE", late)
+    assert a.take([0]) == {}
+    assert a.raised == []
+    assert b.keep(taken).lost == frozenset()
     assert commit(stage, 0, taken[0])
 
 
