@@ -24,7 +24,7 @@ T = TypeVar("T")
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0
 Drop = Callable[[str, bytes, str], None]
 """Takes (queue, entry, what is wrong with it)."""
-_NO_MESSAGE = (ValueError, TypeError, KeyError, AttributeError)
+_NO_MESSAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 _refused = ""
 
 
@@ -143,6 +143,8 @@ def _message_class(own: Any) -> Any:
             info = self.delivery_info
             if not (isinstance(info, dict) and "exchange" in info and "routing_key" in info):
                 raise KeyError("properties.delivery_info")
+            if not isinstance(self.delivery_tag, str):
+                raise TypeError(f"properties.delivery_tag is {self.delivery_tag!r:.100}")
             if channel is not None:
                 channel._celeriac_popped = None
 

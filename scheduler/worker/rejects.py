@@ -11,6 +11,7 @@ import base64
 import json
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from celery.exceptions import NotRegistered
@@ -83,30 +84,35 @@ class _Consumer:
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
         base: Any = super()
-        base.on_unknown_message(body, message)
+        self._turn_down(message, lambda: base.on_unknown_message(body, message))
         self._dead(message, "has no task name: it is not a message of Celery's")
 
     def on_invalid_task(self, body: Any, message: Any, exc: BaseException) -> None:
         base: Any = super()
-        base.on_invalid_task(body, message, exc)
+        self._turn_down(message, lambda: base.on_invalid_task(body, message, exc))
         self._dead(message, f"cannot be a task: {type(exc).__name__}: {exc}")
 
     def on_decode_error(self, message: Any, exc: BaseException) -> None:
         base: Any = super()
-        base.on_decode_error(message, exc)
+        self._turn_down(message, lambda: base.on_decode_error(message, exc))
         self._dead(message, f"cannot be decoded: {type(exc).__name__}: {exc}")
 
     def on_unknown_task(self, body: Any, message: Any, exc: BaseException) -> None:
         base: Any = super()
-        try:
-            base.on_unknown_task(body, message, exc)
-        except self.connection_errors:
-            raise
-        except Exception as problem:  # noqa: BLE001  of a shape that Celery cannot even turn down
-            log.error("Received a message of an unknown task that is malformed too: %r", problem)
-            message.reject_log_error(log, self.connection_errors)
+        self._turn_down(message, lambda: base.on_unknown_task(body, message, exc))
         name = message.headers.get("task") if isinstance(message.headers, dict) else None
         self._dead(message, f"no task of this name is registered here: {name!r:.200}", NotRegistered(name))
+
+    def _turn_down(self, message: Any, celery_does: Callable[[], None]) -> None:
+        """Celery's own way; where the message is of a shape that it cannot even turn down, the message is rejected."""
+        try:
+            celery_does()
+        except self.connection_errors:
+            raise
+        except Exception as problem:  # noqa: BLE001  it is made of what stands in the message
+            log.error("Received a message that cannot even be turned down in Celery's way: %r", problem)
+            if not message.acknowledged:
+                message.reject_log_error(log, self.connection_errors)
 
     def _dead(self, message: Any, cause: str, told: BaseException | None = None) -> None:
         """Tell of a message that has been turned down. Never raises: the worker goes on."""

@@ -98,20 +98,13 @@ def check(message: Any, body: Any) -> None:
         InvalidTaskError: it cannot.
         DecodeError, ContentDisallowed: the body cannot be read, or may not be.
     """
-    if body is not None:  # protocol 1, decoded by the consumer
+    if body is not None:  # protocol 1: decoded by the consumer, and what would be headers stands in it
+        if isinstance(body, dict):
+            _check_fields({"id": None, **body})
         return
     headers = message.headers
-    id_ = headers.get("id", headers)
-    if id_ is not None and not isinstance(id_, str | int):
-        raise InvalidTaskError(f"header id: {'missing' if id_ is headers else repr(id_)}, expected text")
-    limits = headers.get("timelimit")
-    if limits is not None and not (
-        isinstance(limits, list | tuple)
-        and len(limits) in (0, 2)
-        and all(it is None or (isinstance(it, int | float) and it >= 0) for it in limits)
-    ):
-        raise InvalidTaskError(f"header timelimit: {limits!r}, expected [hard, soft], seconds or null")
-    payload = message.payload
+    id_ = _check_fields(headers)
+    payload = _payload(message)
     if isinstance(payload, dict):
         return
     if not isinstance(payload, list | tuple) or len(payload) != 3:
@@ -123,6 +116,34 @@ def check(message: Any, body: Any) -> None:
         _check_header(headers.get("celeriac"))
     if is_attempt(id_) and not (isinstance(args, list | tuple) and isinstance(kwargs, dict)):
         raise InvalidTaskError("body: expected [args, kwargs, embed] with a list as args and a mapping as kwargs")
+
+
+def _check_fields(headers: dict[str, Any]) -> str | int | None:
+    """What a message says of itself, beside its body; returns its id."""
+    id_ = headers.get("id", headers)
+    if id_ is not None and not isinstance(id_, str | int):
+        raise InvalidTaskError(f"header id: {'missing' if id_ is headers else repr(id_)}, expected text")
+    limits = headers.get("timelimit")
+    if limits is not None and not (
+        isinstance(limits, list | tuple)
+        and len(limits) in (0, 2)
+        and all(it is None or (isinstance(it, int | float) and it >= 0) for it in limits)
+    ):
+        raise InvalidTaskError(f"header timelimit: {limits!r}, expected [hard, soft], seconds or null")
+    stamped = headers.get("stamped_headers")
+    if stamped is not None and not (isinstance(stamped, list | tuple) and all(isinstance(it, str) for it in stamped)):
+        raise InvalidTaskError(f"header stamped_headers: {stamped!r:.200}, expected a list of names or null")
+    if not isinstance(headers.get("stamps") or {}, dict):
+        raise InvalidTaskError(f"header stamps: {headers['stamps']!r:.200}, expected a mapping or null")
+    return id_
+
+
+def _payload(message: Any) -> Any:
+    """The decoded body. A content type or encoding that is no text leads astray before anything is decoded."""
+    try:
+        return message.payload
+    except (TypeError, AttributeError, LookupError) as problem:
+        raise InvalidTaskError(f"body: {type(problem).__name__}: {problem}") from problem
 
 
 def _check_header(header: Any) -> None:
