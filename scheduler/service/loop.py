@@ -18,7 +18,7 @@ from collections import Counter
 from ..errors import StoreRefused, StoreTooNew, StoreUnreachable
 from ..settings import Settings, redacted
 from ..store.commits import Commit, Overtaken, send_commits
-from ..store.connection import BLOCK_SECONDS, FULL, UNREACHABLE, connect, refusal
+from ..store.connection import BLOCK_SECONDS, REFUSED, UNREACHABLE, connect
 from ..store.health import look
 from ..store.inboxes import Entry, Inboxes
 from ..store.owners import Owners
@@ -33,7 +33,7 @@ from .retention import Retention
 from .rewinds import Rewinds
 from .shards import Shards
 from .transport import Transport
-from .trouble import Trouble
+from .trouble import AWAY, Trouble, named
 
 log = logging.getLogger("celeriac.scheduler")
 
@@ -130,13 +130,10 @@ class Scheduler:
 
     def _note(self, error: Exception) -> None:
         """Why everything is loaded again: once for as long as it lasts."""
-        where = redacted(self._url)
-        if isinstance(error, UNREACHABLE):
-            self._trouble.is_("away", f"{where} does not answer ({type(error).__name__})")
-        elif why := refusal(error):
-            self.counts["waits"] += 1
-            what = "is full (maxmemory)" if why == FULL else "cannot write to its disk"
-            self._trouble.is_(why, f"{where} {what}; nothing is lost, and it is tried again: {error}")
+        what = named(error)
+        if what:
+            self.counts["waits"] += what != AWAY
+            self._trouble.is_(what, redacted(self._url), error)
         else:
             self.counts["crashes"] += 1
             reading = getattr(getattr(self, "_intake", None), "reading", "")
@@ -205,8 +202,9 @@ class Scheduler:
     def _leave(self) -> None:
         try:
             self._shards.leave()
-        except UNREACHABLE:
-            log.warning("%s does not answer; our shards become free when their lease ends", redacted(self._url))
+        except (*UNREACHABLE, *REFUSED) as error:
+            where = redacted(self._url)
+            log.warning("%s did not take our shards back; they become free when their lease ends: %s", where, error)
         self._dispatch.close()
 
     # -- one turn -----------------------------------------------------------------------------------

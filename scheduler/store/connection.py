@@ -18,8 +18,8 @@ from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelConnectionPool
 from redis.asyncio.sentinel import SentinelManagedConnection as AsyncMasterConnection
 from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedConnection
@@ -59,6 +59,28 @@ def refusal(error: BaseException) -> str:
     if "command not allowed when used memory" in text:
         return FULL
     return DISK if "MISCONF" in text else ""
+
+
+LOGIN, RIGHTS = "login", "rights"
+"""Why Redis does nothing for us although it answers: user or password is not right; the user may not do this."""
+
+
+def denial(error: BaseException) -> str:
+    """LOGIN or RIGHTS when it takes a person to change something before Redis does as asked; "" for every other error.
+
+    >>> denial(AuthenticationError("invalid username-password pair")), denial(RedisError("ERR"))
+    ('login', '')
+    """
+    if isinstance(error, AuthenticationError | AuthorizationError):
+        return LOGIN
+    if not isinstance(error, RedisError):
+        return ""
+    text = str(error)
+    if text.startswith(("NOAUTH", "WRONGPASS")):
+        return LOGIN
+    # Inside a script Redis 6.2 has no class for it
+    denied = isinstance(error, NoPermissionError) or "NOPERM" in text or "user executing the script can't" in text
+    return RIGHTS if denied else ""
 
 
 def connect(url: str, *, timeout_seconds: float = SOCKET_TIMEOUT_SECONDS) -> Redis:

@@ -11,17 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import (
-    AuthenticationError,
-    BusyLoadingError,
-    NoPermissionError,
-    RedisError,
-    ResponseError,
-)
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ..errors import StoreFull
+from .connection import denial
 from .keys import Keys
 
 OLDEST = (6, 2)
@@ -137,10 +132,8 @@ def live_schedulers(client: Redis, keys: Keys) -> dict[str, int]:
 
 def connection_problem(error: Exception) -> str:
     """What a connection said, in one line, for an error of the Redis client that means "no answer"; else ""."""
-    refused = isinstance(error, AuthenticationError | BusyLoadingError | NoPermissionError) or (
-        isinstance(error, ResponseError) and str(error).startswith(("NOAUTH", "WRONGPASS", "NOPERM", "MASTERDOWN"))
-    )
-    if refused or isinstance(error, RedisConnectionError | RedisTimeoutError):
+    stands_by = isinstance(error, ResponseError) and str(error).startswith("MASTERDOWN")
+    if stands_by or denial(error) or isinstance(error, RedisConnectionError | RedisTimeoutError):
         return " ".join(str(error).split()) or type(error).__name__
     return ""
 
