@@ -19,7 +19,6 @@ from ..errors import StoreRefused, StoreTooNew, StoreUnreachable
 from ..settings import Settings, redacted
 from ..store.commits import Commit, Overtaken, send_commits
 from ..store.connection import BLOCK_SECONDS, REFUSED, UNREACHABLE, connect
-from ..store.health import look
 from ..store.inboxes import Entry, Inboxes
 from ..store.owners import Owners
 from ..store.runs import Runs
@@ -31,20 +30,17 @@ from .intake import Intake
 from .pacing import Pacing
 from .retention import Retention
 from .rewinds import Rewinds
+from .safety import Safety
 from .shards import Shards
 from .transport import Transport
-from .trouble import AWAY, Trouble, named
+from .trouble import Trouble
 
 log = logging.getLogger("celeriac.scheduler")
 
 CONTRACTS_SECONDS = 0.5
 """How often to look for new contracts while nodes wait for one."""
-CHECK_STORE_SECONDS = 60.0
-"""How often Redis is asked whether it still keeps what it acknowledged: one that comes back may be configured anew."""
 TURN_SECONDS = 0.05
 """How long a turn takes up what has arrived, before it commits and publishes; the rest is for the next turn."""
-RETRY_SECONDS = (0.1, 5.0)
-"""First and longest wait before Redis is tried again."""
 
 
 class Interrupted(BaseException):
@@ -77,10 +73,9 @@ class Scheduler:
         self._look_at = self._contracts_at = 0.0
         self._contracts_version = -1
         self._pacing = Pacing()
-        self._trouble = Trouble()
+        self._trouble = Trouble(settings, self.counts)
+        self._safety = Safety(settings)
         self._stumbled: Counter[str] = Counter()
-        self._check_at = 0.0
-        self._problems: set[str] = set()
         self._clock = (0, 0.0)
         self._turns = 0
         self._to_adopt: dict[int, None] = {}
@@ -104,15 +99,12 @@ class Scheduler:
 
     def _work(self) -> None:
         """Turn after turn, whatever happens to Redis, until `stop`."""
-        first, longest = RETRY_SECONDS
-        wait = first
         while not self._stopping:
             try:
                 self._forget_all()
                 while not self._stopping:
                     self._turn()
-                    if self._trouble.is_over():
-                        wait = first
+                    self._trouble.went_well()
             except Interrupted:
                 break
             except (StoreRefused, StoreTooNew):
@@ -124,22 +116,18 @@ class Scheduler:
             except Exception as error:  # noqa: BLE001  whatever it is, the answer is the same
                 self._note(error)
             if not self._stopping:
-                time.sleep(wait)
-                wait = min(2 * wait, longest)
+                time.sleep(self._trouble.pause_seconds())
         self._leave()
 
     def _note(self, error: Exception) -> None:
         """Why everything is loaded again: once for as long as it lasts."""
-        what = named(error)
-        if what:
-            self.counts["waits"] += what != AWAY
-            self._trouble.is_(what, redacted(self._url), error)
-        else:
-            self.counts["crashes"] += 1
-            reading = getattr(getattr(self, "_intake", None), "reading", "")
-            if reading:
-                self._stumbled[reading] += 1
-            log.error("the loop stumbled; everything is loaded again", exc_info=error)
+        if self._trouble.note(error):
+            return
+        self.counts["crashes"] += 1
+        reading = getattr(getattr(self, "_intake", None), "reading", "")
+        if reading:
+            self._stumbled[reading] += 1
+        log.error("the loop stumbled; everything is loaded again", exc_info=error)
 
     def stop(self) -> None:
         """Ask the loop to end; it does so after its current turn."""
@@ -162,24 +150,6 @@ class Scheduler:
         self._runs: Runs | None = None
         self._shards = Shards(self._owners, 0)
 
-    def _check_store(self) -> None:
-        """Is this a Redis that keeps what it acknowledged? Asked when all is loaded anew, and once a minute.
-
-        Raises:
-            StoreRefused: it is not, and the settings are strict.
-        """
-        health = look(self._client)
-        unsafe, found = health.unsafe(), health.problems()
-        if unsafe and self.settings.strict:
-            raise StoreRefused(redacted(self._url), unsafe)
-        for problem, remedy in found:
-            if problem not in self._problems:
-                refused = (problem, remedy) in unsafe
-                word, hint = ("UNSAFE STORE", " Strict schedulers refuse it.") if refused else ("store", "")
-                log.warning("%s: %s. %s%s", word, problem, remedy, hint)
-        self._problems = {problem for problem, _ in found}
-        self._check_at = time.monotonic() + CHECK_STORE_SECONDS
-
     def _forget_all(self) -> None:
         """Memory is a cache: give the shards back, if Redis answers, and take them anew."""
         for held in list(self._held.values()):
@@ -188,7 +158,7 @@ class Scheduler:
         self._to_adopt.clear()
         self._client.connection_pool.disconnect()
         self._inboxes.client.connection_pool.disconnect()
-        self._check_store()
+        self._safety.check(self._client)
         self._runs = self._rewinds.connect(self._client, self.settings, self._runs)
         self._rewinds.look(self._runs.shards, ())  # before another can take what is ours
         self._owners.release(self._shards.owned, leaving=False)
@@ -215,8 +185,7 @@ class Scheduler:
             self._learn_contracts()
         if now_here >= self._look_at:
             self._look()
-        if now_here >= self._check_at:
-            self._check_store()
+        self._safety.check_when_due(self._client, now_here)
         self._adopt_some()
         self._gather()
         entries, now = self._read()

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 
+from ..settings import Settings, redacted
 from ..store.connection import DISK, FULL, LOGIN, RIGHTS, UNREACHABLE, denial, refusal
 
 log = logging.getLogger("celeriac.scheduler")
 
+RETRY_SECONDS = (0.1, 5.0)
+"""First and longest wait before Redis is tried again."""
 CALM_SECONDS = 1.0
 """How long it must have gone well before trouble counts as over: at the edge of a full Redis some writes pass."""
 
@@ -30,26 +34,44 @@ def named(error: BaseException) -> str:
 
 
 class Trouble:
-    """One trouble at a time. `now` is its short name, "" when all is well."""
+    """One trouble at a time. `now` is its short name, "" when all is well.
 
-    def __init__(self) -> None:
+    Args:
+        settings: redis_url must be set.
+        counts: of the scheduler; how often it had to wait for a Redis that answers.
+    """
+
+    def __init__(self, settings: Settings, counts: Counter[str]) -> None:
         self.now = ""
+        self._where = redacted(settings.redis_url or "")
+        self._counts = counts
         self._last = 0.0
+        self._pause = RETRY_SECONDS[0]
 
-    def is_(self, what: str, where: str, error: BaseException) -> None:
-        """There is trouble of that name with the Redis at `where`; said when it is another than before."""
+    def note(self, error: BaseException) -> bool:
+        """Whether it is trouble with Redis, which is said when it is another than before."""
+        what = named(error)
+        if not what:
+            return False
         self._last = time.monotonic()
+        self._counts["waits"] += what != AWAY
         if what != self.now:
             self.now = what
             level = logging.ERROR if what in (LOGIN, RIGHTS) else logging.WARNING
             said = " ".join(str(error).split())[:300]
-            log.log(level, "%s %s (%s: %s)", where, _WORDS[what], type(error).__name__, said)
+            log.log(level, "%s %s (%s: %s)", self._where, _WORDS[what], type(error).__name__, said)
+        return True
 
-    def is_over(self) -> bool:
-        """It went well; whether that ends a trouble, or there was none."""
+    def pause_seconds(self) -> float:
+        """How long to wait before the next try; each time longer."""
+        pause, self._pause = self._pause, min(2 * self._pause, RETRY_SECONDS[1])
+        return pause
+
+    def went_well(self) -> None:
+        """A turn did; that ends a trouble when the last is some time ago."""
         if self.now:
             if time.monotonic() - self._last < CALM_SECONDS:
-                return False
+                return
             log.warning("the store works again")
             self.now = ""
-        return True
+        self._pause = RETRY_SECONDS[0]
