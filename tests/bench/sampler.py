@@ -44,7 +44,7 @@ ROOMS: dict[str, str] = {
     "service/announcer.py": "publish",
     "service/inputs.py": "publish",
     "service/batch.py": "commit",
-    "service/loop.py:_commit": "commit",
+    "service/owned.py:commit": "commit",
     "store/commits.py": "commit",
     "service/shards.py": "own",
     "store/owners.py": "own",
@@ -104,7 +104,7 @@ def _short(path: str) -> str:
 def room_of(stack: Iterable[str]) -> tuple[str, str]:
     """(room, the scheduler's function that works there) of one sample.
 
-    >>> room_of(["~redis/client.py:execute", "store/commits.py:send_commits", "service/loop.py:_commit"])
+    >>> room_of(["~redis/client.py:execute", "store/commits.py:send_commits", "service/owned.py:commit"])
     ('commit', 'store/commits.py:send_commits')
     """
     for name in stack:

@@ -24,7 +24,7 @@ from typing import Any
 from redis import Redis
 
 from scheduler.archive import places
-from scheduler.service import dispatch, intake, loop, retention
+from scheduler.service import dispatch, intake, owned, retention
 from scheduler.service.loop import Scheduler
 from scheduler.service.transport import Outgoing, RedisTransport
 from scheduler.store import commits, ended, scripts
@@ -124,7 +124,7 @@ def main(given: dict[str, Any]) -> None:
         retention=given.get("retention"),
     )
     death = Death(given["dies"], given["nth"])
-    loop.send_commits = death.send_commits  # type: ignore[attr-defined, assignment]
+    owned.send_commits = death.send_commits  # type: ignore[attr-defined, assignment]
     death.lie_in_wait()
     for room in (dispatch, intake):
         room.CHECK_MS = 50  # type: ignore[attr-defined]

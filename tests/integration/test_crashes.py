@@ -18,7 +18,7 @@ from redis import Redis
 
 from scheduler.core import decide
 from scheduler.graph import Graph, Retry
-from scheduler.service import loop
+from scheduler.service import owned
 from scheduler.service.loop import Scheduler
 from scheduler.service.transport import Outgoing
 from scheduler.store import commits, owners
@@ -100,7 +100,7 @@ def fate(monkeypatch: pytest.MonkeyPatch) -> Fate:
         it.instant()
         return FENCE(client, keys, arguments)
 
-    monkeypatch.setattr(loop, "send_commits", send_commits)
+    monkeypatch.setattr(owned, "send_commits", send_commits)
     monkeypatch.setattr(owners, "FENCE", fence)
     monkeypatch.setattr(commits, "_ARGUMENTS_PER_CALL", 1)
     return it

@@ -71,7 +71,7 @@ def test_a_scheduler_that_is_denied_everything_leaves_quietly(stage: Stage, capl
     scheduler = Scheduler(Settings.load(redis_url=as_user(stage).url, shards=stage.shards, shard_lease_seconds=1.0))
     thread = threading.Thread(target=scheduler.run, daemon=True)
     thread.start()
-    eventually(lambda: scheduler._shards.owned)
+    eventually(lambda: scheduler._owned.shards.owned)
     user(stage, "-eval", "-evalsha")
     stage.end(scheduler, thread)
     eventually(lambda: "become free when their lease ends" in caplog.text)

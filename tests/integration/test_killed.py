@@ -185,7 +185,7 @@ def test_a_clean_exit_hands_over_at_once(stage: Stage) -> None:
             eventually(lambda: stage.client.zcard(stage.keys.schedulers) == 2)
             stage.client.xadd(stage.keys.shard(0).inbox, {"look": "test"})  # the first gives half of its shards away
             eventually(lambda: first.name in owned(stage.client).values() and len(owned(stage.client)) == 2)
-            second._look_at = 0.0
+            second._owned.look_again()
             eventually(lambda: set(owned(stage.client).values()) == {first.name, second.name})
             runs = [stage.submit(layers(2, 2), shard=shard) for shard in range(4)]
             assert stage.ended(*runs) == ["succeeded"] * 4

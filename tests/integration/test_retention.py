@@ -572,7 +572,8 @@ def test_another_owner_goes_on_where_one_was_lost(
     monkeypatch.setattr(Folder, "write", slow)
     with stage.scheduler(AtOnce(worker), retention=at_once_to(folder)) as first:
         assert begun.wait(20)
-        monkeypatch.setattr(first, "_look", lambda: setattr(first, "_look_at", time.monotonic() + 1))  # renews no more
+        mine = first._owned  # renews no more
+        monkeypatch.setattr(mine, "look", lambda: setattr(mine, "look_at", time.monotonic() + 1))
         stage.owners_vanish()
         with stage.scheduler(AtOnce(worker), retention=at_once_to(folder)) as second:
             eventually(lambda: set(owned(stage.client).values()) == {second.name}, "the takeover")

@@ -299,9 +299,9 @@ def test_a_loss_that_only_the_next_owner_meets_is_noticed_too(stage: Stage) -> N
     copy = Copy(stage)
     with stage.scheduler(memory, shard_lease_seconds=1.0) as second:
         eventually(lambda: len(memory.sent) == 1)
-        known = second._owners.known
+        known = second._owned.owners.known
         eventually(lambda: known.get(SHARD))
-        second._shards.owned.clear()  # it stands by, as far as it knows
+        second._owned.shards.owned.clear()  # it stands by, as far as it knows
         copy.set_back()
         stage.owners_vanish()
         eventually(lambda: second.counts["rewound"])

@@ -55,7 +55,7 @@ def test_a_sample_belongs_to_the_innermost_room() -> None:
     stack = [
         "~redis/connection.py:pack",
         "store/commits.py:send_commits",
-        "service/loop.py:_commit",
+        "service/owned.py:commit",
         "service/loop.py:run",
     ]
     assert room_of(stack) == ("commit", "store/commits.py:send_commits")
