@@ -1,4 +1,4 @@
-"""What arrives becomes events: entries of inboxes, leases and timers that have run out.
+"""What arrives becomes events: entries of inboxes.
 
 Each event is decided and applied at once, and noted in the shard's batch. A record that cannot be read
 is refused, counted and consumed: an inbox never blocks.
@@ -13,34 +13,24 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..core.decide import decide
-from ..core.events import (
-    CancelRequested,
-    DeadlinePassed,
-    Event,
-    GraceOver,
-    LeaseExpired,
-    Opened,
-    Reported,
-    RetryDue,
-    RetryRequested,
-)
+from ..core.events import CancelRequested, Reported, RetryRequested
 from ..core.evolve import evolve
-from ..core.run import Run
-from ..core.states import ENDED_RUNS, IN_FLIGHT, MoveKind, NodeState
-from ..errors import StoreUnsafe, WireError
-from ..store.commits import Commit
+from ..core.states import ENDED_RUNS
+from ..errors import WireError
 from ..store.dead import Dead
-from ..store.inboxes import DUE_COUNT, Entry, Inboxes, Shard
+from ..store.inboxes import Entry
 from ..store.runs import Runs
 from ..wire import INLINE_LIMIT_BYTES, AttemptId, DeadMessage, Report, RunId, is_run_id
+from .apply import apply
 from .batch import Batch
 from .dispatch import Dispatch
-from .held import CHECK_MS, Held
-from .rewinds import renumber, unclaimed
+from .held import Held
+from .loading import Loading
+from .rewinds import renumber
 
 log = logging.getLogger("celeriac.scheduler")
 
@@ -51,19 +41,14 @@ MOST_OUTPUT_BYTES = 2 * INLINE_LIMIT_BYTES
 """An output in an entry; workers put aside as a blob what is larger than INLINE_LIMIT_BYTES."""
 MOST_REASON = 2_000
 MOST_NAME = 200
-OPENED_AT_ONCE = 5000
-"""Nodes of one run that are asked for their rule before others have their turn."""
-
-_IN_FLIGHT = frozenset(map(int, IN_FLIGHT))
-_CANCEL = int(MoveKind.CANCEL)
-_READY = int(NodeState.READY)
 
 
 class Intake:
     """Events in, decisions into batches.
 
     Args:
-        runs, inboxes: the store.
+        runs: the store.
+        loading: brings runs into memory.
         dispatch: knows which attempts fly, and what the broker still holds.
         counts: of the scheduler; events by kind.
         archive: hears of ended runs that somebody wants archived now.
@@ -73,14 +58,14 @@ class Intake:
     def __init__(
         self,
         runs: Runs,
-        inboxes: Inboxes,
+        loading: Loading,
         dispatch: Dispatch,
         counts: Counter[str],
         archive: Callable[[RunId], None] = lambda _: None,
         stumbled: Counter[str] | None = None,
     ) -> None:
         self._runs = runs
-        self._inboxes = inboxes
+        self._loading = loading
         self._dispatch = dispatch
         self._counts = counts
         self._archive = archive
@@ -89,104 +74,6 @@ class Intake:
         self.reading = ""
         """The entry that is being taken at this moment, for whoever catches what it brings about."""
         self._stumbled = Counter() if stumbled is None else stumbled
-
-    # -- runs ---------------------------------------------------------------------------------------
-
-    def load(self, held: Held, batch: Batch, runs: Iterable[RunId], flying: Mapping[str, str] | None = None) -> None:
-        """Bring runs into memory and open them: what was decided and not recorded is decided again.
-
-        Args:
-            flying: attempts in flight with their states, for runs that may have some.
-        """
-        for run in self._runs.load_many([it for it in runs if it not in held.runs], self._unreadable):
-            self._begin(held, batch, run, flying or {})
-
-    def _begin(self, held: Held, batch: Batch, run: Run, flying: Mapping[str, str]) -> None:
-        """A run that was just loaded: opened at once, or its first part if it is wide."""
-        if run.run_state in ENDED_RUNS:
-            batch.ended.append(run)
-            return
-        held.runs[run.id] = run
-        behind = renumber(held, batch, run)
-        batch.ready += ((run, node) for node, state in enumerate(run.state) if state == _READY)
-        self._open_part(held, batch, run, 0)
-        for id_, lost in unclaimed(held, run, flying, batch.now) if behind else ():
-            self._apply(held, batch, run, lost, id_)
-
-    def _open_part(self, held: Held, batch: Batch, run: Run, first: int) -> None:
-        end = first + OPENED_AT_ONCE
-        self._apply(held, batch, run, Opened(first, end))
-        if end < run.n and run.run_state not in ENDED_RUNS:
-            held.to_open.append((run.id, end))
-
-    def go_on(self, held: Held, batch: Batch, until: float) -> None:
-        """What earlier turns had no time for: load submitted runs, open wide ones; each in turn, one step at least.
-
-        Args:
-            until: of this process's clock, seconds.
-        """
-        self._load_some(held, batch, until)
-        for _ in range(len(held.to_open)):
-            run_id, first = held.to_open.popleft()
-            if (run := held.runs.get(run_id)) is not None:
-                self._open_part(held, batch, run, first)
-                if time.monotonic() >= until:
-                    return
-
-    def _load_some(self, held: Held, batch: Batch, until: float) -> None:
-        """Submitted runs into memory, until the time is over."""
-        while held.to_load or held.loading:
-            if held.loading is None:
-                wanted = [it for it in held.to_load if it not in held.runs]
-                held.to_load.clear()
-                held.loading = self._runs.load_in_steps(wanted, self._unreadable)
-            for run in held.loading:
-                if run is not None:
-                    self._begin(held, batch, run, {})
-                if time.monotonic() >= until:
-                    return
-            held.loading = None
-
-    def _unreadable(self, _run: RunId, damage: StoreUnsafe) -> None:
-        """A damaged run stays where it is and is left alone: the others go on."""
-        self._counts["unreadable runs"] += 1
-        log.error("%s", damage)
-
-    def broken_off(self, held: Held, found: Shard, now: int) -> Commit:
-        """What a crash between two calls of a commit left behind, to be removed before anything else is committed:
-        attempts, leases and timers that no record knows yet, or knows no more.
-        """
-        commit = Commit(held.keys, held.epoch, held.count)
-        known = {id_ for id_ in found.attempts if held.is_current(id_)}
-        commit.over([id_ for id_ in dict.fromkeys((*found.attempts, *found.leases)) if id_ not in known])
-        done = []
-        for timer in found.timers:
-            run_id, _, name = timer.partition(" ")
-            run, event = held.runs.get(run_id), _timer_event(name)
-            if run is None or (event is not None and decide(run, event, now).stale):
-                done.append(timer)
-        commit.timers({}, done)
-        return commit
-
-    def _apply(self, held: Held, batch: Batch, run: Run, event: Event, attempt: str = "") -> bool:
-        """Decide an event, apply and note it. False when it was stale."""
-        decision = decide(run, event, batch.now)
-        if decision.stale:
-            return False
-        stopped = [move.node for move in decision.moves if move.kind == _CANCEL and run.state[move.node] in _IN_FLIGHT]
-        if isinstance(event, CancelRequested):
-            stopped += event.running
-        evolve(run, decision, batch.now)
-        batch.take(run, decision, attempt)
-        for node in stopped:
-            id_ = run.attempt_id(held.keys.shard, node)
-            batch.over.append(id_)
-            self._dispatch.landed(held, id_)
-        if attempt:
-            self._dispatch.landed(held, attempt)
-        return True
-
-    # -- inboxes ------------------------------------------------------------------------------------
 
     def take_entries(self, held: Held, batch: Batch, entries: list[Entry], until: float = math.inf) -> bool:
         """The records of new inbox entries, in order; those that there is no time for are read again.
@@ -222,7 +109,7 @@ class Intake:
             if time.monotonic() >= until:
                 break
         self.reading = ""
-        self._load_some(held, batch, until)
+        self._loading.load_some(held, batch, until)
         return held.read_after == entries[-1].id
 
     def _take_other(self, held: Held, batch: Batch, kind: bytes, record: bytes) -> None:
@@ -232,10 +119,10 @@ class Intake:
             WireError: it cannot be used.
         """
         if kind == b"cancel":
-            self._load_some(held, batch, math.inf)
+            self._loading.load_some(held, batch, math.inf)
             self._take_cancel(held, batch, record)
         elif kind == b"retry":
-            self._load_some(held, batch, math.inf)
+            self._loading.load_some(held, batch, math.inf)
             self._take_retry(held, batch, record)
         elif kind == b"archive":
             self._take_archive(held, record)
@@ -307,7 +194,7 @@ class Intake:
         run_id, reason = _request("cancel", record)
         run = held.runs.get(run_id)
         if run is not None:
-            self._apply(held, batch, run, CancelRequested(reason, frozenset(self._runs.claimed(run))))
+            apply(self._dispatch, held, batch, run, CancelRequested(reason, frozenset(self._runs.claimed(run))))
 
     def _take_retry(self, held: Held, batch: Batch, record: bytes) -> None:
         """An ended run is loaded and goes on. Nothing happens when it has not ended or nothing in it failed.
@@ -318,12 +205,12 @@ class Intake:
         run_id, reason = _request("retry", record)
         if run_id in held.runs or not is_run_id(run_id) or self._runs.shard(RunId(run_id)) != held.keys.shard:
             return
-        for run in self._runs.load_many([RunId(run_id)], self._unreadable):
+        for run in self._runs.load_many([RunId(run_id)], self._loading.unreadable):
             held.runs[run_id] = run
             renumber(held, batch, run)
             if run.run_state not in ENDED_RUNS:  # a crash kept the end of this retry from the record
                 batch.reopened.append(run)
-            elif not self._apply(held, batch, run, RetryRequested(reason)):
+            elif not apply(self._dispatch, held, batch, run, RetryRequested(reason)):
                 del held.runs[run_id]
                 return
             held.to_open.append((run_id, 0))
@@ -333,54 +220,6 @@ class Intake:
         run_id, _ = _request("archive", record)
         if is_run_id(run_id) and self._runs.shard(RunId(run_id)) == held.keys.shard:
             self._archive(RunId(run_id))
-
-    # -- what has run out ---------------------------------------------------------------------------
-
-    def take_due(self, held: Held, batch: Batch) -> None:
-        """Leases and timers that have run out."""
-        due = self._inboxes.due(held.keys)
-        nexts = [it for it in (due.next_timer_ms, due.next_lease_ms) if it is not None]
-        if held.flying:
-            nexts.append(due.now_ms + CHECK_MS)
-        if max(len(due.attempts), len(due.timers)) >= DUE_COUNT:
-            nexts.append(due.now_ms)
-        held.due_at_ms = min(nexts, default=None)
-        seen: dict[str, frozenset[str] | None] = {}
-        for id_, state in due.attempts.items():
-            self._lease_ended(held, batch, id_, state, due.now_ms, seen)
-        for timer in due.timers:
-            run_id, _, name = timer.partition(" ")
-            batch.timers_done.append(timer)
-            run, event = held.runs.get(run_id), _timer_event(name)
-            if run is not None and event is not None:
-                self._apply(held, batch, run, event)
-
-    def _lease_ended(
-        self, held: Held, batch: Batch, id_: str, state: str, now: int, seen: dict[str, frozenset[str] | None]
-    ) -> None:
-        attempt = AttemptId.parse(id_)
-        run = held.runs.get(attempt.run) if attempt else None
-        parts = state.split("|", 7)
-        if attempt is not None and run is not None and len(parts) >= 4:
-            claimed = parts[0] == "c"
-            if not claimed and self._dispatch.still_queued(id_, parts[1], seen):
-                batch.deadlines[id_] = now + self._dispatch.claim_by_ms(parts[1], run, attempt.node)
-                return
-            event = LeaseExpired(
-                attempt.node,
-                attempt.epoch,
-                attempt.attempt,
-                int(parts[4]) if claimed else None,
-                parts[7] if claimed else "",
-                claimed and int(parts[5]) <= now,
-                random.random(),
-            )
-            if self._apply(held, batch, run, event, id_):
-                self._counts["leases ended"] += 1
-                batch.still[id_] = state
-                return
-        batch.over.append(id_)
-        self._dispatch.landed(held, id_)
 
 
 def _request(kind: str, record: bytes) -> tuple[str, str]:
@@ -455,13 +294,3 @@ def _check_output(report: Report, output: bytes | None, wanted: bool) -> None:
             raise WireError("output", f"is not JSON: {broken}", output[:200]) from broken
         if report.output == "blob" and not (isinstance(value, dict) and isinstance(value.get("blob"), str)):
             raise WireError("output", "does not name a blob", output[:200])
-
-
-def _timer_event(name: str) -> Event | None:
-    """The event that a timer of a run stands for; None for one that only a later version knows."""
-    kind, *numbers = name.split(":")
-    if kind == "retry" and len(numbers) == 2 and all(it.isdecimal() for it in numbers):
-        return RetryDue(int(numbers[0]), int(numbers[1]))
-    if kind == "grace":
-        return GraceOver()
-    return DeadlinePassed() if kind == "deadline" else None

@@ -26,6 +26,8 @@ from .clock import Clock
 from .dispatch import Dispatch
 from .held import Held
 from .intake import Intake
+from .loading import Loading
+from .overdue import Overdue
 from .owned import Owned
 from .pacing import Pacing
 from .retention import Retention
@@ -147,7 +149,9 @@ class Scheduler:
         self._inboxes.client.connection_pool.disconnect()
         self._safety.check(self._client)
         runs = self._owned.begin()
-        self._intake = Intake(runs, self._inboxes, self._dispatch, self.counts, self._retention.want, self._stumbled)
+        self._loading = Loading(runs, self._dispatch, self.counts)
+        self._overdue = Overdue(self._inboxes, self._dispatch, self.counts)
+        self._intake = Intake(runs, self._loading, self._dispatch, self.counts, self._retention.want, self._stumbled)
         self._contracts_at = 0.0
         self._contracts_version = -1
 
@@ -170,7 +174,7 @@ class Scheduler:
             if self.settings.heartbeat_file is not None:
                 self.settings.heartbeat_file.touch()
         self._safety.check_when_due(self._client, now_here)
-        self._owned.load_some(self._inboxes, self._intake, self._settle, TURN_SECONDS)
+        self._owned.load_some(self._inboxes, self._loading, self._settle, TURN_SECONDS)
         self._gather()
         entries, now = self._read()
         batches: dict[int, Batch] = {}
@@ -178,13 +182,13 @@ class Scheduler:
         for held in self._in_turn():
             arrived = entries.get(held.keys.inbox)
             if held.unfinished:
-                self._intake.go_on(held, _batch_of(batches, held, now), until)
+                self._loading.go_on(held, _batch_of(batches, held, now), until)
             heard = not arrived or (
                 self._intake.take_entries(held, _batch_of(batches, held, now), arrived, until)
                 and len(arrived) < self._inboxes.asked
             )  # a lease that has ended may have its report among the entries that are still to be read
             if heard and held.due_at_ms is not None and held.due_at_ms <= now:
-                self._intake.take_due(held, _batch_of(batches, held, now))
+                self._overdue.take(held, _batch_of(batches, held, now))
         if self._intake.look_wanted:
             self._intake.look_wanted = False
             self._owned.look_again()

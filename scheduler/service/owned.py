@@ -22,7 +22,7 @@ from .batch import Batch
 from .clock import Clock
 from .dispatch import Dispatch
 from .held import Held
-from .intake import Intake
+from .loading import Loading
 from .retention import Retention
 from .rewinds import Rewinds
 from .shards import Shards
@@ -144,19 +144,19 @@ class Owned:
 
     # -- one of them --------------------------------------------------------------------------------
 
-    def load_some(self, inboxes: Inboxes, intake: Intake, settle: Settle, seconds: float) -> None:
+    def load_some(self, inboxes: Inboxes, loading: Loading, settle: Settle, seconds: float) -> None:
         """Load shards that are ours and not in memory yet, for so long; one in any case."""
         until = time.monotonic() + seconds
         while self.to_load:
             shard = next(iter(self.to_load))
             del self.to_load[shard]
             if shard in self.shards.owned and shard not in self.held:
-                self._load(shard, self.shards.owned[shard], inboxes, intake, settle)
+                self._load(shard, self.shards.owned[shard], inboxes, loading, settle)
                 self._retention.own(self.held)
                 if time.monotonic() >= until:
                     return
 
-    def _load(self, shard: int, token: str, inboxes: Inboxes, intake: Intake, settle: Settle) -> None:
+    def _load(self, shard: int, token: str, inboxes: Inboxes, loading: Loading, settle: Settle) -> None:
         """Load a shard: live runs, attempts in flight, and what may not have been published."""
         keys = self.runs.keys.shard(shard)
         found = inboxes.adopt(keys)
@@ -169,8 +169,8 @@ class Owned:
         batch = Batch(keys, token, now)
         if found.gone:
             self._retention.leftovers(shard)
-        intake.load(held, batch, [RunId(run) for run in found.live], found.attempts)
-        broken_off = intake.broken_off(held, found, now)
+        loading.load(held, batch, [RunId(run) for run in found.live], found.attempts)
+        broken_off = loading.broken_off(held, found, now)
         if broken_off:
             if send_commits(self._client, [broken_off]):
                 self._refused(shard, rewound=broken_off.rewound)

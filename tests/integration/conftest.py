@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from scheduler.service import dispatch, intake
+from scheduler.service import dispatch, overdue
 from scheduler.service.transport import MemoryTransport
 from scheduler.store.connection import connect
 from tests.integration.echo import AtOnce, Echo
@@ -31,7 +31,7 @@ def invariants(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases are looked at more often than in production; nothing else is changed."""
-    for room in (dispatch, intake):
+    for room in (dispatch, overdue):
         monkeypatch.setattr(room, "CHECK_MS", 50)
 
 

@@ -24,7 +24,7 @@ from typing import Any
 from redis import Redis
 
 from scheduler.archive import places
-from scheduler.service import dispatch, intake, owned, retention
+from scheduler.service import dispatch, overdue, owned, retention
 from scheduler.service.loop import Scheduler
 from scheduler.service.transport import Outgoing, RedisTransport
 from scheduler.store import commits, ended, scripts
@@ -126,7 +126,7 @@ def main(given: dict[str, Any]) -> None:
     death = Death(given["dies"], given["nth"])
     owned.send_commits = death.send_commits  # type: ignore[attr-defined, assignment]
     death.lie_in_wait()
-    for room in (dispatch, intake):
+    for room in (dispatch, overdue):
         room.CHECK_MS = 50  # type: ignore[attr-defined]
     scheduler = Scheduler(settings, Mortal(settings, death))
     signal.signal(signal.SIGTERM, scheduler.interrupt)

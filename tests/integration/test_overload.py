@@ -12,8 +12,8 @@ from scheduler.cli.work import demand_of
 from scheduler.client.views import Workers
 from scheduler.core.states import NodeState, RunState
 from scheduler.graph import Graph
-from scheduler.service import intake, loop
-from scheduler.service.intake import OPENED_AT_ONCE
+from scheduler.service import loading, loop
+from scheduler.service.loading import OPENED_AT_ONCE
 from scheduler.service.transport import MemoryTransport
 from scheduler.store.inboxes import READ_BYTES, Inboxes
 from scheduler.wire import RunId
@@ -56,7 +56,7 @@ def test_a_wide_run_is_opened_part_by_part_with_turns_for_others(
     stage: Stage, worker: Echo, at_once: AtOnce, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One commit never carries all of it; a run submitted later ends before the wide one is open."""
-    monkeypatch.setattr(intake, "OPENED_AT_ONCE", 100)
+    monkeypatch.setattr(loading, "OPENED_AT_ONCE", 100)
     worker.act = lambda task: Ending(kind="none")
     with stage.scheduler(at_once, standard_low={"window": 10}):
         wide = stage.submit(flood(8_000), shard=1)
@@ -180,13 +180,13 @@ def test_a_scheduler_loads_its_shards_one_by_one_and_keeps_them_meanwhile(
 ) -> None:
     """Loading that takes longer than the lease in all loses no shard: there are turns, and renewals, in between."""
     stage.publish("echo")
-    slow = intake.Intake.load
+    slow = loading.Loading.load
 
     def load(*args: Any) -> None:
         time.sleep(0.4)  # a shard full of wide runs
         slow(*args)
 
-    monkeypatch.setattr(intake.Intake, "load", load)
+    monkeypatch.setattr(loading.Loading, "load", load)
     worker = Echo(stage.attempts, value_of_nothing)
     with stage.scheduler(AtOnce(worker), shard_lease_seconds=1.0) as scheduler:
         runs = [stage.submit(diamond(), shard=shard) for shard in range(stage.shards)]

@@ -1,0 +1,37 @@
+"""One event, decided and applied to its run in memory, and noted in its shard's batch.
+
+Reports take the same way in intake.py, for they are most of what arrives and bring an output along.
+"""
+
+from __future__ import annotations
+
+from ..core.decide import decide
+from ..core.events import CancelRequested, Event
+from ..core.evolve import evolve
+from ..core.run import Run
+from ..core.states import IN_FLIGHT, MoveKind
+from .batch import Batch
+from .dispatch import Dispatch
+from .held import Held
+
+_IN_FLIGHT = frozenset(map(int, IN_FLIGHT))
+_CANCEL = int(MoveKind.CANCEL)
+
+
+def apply(dispatch: Dispatch, held: Held, batch: Batch, run: Run, event: Event, attempt: str = "") -> bool:
+    """Decide an event, apply and note it. False when it was stale."""
+    decision = decide(run, event, batch.now)
+    if decision.stale:
+        return False
+    stopped = [move.node for move in decision.moves if move.kind == _CANCEL and run.state[move.node] in _IN_FLIGHT]
+    if isinstance(event, CancelRequested):
+        stopped += event.running
+    evolve(run, decision, batch.now)
+    batch.take(run, decision, attempt)
+    for node in stopped:
+        id_ = run.attempt_id(held.keys.shard, node)
+        batch.over.append(id_)
+        dispatch.landed(held, id_)
+    if attempt:
+        dispatch.landed(held, attempt)
+    return True

@@ -1,0 +1,123 @@
+"""Runs are brought into memory and opened, a step at a time, so that nobody waits for a wide one.
+
+Opening asks every pending node for its rule: what was decided and not recorded is decided again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from ..core.decide import decide
+from ..core.events import Opened
+from ..core.run import Run
+from ..core.states import ENDED_RUNS, NodeState
+from ..errors import StoreUnsafe
+from ..store.commits import Commit
+from ..store.inboxes import Shard
+from ..store.runs import Runs
+from ..wire import RunId
+from .apply import apply
+from .batch import Batch
+from .dispatch import Dispatch
+from .held import Held
+from .overdue import timer_event
+from .rewinds import renumber, unclaimed
+
+log = logging.getLogger("celeriac.scheduler")
+
+OPENED_AT_ONCE = 5000
+"""Nodes of one run that are asked for their rule before others have their turn."""
+_READY = int(NodeState.READY)
+
+
+class Loading:
+    """Runs from the store into a shard's memory.
+
+    Args:
+        dispatch: knows which attempts fly.
+        counts: of the scheduler; runs that cannot be read.
+    """
+
+    def __init__(self, runs: Runs, dispatch: Dispatch, counts: Counter[str]) -> None:
+        self._runs = runs
+        self._dispatch = dispatch
+        self._counts = counts
+
+    def load(self, held: Held, batch: Batch, runs: Iterable[RunId], flying: Mapping[str, str] | None = None) -> None:
+        """Bring runs into memory and open them: what was decided and not recorded is decided again.
+
+        Args:
+            flying: attempts in flight with their states, for runs that may have some.
+        """
+        for run in self._runs.load_many([it for it in runs if it not in held.runs], self.unreadable):
+            self._begin(held, batch, run, flying or {})
+
+    def _begin(self, held: Held, batch: Batch, run: Run, flying: Mapping[str, str]) -> None:
+        """A run that was just loaded: opened at once, or its first part if it is wide."""
+        if run.run_state in ENDED_RUNS:
+            batch.ended.append(run)
+            return
+        held.runs[run.id] = run
+        behind = renumber(held, batch, run)
+        batch.ready += ((run, node) for node, state in enumerate(run.state) if state == _READY)
+        self._open_part(held, batch, run, 0)
+        for id_, lost in unclaimed(held, run, flying, batch.now) if behind else ():
+            apply(self._dispatch, held, batch, run, lost, id_)
+
+    def _open_part(self, held: Held, batch: Batch, run: Run, first: int) -> None:
+        end = first + OPENED_AT_ONCE
+        apply(self._dispatch, held, batch, run, Opened(first, end))
+        if end < run.n and run.run_state not in ENDED_RUNS:
+            held.to_open.append((run.id, end))
+
+    def go_on(self, held: Held, batch: Batch, until: float) -> None:
+        """What earlier turns had no time for: load submitted runs, open wide ones; each in turn, one step at least.
+
+        Args:
+            until: of this process's clock, seconds.
+        """
+        self.load_some(held, batch, until)
+        for _ in range(len(held.to_open)):
+            run_id, first = held.to_open.popleft()
+            if (run := held.runs.get(run_id)) is not None:
+                self._open_part(held, batch, run, first)
+                if time.monotonic() >= until:
+                    return
+
+    def load_some(self, held: Held, batch: Batch, until: float) -> None:
+        """Submitted runs into memory, until the time is over."""
+        while held.to_load or held.loading:
+            if held.loading is None:
+                wanted = [it for it in held.to_load if it not in held.runs]
+                held.to_load.clear()
+                held.loading = self._runs.load_in_steps(wanted, self.unreadable)
+            for run in held.loading:
+                if run is not None:
+                    self._begin(held, batch, run, {})
+                if time.monotonic() >= until:
+                    return
+            held.loading = None
+
+    def unreadable(self, _run: RunId, damage: StoreUnsafe) -> None:
+        """A damaged run stays where it is and is left alone: the others go on."""
+        self._counts["unreadable runs"] += 1
+        log.error("%s", damage)
+
+    def broken_off(self, held: Held, found: Shard, now: int) -> Commit:
+        """What a crash between two calls of a commit left behind, to be removed before anything else is committed:
+        attempts, leases and timers that no record knows yet, or knows no more.
+        """
+        commit = Commit(held.keys, held.epoch, held.count)
+        known = {id_ for id_ in found.attempts if held.is_current(id_)}
+        commit.over([id_ for id_ in dict.fromkeys((*found.attempts, *found.leases)) if id_ not in known])
+        done = []
+        for timer in found.timers:
+            run_id, _, name = timer.partition(" ")
+            run, event = held.runs.get(run_id), timer_event(name)
+            if run is None or (event is not None and decide(run, event, now).stale):
+                done.append(timer)
+        commit.timers({}, done)
+        return commit
