@@ -8,7 +8,6 @@ shard was gained. It gives way to the loop after every line that it writes, and 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -24,6 +23,8 @@ from ..store.runs import Runs, connect_runs
 from ..store.scripts import Part
 from ..wire import RunId
 from .budget import Budget
+from .pauses import Pauses
+from .standing import Standing, note
 
 log = logging.getLogger("celeriac.scheduler")
 
@@ -76,8 +77,7 @@ class Archivist:
         self._unswept: set[int] = set()
         self._stirred: set[int] = set()
         self._tidy_at = time.monotonic() + TIDY_FIRST_SECONDS
-        self._failing: float | None = None
-        self._told = False
+        self._standing = Standing(counts, Pauses(*AGAIN_SECONDS))
         self._worked = 0.0
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -132,9 +132,10 @@ class Archivist:
             try:
                 wait = self._look()
                 if self.working:
-                    self._well()
+                    self._standing.works(self._ended)
             except ArchiveError as broken:
-                wait = self._failed(broken)
+                wait = self._standing.broken(self._ended, broken)
+                self._look_at.clear()
             except (*UNREACHABLE, *REFUSED) as lost:
                 log.debug("%s does not answer the archivist: %r", redacted(self._url), lost)
                 self._forget()
@@ -148,7 +149,7 @@ class Archivist:
             if not self._wake.wait(min(wait, LONGEST_SECONDS)) or self._stop.is_set():
                 continue
             self._wake.clear()
-            shortest = self._failing or PAUSE_SECONDS
+            shortest = self._standing.pauses.now or PAUSE_SECONDS
             while not self._stop.is_set() and (left := begun + shortest - time.monotonic()) > 0:
                 self._wake.wait(left)
                 self._wake.clear()
@@ -166,7 +167,7 @@ class Archivist:
             runs: Runs = connect_runs(connect(self._url), self._settings.namespace, self._settings.shards)
             self._ended = EndedRuns(runs)
             if self._archive is not None or self._active:
-                self._tell(archive="none" if self._archive is None else self._archive.place.shown)
+                note(self._ended, archive="none" if self._archive is None else self._archive.place.shown)
         return self._ended
 
     def _look(self) -> float:
@@ -284,32 +285,3 @@ class Archivist:
         time.sleep(worked if worked > _REST_AFTER else 0)
         if worked > _REST_AFTER:
             self._worked = time.thread_time()
-
-    # -- what went wrong ----------------------------------------------------------------------------
-
-    def _failed(self, broken: ArchiveError) -> float:
-        """The archive does not take it: said once, tried again with growing waits; nothing is removed meanwhile."""
-        self._counts["archive failures"] += 1
-        first, longest = AGAIN_SECONDS
-        if self._failing is None:
-            log.warning("%s; ended runs stay in Redis until it does", broken)
-            self._told = False
-            self._tell(archive_problem=broken.reason[:500])
-        self._failing = min(2 * self._failing, longest) if self._failing else first
-        self._look_at.clear()
-        return self._failing
-
-    def _well(self) -> None:
-        """The archive works."""
-        if self._failing is not None:
-            log.info("the archive works again")
-        if not self._told:
-            self._tell(archive_problem=None)
-            self._told = True
-        self._failing = None
-
-    def _tell(self, **facts: str | None) -> None:
-        """For people; a Redis that is full takes no notes, and that must not keep runs from being removed."""
-        if self._ended is not None:
-            with contextlib.suppress(*UNREACHABLE, *REFUSED):
-                self._ended.tell(**facts)

@@ -27,6 +27,7 @@ from .announcer import Announcer
 from .batch import Batch
 from .held import CHECK_MS, Held
 from .inputs import resolve
+from .pauses import Pauses
 from .publisher import Letter, Template, Templates, scheduler_app
 from .transport import Transport, open_transport
 
@@ -83,7 +84,8 @@ class Dispatch:
         self._transport = transport or open_transport(settings, app)
         self._announcer = Announcer(self._transport)
         self._counts = counts
-        self._pause = self._send_at = 0.0
+        self._pauses = Pauses(*BROKER_PAUSE_SECONDS)
+        self._send_at = 0.0
         self._passed_by: dict[str, int] = {}
 
     def close(self) -> None:
@@ -262,15 +264,13 @@ class Dispatch:
                 self._transport.send(letters)
         except Exception as broken:  # noqa: BLE001  any broker, any client library
             self._counts["unpublished"] += 1
-            if not self._pause:
+            if not self._pauses.now:
                 log.warning("the broker took no messages (%s: %s); sending them again", type(broken).__name__, broken)
-            first, longest = BROKER_PAUSE_SECONDS
-            self._pause = min(max(2 * self._pause, first), longest)
-            self._send_at = time.monotonic() + self._pause
+            self._send_at = time.monotonic() + self._pauses.next()
             return
-        if self._pause:
+        if self._pauses.now:
             log.warning("the broker takes messages again")
-            self._pause = 0.0
+            self._pauses.over()
         self._announcer.tell(letters)
         self._let_go()
         self._counts["published"] += len(letters)

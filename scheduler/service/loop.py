@@ -118,7 +118,7 @@ class Scheduler:
             except Exception as error:  # noqa: BLE001  whatever it is, the answer is the same
                 self._note(error)
             if not self._stopping:
-                time.sleep(self._trouble.pause_seconds())
+                time.sleep(self._trouble.pauses.next())
         self._leave()
 
     def _note(self, error: Exception) -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 
 from ..settings import Settings, redacted
 from ..store.connection import DISK, FULL, LOGIN, RIGHTS, UNREACHABLE, denial, refusal
+from .pauses import Pauses
 
 log = logging.getLogger("celeriac.scheduler")
 
@@ -39,6 +40,9 @@ class Trouble:
     Args:
         settings: redis_url must be set.
         counts: of the scheduler; how often it had to wait for a Redis that answers.
+
+    Attributes:
+        pauses: before everything is tried again.
     """
 
     def __init__(self, settings: Settings, counts: Counter[str]) -> None:
@@ -46,7 +50,7 @@ class Trouble:
         self._where = redacted(settings.redis_url or "")
         self._counts = counts
         self._last = 0.0
-        self._pause = RETRY_SECONDS[0]
+        self.pauses = Pauses(*RETRY_SECONDS)
 
     def note(self, error: BaseException) -> bool:
         """Whether it is trouble with Redis, which is said when it is another than before."""
@@ -62,11 +66,6 @@ class Trouble:
             log.log(level, "%s %s (%s: %s)", self._where, _WORDS[what], type(error).__name__, said)
         return True
 
-    def pause_seconds(self) -> float:
-        """How long to wait before the next try; each time longer."""
-        pause, self._pause = self._pause, min(2 * self._pause, RETRY_SECONDS[1])
-        return pause
-
     def went_well(self) -> None:
         """A turn did; that ends a trouble when the last is some time ago."""
         if self.now:
@@ -74,4 +73,4 @@ class Trouble:
                 return
             log.warning("the store works again")
             self.now = ""
-        self._pause = RETRY_SECONDS[0]
+        self.pauses.over()
