@@ -108,6 +108,12 @@ class DeadLetter:
         """Its id in the shard's stream."""
         return self.id.partition("-")[2]
 
+    @property
+    def at(self) -> tuple[int, int]:
+        """When it was put aside, to be compared: ms, and its number within that ms in its shard."""
+        ms, _, number = self.entry.partition("-")
+        return int(ms), int(number)
+
 
 class DeadCount(NamedTuple):
     """Letters of an installation: how many there are, of which kinds were written ever, how many were pushed out."""
@@ -139,7 +145,9 @@ class DeadLetters:
         return DeadCount(here, dict(every), max(0, sum(every.values()) - taken - here))
 
     def newest(self, kind: str | None = None, limit: int = 100) -> list[DeadLetter]:
-        """Letters of all shards, the newest first. O(shards + letters looked at)."""
+        """Letters of all shards, the newest first; of those of one millisecond, the later of a shard first, then the
+        higher shard. O(shards + letters looked at).
+        """
         found: list[DeadLetter] = []
         for keys in self._shards():
             mine = 0
@@ -149,7 +157,7 @@ class DeadLetters:
                     mine += 1
                     if mine >= limit:
                         break
-        return sorted(found, key=lambda it: it.at_ms, reverse=True)[:limit]
+        return sorted(found, key=lambda it: (*it.at, it.shard), reverse=True)[:limit]
 
     def every(self, kind: str | None = None) -> Iterator[DeadLetter]:
         """All letters that are there now, shard by shard, the newest first; what comes meanwhile is left out."""
