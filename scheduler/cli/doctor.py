@@ -97,7 +97,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     from ..store.health import look
 
     runs = runs_of(settings, timeout_seconds=5.0)
-    yield from _redis(look(runs.client), settings)
+    yield from _redis(look(runs.client, fsync=True), settings)
     yield from _broker(settings)
     yield from _shards(runs)
     yield from _workers(settings, runs)

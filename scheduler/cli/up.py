@@ -90,7 +90,7 @@ def _refuse_unsafe(settings: Settings) -> None:
     from ..store.health import look
 
     with connect(settings.redis_url or "", timeout_seconds=5.0) as client:
-        found = look(client).unsafe()
+        found = look(client, fsync=True).unsafe()
     if found:
         raise StoreRefused(redacted(settings.redis_url or ""), found)
 

@@ -147,7 +147,7 @@ class Scheduler:
         self._owned.forget()
         self._client.connection_pool.disconnect()
         self._inboxes.client.connection_pool.disconnect()
-        self._safety.check(self._client)
+        self._safety.check(self._client, anew=True)
         runs = self._owned.begin()
         self._loading = Loading(runs, self._dispatch, self.counts)
         self._overdue = Overdue(self._inboxes, self._dispatch, self.counts)

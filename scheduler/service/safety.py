@@ -29,13 +29,16 @@ class Safety:
         self._problems: set[str] = set()
         self._check_at = 0.0
 
-    def check(self, client: Any) -> None:
+    def check(self, client: Any, *, anew: bool = False) -> None:
         """Ask now. Three or four commands.
+
+        Args:
+            anew: it may be another server than the last time.
 
         Raises:
             StoreRefused: it does not keep what it acknowledges, and the settings are strict.
         """
-        health = look(client)
+        health = look(client, fsync=anew and self._strict)
         unsafe, found = health.unsafe(), health.problems()
         if unsafe and self._strict:
             raise StoreRefused(self._where, unsafe)

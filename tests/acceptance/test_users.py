@@ -198,7 +198,6 @@ FORBIDDEN: dict[str, tuple[str, Callable[[Any], object]]] = {
             "RANDOMKEY",
         )
     },
-    "worker reads the server's facts": ("worker", lambda it: it.info()),
     "flower reads the server's facts": ("flower", lambda it: it.info()),
 }
 

@@ -257,12 +257,13 @@ def make_unsafe(hurt: Hurt) -> None:
 def test_a_strict_scheduler_refuses_an_unsafe_redis(hurt: Hurt) -> None:
     """It owns nothing and says everything that is wrong; on a safe one it works."""
     make_unsafe(hurt)
+    hurt.client.config_set("appendfsync", "no")
     settings = Settings.load(redis_url=hurt.url, strict=True)
     with pytest.raises(StoreRefused) as refused:
         Scheduler(settings).run()
-    for word in ("appendonly is off", "allkeys-lru", "strict"):
+    for word in ("appendonly is off", "appendfsync", "allkeys-lru", "strict"):
         assert word in str(refused.value)
-    assert len(refused.value.problems) == 2
+    assert len(refused.value.problems) == 3
     assert list(hurt.client.scan_iter()) == []
 
 
