@@ -2,7 +2,7 @@
 
 Celery has four ways to turn a message down, and a few shapes on which it dies instead. Each ends here: the message
 leaves the queue, an attempt that it carried counts as lost, and the message itself goes to the dead letters (at most
-DEAD_A_SECOND of them; a flood is only counted).
+DEAD_A_SECOND of them; of a flood the rest is counted: the next letter says it, and so does what the worker announces).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from .context import is_attempt
 from .endings import ending, lost
 from .installation import Installation, installation_of
 from .report import tell, tell_dead
+from .survival import refused
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +50,16 @@ class Allowance:
         if now - self._since >= 1:
             self._since, self._told, self._bytes = now, 0, 0
         if self._told >= DEAD_A_SECOND or self._bytes + size > DEAD_BYTES_A_SECOND:
-            self.passed_over += 1
+            self.pass_over()
             return None
         self._told += 1
         self._bytes += size
         passed, self.passed_over = self.passed_over, 0
         return passed
+
+    def pass_over(self, before: int = 0) -> None:
+        """Nobody is told of this one after all, nor of those before it that it would have told of."""
+        self.passed_over += 1 + before
 
 
 _allowance = Allowance()
@@ -179,8 +184,11 @@ def not_a_message(installation: Installation, queue: str, entry: bytes, problem:
 
 def _tell(installation: Installation, dead: DeadMessage) -> None:
     passed_over = _allowance.take(len(dead.body))
-    if passed_over is not None:
-        tell_dead(installation, dead._replace(passed_over=passed_over))
+    if passed_over is not None and not tell_dead(installation, dead._replace(passed_over=passed_over)):
+        _allowance.pass_over(passed_over)
+        passed_over = None
+    if passed_over is None:
+        refused["passed over"] = refused.get("passed over", 0) + 1
 
 
 def _short(text: Any) -> str | None:

@@ -184,7 +184,7 @@ class Courier:
         self.installation = installation
         self._pid = 0
         self._waiting: deque[Report] = deque(maxlen=QUEUED)
-        self._dead: deque[DeadMessage] = deque(maxlen=QUEUED_DEAD)
+        self._dead: deque[DeadMessage] = deque()
         self._told: OrderedDict[str, None] = OrderedDict()
         self._wake = threading.Condition()
         self._sending = False
@@ -198,11 +198,14 @@ class Courier:
             self._waiting.append(Report(id_, ending.end, worker, None, "none", ending.error, ending.retry_after_ms))
             self._go()
 
-    def send_dead(self, dead: DeadMessage) -> None:
-        """Queue a rejected message; returns at once."""
+    def send_dead(self, dead: DeadMessage) -> bool:
+        """Queue a rejected message; returns at once. False: so many wait for Redis that this one is dropped."""
         with self._wake:
+            if len(self._dead) >= QUEUED_DEAD:
+                return False
             self._dead.append(dead)
             self._go()
+            return True
 
     def _go(self) -> None:
         if self._pid != os.getpid():
@@ -262,9 +265,9 @@ def tell(installation: Installation, id_: str, ending: Ending, worker: str = "")
     _courier(installation).send(id_, ending, worker)
 
 
-def tell_dead(installation: Installation, dead: DeadMessage) -> None:
-    """Report a message that was rejected, in a worker's main process. Never waits."""
-    _courier(installation).send_dead(dead)
+def tell_dead(installation: Installation, dead: DeadMessage) -> bool:
+    """Report a message that was rejected, in a worker's main process. Never waits; False when it is dropped instead."""
+    return _courier(installation).send_dead(dead)
 
 
 def _courier(installation: Installation) -> Courier:

@@ -1,6 +1,6 @@
 """Guards that keep a worker alive: against malformed messages, a task that ran out of memory, a broker that was killed.
 
-They act on any message, since a malformed one cannot be known as ours; a message that Celery can read
+They act on any message, since a malformed one cannot be known as ours; a message that Celery can run
 takes exactly Celery's way. What would have killed the worker (and the next one, for the message goes back)
 becomes InvalidTaskError, which Celery rejects. Measured: research/reliability.md, table 1.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from celery.exceptions import InvalidTaskError, Terminated, TimeLimitExceeded, WorkerLostError
@@ -29,8 +30,8 @@ log = logging.getLogger(__name__)
 NOT_ALLOWED = "ExecutorNotAllowed"
 ABANDONED = "the worker stopped before the task had ended"
 refused: dict[str, int] = {}
-"""Claims refused in this worker since its start, by verdict, and messages of tasks that its class does not take; the
-heartbeat announces them."""
+"""Claims refused in this worker since its start, by verdict, messages of tasks that its class does not take, and
+rejected messages that became no dead letter ("passed over"); the heartbeat announces them."""
 _counting = threading.Lock()
 """In a pool of threads, several may be refused at one time."""
 
@@ -106,12 +107,14 @@ def check(message: Any, body: Any) -> None:
     id_ = _check_fields(headers)
     payload = _payload(message)
     if isinstance(payload, dict):
+        _check_call(payload.get("args", ()), payload.get("kwargs", {}))
         return
     if not isinstance(payload, list | tuple) or len(payload) != 3:
         raise InvalidTaskError("body: expected [args, kwargs, embed]")
     args, kwargs, embed = payload
     if embed is not None and not isinstance(embed, dict):
         raise InvalidTaskError("body: expected [args, kwargs, embed] with a mapping as embed")
+    _check_call(args, kwargs)
     if is_attempt(id_):
         _check_header(headers.get("celeriac"))
     if is_attempt(id_) and not (isinstance(args, list | tuple) and isinstance(kwargs, dict)):
@@ -144,6 +147,12 @@ def _payload(message: Any) -> Any:
         return message.payload
     except (TypeError, AttributeError, LookupError) as problem:
         raise InvalidTaskError(f"body: {type(problem).__name__}: {problem}") from problem
+
+
+def _check_call(args: Any, kwargs: Any) -> None:
+    """No task can be called with anything else. Celery finds that out where the task runs, and tells nobody."""
+    if not (isinstance(args, Iterable) and isinstance(kwargs, Mapping)):
+        raise InvalidTaskError("body: expected args that are a list, and kwargs that are a mapping")
 
 
 def _check_header(header: Any) -> None:

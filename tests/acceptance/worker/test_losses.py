@@ -159,6 +159,16 @@ def test_an_unknown_task_without_a_usable_id_is_dropped(
     assert worker.alive()
 
 
+@pytest.mark.parametrize("body", [[None, {}, {}], [5, {}, {}], [[1], [2], {}], [[1], None, {}]])
+def test_a_stranger_s_message_that_calls_nothing_is_kept_too(either: Post, body: Any) -> None:
+    """Celery would find out where the task runs: its caller gets no answer, and nobody else hears of it."""
+    id_ = f"stranger-{body}"
+    either.send_raw(body, id_)
+    [dead] = until(lambda: [it for it in either.dead() if it["id"] == id_], "the dead letter")
+    assert json.loads(base64.b64decode(dead["body"])) == body
+    either.settled()
+
+
 @pytest.mark.parametrize(
     "entry",
     [b"garbage", b"\xff\xfe", b"[]", b"5", b"{}", b'{"properties": {}}', b'{"properties": {"delivery_tag": "x"}}', b""],
@@ -175,7 +185,7 @@ def test_an_entry_that_is_no_message_is_put_aside(either: Post, request: pytest.
 
 
 def test_a_flood_of_garbage_is_counted_and_not_kept(start: Start, store: str) -> None:
-    """At most 50 rejected messages a second are told of; the next one that is says how many were not."""
+    """At most 50 rejected messages a second are told of; the worker says how many were not, and so does the next."""
     worker = start("flooded", "-P", "threads", "-c", "1")
     post = Post(store, worker.queue)
     began = time.monotonic()
@@ -184,6 +194,12 @@ def test_a_flood_of_garbage_is_counted_and_not_kept(start: Start, store: str) ->
     mine = [it for it in post.dead() if it["queue"] == post.queue]
     seconds = int(time.monotonic() - began) + 2
     assert 0 < len(mine) <= 50 * seconds
+
+    def passed_over() -> int:
+        described = json.loads(post.client.hget("cel:workers", worker.hostname) or b"{}")
+        return int(described.get("refused", {}).get("passed over", 0))
+
+    until(lambda: len([it for it in post.dead() if it["queue"] == post.queue]) + passed_over() == 2_000, "all", 30)
     until(lambda: time.monotonic() > began + seconds, "another second")
     post.client.lpush(post.queue, b"one more")
     last = until(lambda: [it for it in post.dead() if base64.b64decode(it["body"]) == b"one more"], "the last")[0]

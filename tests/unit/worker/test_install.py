@@ -14,12 +14,12 @@ from celery.exceptions import InvalidTaskError
 
 from scheduler.errors import SettingsError
 from scheduler.store.attempts import Attempts
-from scheduler.wire import Report, new_run_id
+from scheduler.wire import DeadMessage, Report, new_run_id
 from scheduler.worker import install
 from scheduler.worker.endings import lost
 from scheduler.worker.installation import installation_of, installed_on
 from scheduler.worker.options import heartbeat_seconds, worker_argv, worker_environment
-from scheduler.worker.report import Courier, tell
+from scheduler.worker.report import QUEUED_DEAD, Courier, tell
 from scheduler.worker.survival import check
 
 ATTEMPT = f"7.{new_run_id(0)}.0.1.1"
@@ -201,7 +201,8 @@ def message(payload: Any = ([], {}, {}), **headers: Any) -> Any:
         message(timelimit=[]),
         message(payload=[[1], {}, None]),
         message(payload={"args": [], "kwargs": {}}),
-        message(payload=[None, 5, {}]),  # Celery's way with these is its own, for tasks that are not ours
+        message(payload=["ab", {}, {}]),  # Celery calls a task with any iterable
+        message(payload={"task": "t"}),
     ],
 )
 def test_what_celery_survives_is_left_to_celery(good: Any) -> None:
@@ -229,7 +230,13 @@ def test_what_celery_survives_is_left_to_celery(good: Any) -> None:
         message(payload="abc"),
         message(payload=[1, 2]),
         message(payload=[[], {}, [1]]),
+        message(payload=[None, {}, {}]),
+        message(payload=[5, {}, {}]),
+        message(payload=[[], [], {}]),
+        message(payload={"args": None, "kwargs": {}}),
+        message(payload={"args": [], "kwargs": None}),
         message(payload=[None, {}, {}], id=ATTEMPT),
+        message(payload=["ab", {}, {}], id=ATTEMPT),
         message(payload=[[], [], {}], id=ATTEMPT),
     ],
 )
@@ -245,6 +252,10 @@ class Store(Attempts):
     def __init__(self, failures: int) -> None:
         self.failures = failures
         self.told: list[Report] = []
+        self.dead: list[DeadMessage] = []
+
+    def report_dead(self, messages: Any) -> None:
+        self.dead += messages
 
     def report(self, reports: Any) -> None:
         if self.failures:
@@ -268,6 +279,20 @@ def test_the_courier_tells_each_attempt_once_and_through_outages(app: Celery, mo
 
     assert it.courier.flush(10)
     assert [(it.id, it.claimed_at_ms, it.worker) for it in store.told] == [("a", 5, "w@here"), ("c", None, "")]
+
+
+def test_the_courier_says_which_letters_it_drops(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """During an outage it keeps so many rejected messages; none beyond that goes without a word."""
+    install(app, redis_url="redis://nowhere")
+    it, store = installed_on(app), Store(failures=10**9)
+    monkeypatch.setattr(it, "open", lambda: store)
+    it.courier = Courier(it)
+    taken = [it.courier.send_dead(DeadMessage(str(number))) for number in range(3 * QUEUED_DEAD)]
+    kept = sum(taken)
+    assert QUEUED_DEAD <= kept <= QUEUED_DEAD + 10  # some are in its hands already
+    store.failures = 0
+    assert it.courier.flush(10)
+    assert [dead.cause for dead in store.dead] == [str(number) for number, told in enumerate(taken) if told]
 
 
 def test_a_worker_is_started_as_its_class_says() -> None:
