@@ -103,7 +103,7 @@ def queued(rig: Rig) -> int:
 
 
 def refused_claims(rig: Rig) -> Counter[str]:
-    """Claims that workers say they were refused, by verdict."""
+    """What workers say they refused: claims by verdict, and messages."""
     look: Any = rig.look()
     found: Counter[str] = Counter()
     for description in look.hvals("cel:workers"):
@@ -111,12 +111,8 @@ def refused_claims(rig: Rig) -> Counter[str]:
     return found
 
 
-def dead_letters(rig: Rig, kind: str) -> list[dict[str, str]] | None:
-    """Dead letters of a kind; None where this version keeps none."""
-    from scheduler.store.keys import ShardKeys
-
-    if not hasattr(ShardKeys("cel", 0), "dead"):
-        return None
+def dead_letters(rig: Rig, kind: str) -> list[dict[str, str]]:
+    """Dead letters of a kind."""
     look: Any = rig.look()
     found = []
     for key in keys(rig, "{cel:*}:dead"):
