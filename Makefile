@@ -5,7 +5,7 @@ STAMP := $(VENV)/installed
 BIN   := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench faults soak up test-matrix clean
+.PHONY: help demo test check bench faults mutants soak up test-matrix clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -40,6 +40,9 @@ bench: $(STAMP) ## the benchmarks; JSON=FILE writes the figures too
 
 faults: $(STAMP) ## the fault table; ROWS=1,4-6 SEEDS=1-5 JSON=FILE
 	$(BIN)/python -m tests.acceptance.faults $(if $(ROWS),--rows $(ROWS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
+
+mutants: $(STAMP) ## the product broken on purpose, piece by piece: the rows that must see it; ONLY=TEXT
+	$(BIN)/python -m tests.acceptance.faults.mutants $(if $(ONLY),--only "$(ONLY)")
 
 soak: $(STAMP) ## everything is killed for MINUTES=60, and memory must stay flat; JSON=FILE SEEDS=1
 	$(BIN)/python -m tests.acceptance.faults.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEEDS),--seed $(SEEDS)) $(if $(JSON),--json $(JSON))

@@ -1,6 +1,6 @@
 """The fault rows see what they are there to see: with one thing of the product broken, they turn red.
 
-Two of the mutants; `python -m tests.acceptance.faults.mutants` runs all of them.
+Two of the mutants; `make mutants` runs all of them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .mutants import MUTANTS, NO_CLAIM, NO_EPOCH, Mutant, copied, rows_of, run_mutant, seen
+from .mutants import MUTANTS, NO_CLAIM, NO_FENCE, Mutant, copied, rows_of, run_mutant, seen
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda it: it.what)
@@ -20,8 +20,8 @@ def test_each_mutant_can_still_be_made(mutant: Mutant, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mutant", [NO_CLAIM, NO_EPOCH], ids=lambda it: it.what)
+@pytest.mark.parametrize("mutant", [NO_CLAIM, NO_FENCE], ids=lambda it: it.what)
 def test_a_row_turns_red_on_its_mutant(mutant: Mutant, tmp_path: Path) -> None:
-    """Without the claim doubled messages run twice; without the epoch check a paused former owner corrupts a run."""
+    """Without the claim doubled messages run twice; without the fence a paused former owner corrupts a run."""
     [row] = rows_of(mutant)
     assert seen(run_mutant(mutant, row, tmp_path))
