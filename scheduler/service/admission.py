@@ -1,8 +1,8 @@
 """Who is sent next? Ready nodes wait here, per queue class, until their class has room.
 
-A class has room for its window of attempts in flight, shared out among schedulers by the shards
-that they own. Runs take turns, so a wide run does not hold up a narrow one, and a full class does
-not hold up another. A node whose executor or class nobody knows yet waits apart, with its reason.
+A class has room for its window of attempts in flight (windows.py), the declared one at most, which is shared out among
+schedulers by the shards that they own. Runs take turns, so a wide run does not hold up a narrow one, and a full
+class does not hold up another. A node whose executor or class nobody knows yet waits apart, with its reason.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from ..core.run import Profile, Run
 from ..core.states import NodeState
 from ..settings import QueueClass
+from .windows import Window
 
 _READY = int(NodeState.READY)
 TURN = 16
@@ -33,6 +34,7 @@ class Admission:
         self.default = default
         self.contracts: Mapping[str, Mapping[str, Any]] = {}
         self.flying: dict[str, int] = dict.fromkeys(classes, 0)
+        self.windows = {name: Window(it) for name, it in classes.items()}
         self._ready: dict[str, OrderedDict[str, tuple[Run, deque[int]]]] = {name: OrderedDict() for name in classes}
         self._waiting: dict[str, dict[str, tuple[Run, list[int]]]] = {}
         self.refused: list[tuple[Run, int, str]] = []
@@ -102,6 +104,10 @@ class Admission:
         if self._waiting:
             self._waiting = {why: waiting for why, waiting in self._waiting.items() if waiting}
 
+    def busy(self) -> list[str]:
+        """Classes that have ready nodes."""
+        return [name for name, queue in self._ready.items() if queue]
+
     def take(self, share: float, limit: int) -> list[tuple[str, Run, list[int]]]:
         """Nodes to send now: (class, run, nodes), at most `limit` in all.
 
@@ -111,10 +117,13 @@ class Admission:
         """
         taken = []
         for name, queue in self._ready.items():
+            window = self.windows[name]
             if not queue:
+                window.short = False
                 continue
-            window = max(1, int(self.classes[name].window * share))
-            room = min(window - self.flying[name], limit)
+            left = window.size(share) - self.flying[name]
+            room = min(left, limit)
+            left -= room
             while room > 0 and queue:
                 id_, (run, nodes) = queue.popitem(last=False)
                 turn = [nodes.popleft() for _ in range(min(TURN if queue else room, len(nodes), room))]
@@ -125,6 +134,7 @@ class Admission:
                 limit -= len(turn)
                 if turn:
                     taken.append((name, run, turn))
+            window.short = bool(queue) and room + left <= 0
         return taken
 
     def waits(self) -> dict[str, int]:

@@ -198,6 +198,7 @@ class Dispatch:
             batch_of: shard -> its batch of this turn.
             share: our part of every window, 0 to 1.
         """
+        self._look_at_queues(share)
         going: list[Outgoing] = []
         for name, run, nodes in self.admission.take(share, ADMITTED_PER_TURN):
             held = held_of(run.id)
@@ -218,6 +219,27 @@ class Dispatch:
             held.look_by(batch.now + CHECK_MS)
         self.more = len(going) >= ADMITTED_PER_TURN
         return going
+
+    def _look_at_queues(self, share: float) -> None:
+        """Fit the windows of classes that are short of room to what their queues hold."""
+        now = time.monotonic()
+        for name in self.admission.busy():
+            window, ended = self.admission.windows[name], self.landings[name]
+            window.turn(ended, now)
+            if window.wants_look(now) and not self.unsent:
+                try:
+                    waiting = self._transport.depth(self._classes[name].queue)
+                except Exception:  # noqa: BLE001  any broker, any client library; whoever sends tells of it
+                    waiting = None
+                window.look(self.admission.flying[name], waiting, ended, share, now)
+
+    def looks_in(self, share: float) -> float | None:
+        """Seconds until a queue should be looked at although nothing else happens; None for never."""
+        if self.unsent:
+            return None
+        now, windows = time.monotonic(), self.admission.windows
+        found = (windows[name].looks_in(share, now) for name in self.admission.busy())
+        return min((it for it in found if it is not None), default=None)
 
     def _told_timeout_ms(self, profile: Profile) -> int | None:
         """The hard limit that the node or its executor declares, which Celery is told too; None for neither.

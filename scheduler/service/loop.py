@@ -224,8 +224,11 @@ class Scheduler:
             wait_ms = min(wait_ms, max(1, min(due) - self._clock.now_ms()))
         if self._dispatch.more or self._owned.to_load or any(held.unfinished for held in self._owned.held.values()):
             wait_ms = 1
-        elif (sends_in := self._dispatch.sends_in()) is not None:
-            wait_ms = min(wait_ms, max(1, math.ceil(sends_in * 1000)))
+        else:
+            share = len(self._held) / self._connected.shards
+            for soon in (self._dispatch.sends_in(), self._dispatch.looks_in(share)):
+                if soon is not None:
+                    wait_ms = min(wait_ms, max(1, math.ceil(soon * 1000)))
         wait_ms = self._retention.block_ms(wait_ms)
         after = {held.keys.inbox: held.read_after for held in self._owned.held.values()}
         self._blocked = True

@@ -171,11 +171,14 @@ class AtOnce:
 
 
 class EchoWorker:
-    """A worker in a thread: takes messages from Redis queues until the block ends."""
+    """A worker in a thread: takes messages from Redis queues, `at_once` of them at most, until the block ends."""
 
-    def __init__(self, url: str, queues: Iterable[str], act: Act = echo, *, namespace: str = "cel") -> None:
+    def __init__(
+        self, url: str, queues: Iterable[str], act: Act = echo, *, namespace: str = "cel", at_once: int = 101
+    ) -> None:
         self.client = connect(url)
         self.queues = list(queues)
+        self.at_once = at_once
         self.echo = Echo(Attempts(connect(url), namespace), act)
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="echo worker", daemon=True)
@@ -196,7 +199,7 @@ class EchoWorker:
             while not self._stopping:
                 found: Any = self.client.brpop(self.queues, timeout=0.1)
                 if found:
-                    more: Any = self.client.rpop(found[0].decode(), 100) or []
+                    more: Any = self.client.rpop(found[0].decode(), self.at_once - 1) or []
                     self.echo.take(map(Task.from_redis, [found[1], *more]))
         except Exception as broken:
             self.broken.append(broken)

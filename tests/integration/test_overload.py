@@ -52,6 +52,61 @@ def test_small_runs_beside_a_flood_end_while_it_has_hardly_begun(stage: Stage) -
     idle(stage)
 
 
+def test_a_small_run_overtakes_a_flood_of_its_own_class(stage: Stage) -> None:
+    """Each of its three hops waits for a short queue, though 500 of the class may be in flight: such is the pace."""
+    stage.publish("echo")
+
+    def work(_: Task) -> Ending:
+        time.sleep(0.002)  # the work
+        return Ending(kind="none")
+
+    with EchoWorker(stage.url, [STANDARD], work, at_once=1) as worker, stage.scheduler():
+        eventually(lambda: len(owned(stage.client)) == stage.shards)
+        wide = stage.submit(flood(20_000), shard=0)
+        eventually(lambda: len(worker.done) > 200, "the flood's begin")
+        for shard in range(stage.shards):
+            before = len(worker.done)
+            small = stage.submit(layers(1, 3), shard=shard)
+            eventually(lambda: stage.runs.summary(small).state is RunState.SUCCEEDED, "the small run's end")  # noqa: B023
+            last = max(at for at, task in enumerate(list(worker.done)) if f".{small}." in task.id)
+            assert last - before < 200
+        stage.runs.cancel(wide, "enough")
+        assert stage.ended(wide) == ["cancelled"]
+    idle(stage)
+
+
+def test_many_slots_are_filled_though_nothing_ends(stage: Stage, memory: MemoryTransport) -> None:
+    """Workers that take hundreds of messages and are busy with them for long: the class's whole window goes out."""
+    memory.depth = lambda queue: 0  # type: ignore[method-assign]
+    stage.publish("echo")
+    with stage.scheduler(memory):
+        wide = stage.submit(flood(2_000), shard=0)
+        eventually(lambda: len(memory.sent) == 500)
+        stage.runs.cancel(wide, "enough")
+        assert stage.ended(wide) == ["cancelled"]
+    idle(stage)
+
+
+def test_what_nobody_takes_from_the_queue_is_not_added_to(stage: Stage, memory: MemoryTransport) -> None:
+    """Twice what one worker holds; the queue is looked at once a second then."""
+    stage.publish("echo")
+    looks: list[str] = []
+    depth = memory.depth
+
+    def look(queue: str) -> int | None:
+        looks.append(queue)
+        return depth(queue)
+
+    memory.depth = look  # type: ignore[method-assign]
+    with stage.scheduler(memory):
+        wide = stage.submit(flood(2_000), shard=0)
+        eventually(lambda: len(looks) > 8)
+        assert len(memory.sent) == 32
+        stage.runs.cancel(wide, "enough")
+        assert stage.ended(wide) == ["cancelled"]
+    idle(stage)
+
+
 def test_a_wide_run_is_opened_part_by_part_with_turns_for_others(
     stage: Stage, worker: Echo, at_once: AtOnce, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,7 +182,7 @@ def test_one_look_at_a_queue_serves_all_that_wait_in_it(stage: Stage, memory: Me
             asked.append(queue)
             raise ConnectionError("away")
 
-    with stage.scheduler(Away()) as scheduler:
+    with stage.scheduler(Away(), standard_low={"prefetch": 100}) as scheduler:
         run = stage.submit(layers(200), shard=0)
         eventually(lambda: len(stage.in_flight()) == 200)
         ids = list(stage.in_flight())
