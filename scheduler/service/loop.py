@@ -225,8 +225,7 @@ class Scheduler:
         if self._dispatch.more or self._owned.to_load or any(held.unfinished for held in self._owned.held.values()):
             wait_ms = 1
         else:
-            share = len(self._held) / self._connected.shards
-            for soon in (self._dispatch.sends_in(), self._dispatch.looks_in(share)):
+            for soon in (self._dispatch.sends_in(), self._dispatch.looks_in(self._owned.share)):
                 if soon is not None:
                     wait_ms = min(wait_ms, max(1, math.ceil(soon * 1000)))
         wait_ms = self._retention.block_ms(wait_ms)

@@ -25,7 +25,7 @@ from .held import Held
 from .loading import Loading
 from .retention import Retention
 from .rewinds import Rewinds
-from .shards import Shards
+from .shards import RENEWALS_PER_LEASE, Shards
 
 log = logging.getLogger("celeriac.scheduler")
 
@@ -60,7 +60,7 @@ class Owned:
     ) -> None:
         self.held: dict[int, Held] = {}
         self.to_load: dict[int, None] = {}
-        self.look_at = 0.0
+        self.look_at = self._renewed_at = 0.0
         self.owners = Owners(client, settings.namespace, name, round(settings.shard_lease_seconds * 1000))
         self.shards = Shards(self.owners, 0)
         self._settings = settings
@@ -111,6 +111,7 @@ class Owned:
         self._runs = self._rewinds.connect(self._client, self._settings, self.runs)
         self._rewinds.look(self._runs.shards, self.shards.owned)
         change = self.shards.look()
+        self._renewed_at = time.monotonic()
         self.look_at = time.monotonic() + self.shards.next_look_ms / 1000
         for shard in change.lost:
             self._drop(shard)
@@ -152,9 +153,17 @@ class Owned:
             del self.to_load[shard]
             if shard in self.shards.owned and shard not in self.held:
                 self._load(shard, self.shards.owned[shard], inboxes, loading, settle)
+                self._renew_in_time()
                 self._retention.own(self.held)
                 if time.monotonic() >= until:
                     return
+
+    def _renew_in_time(self) -> None:
+        """Over a slow network loading one shard takes longer than from one renewal to the next."""
+        if time.monotonic() - self._renewed_at > self._settings.shard_lease_seconds / RENEWALS_PER_LEASE:
+            for shard in self.shards.renew():
+                self._drop(shard)
+            self._renewed_at = time.monotonic()
 
     def _load(self, shard: int, token: str, inboxes: Inboxes, loading: Loading, settle: Settle) -> None:
         """Load a shard: live runs, attempts in flight, and what may not have been published."""

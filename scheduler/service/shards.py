@@ -70,6 +70,13 @@ class Shards:
         self.next_look_ms = _LATE_MS if change.raised else self._next_look(kept)
         return change
 
+    def renew(self) -> set[int]:
+        """Renew only, while shards are loaded; returns those that were lost."""
+        lost = set(self.owners.keep(self.owned).lost)
+        for shard in lost:
+            del self.owned[shard]
+        return lost
+
     def _next_look(self, kept: Kept) -> int:
         """Our own renewal, or the first instant at which somebody else's lease may have ended."""
         renewal = self.owners.lease_ms // RENEWALS_PER_LEASE

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import NoScriptError
 
 from ..wire import RunId
 from .dead import MOST_DEAD, MOST_LARGE_DEAD, SMALL_DEAD_BYTES, Dead
@@ -193,7 +192,7 @@ def send_commits(client: Redis, commits: Sequence[Commit]) -> list[int]:
         [(_, keys, arguments)] = calls
         answers: list[Any] = [COMMIT(client, keys, arguments)]
     else:
-        answers = _pipelined(client, calls)
+        answers = COMMIT.many(client, [(keys, arguments) for _, keys, arguments in calls])
     if b"overtaken" in answers:
         raise Overtaken
     refused = set()
@@ -202,19 +201,3 @@ def send_commits(client: Redis, commits: Sequence[Commit]) -> list[int]:
             refused.add(commit.keys.shard)
             commit.rewound = answer == b"rewound"
     return sorted(refused)
-
-
-def _pipelined(client: Redis, calls: Sequence[tuple[Commit, list[str], list[Part]]]) -> list[Any]:
-    """Several commits in one round trip. A Redis that has forgotten the script is told it first."""
-    for _ in range(2):
-        with client.pipeline(transaction=False) as pipe:
-            for _commit, keys, arguments in calls:
-                pipe.execute_command("EVALSHA", COMMIT.sha, len(keys), *keys, *arguments)
-            answers = pipe.execute(raise_on_error=False)
-        broken = [answer for answer in answers if isinstance(answer, Exception)]
-        if not broken:
-            return answers
-        if not all(isinstance(answer, NoScriptError) for answer in answers):
-            raise broken[0]
-        client.execute_command("SCRIPT", "LOAD", COMMIT.text)
-    raise broken[0]

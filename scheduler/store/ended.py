@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from redis import Redis
-from redis.exceptions import NoScriptError
 
 from ..core.run import LEFT_OUT as LEFT_OUT_TEXT
 from ..core.states import ENDED_RUNS
@@ -232,25 +231,14 @@ def forget(client: Redis, keys: Keys, removals: Sequence[Removal], key_seconds: 
         For each "forgotten", "changed" (something happened to it; it stays) or "fenced" (the shard is not ours).
         A run of more than WHOLE_NODES nodes is forgotten at once and leaves records for `EndedRuns.sweep`.
     """
-    calls = []
+    calls: list[tuple[Sequence[str], Sequence[Part]]] = []
     for it, epoch in removals:
         shard = keys.shard(it.shard)
         rest = [*_bucket_keys(shard, it), *it.blobs] if it.whole else []
         named = [shard.epoch, shard.ended, shard.gone, shard.archived(it.run), shard.run(it.run), shard.log(it.run)]
         arguments = [epoch, it.run, it.at_ms, it.state, it.log_end, key_seconds, 0 if it.whole else it.nodes]
-        calls.append((len(named) + 1 + len(rest), *named, shard.spec(it.run), *rest, *arguments))
-    for _ in range(2):
-        with client.pipeline(transaction=False) as pipe:
-            for call in calls:
-                pipe.execute_command("EVALSHA", FORGET.sha, *call)
-            answers: list[Any] = pipe.execute(raise_on_error=False)
-        broken = [answer for answer in answers if isinstance(answer, Exception)]
-        if not broken:
-            return [answer.decode() for answer in answers]
-        if not all(isinstance(answer, NoScriptError) for answer in answers):
-            raise broken[0]
-        client.execute_command("SCRIPT", "LOAD", FORGET.text)
-    raise broken[0]
+        calls.append(([*named, shard.spec(it.run), *rest], arguments))
+    return [answer.decode() for answer in FORGET.many(client, calls)]
 
 
 def _bucket_keys(keys: ShardKeys, it: Ended) -> list[str]:

@@ -87,14 +87,17 @@ class Owners:
         if not wanted:
             return {}
         numbers = TAKE(self.client, [self.keys.owners], [self.scheduler, self.lease_ms, *wanted])
+        tokens = {
+            shard: f"{int(number)}.{secrets.randbelow(10**_NONCE_DIGITS):0{_NONCE_DIGITS}d}"
+            for shard, number in zip(wanted, numbers, strict=True)
+            if number
+        }
+        answers = FENCE.many(self.client, [([self.keys.shard(it).epoch], [token]) for it, token in tokens.items()])
         got = {}
-        for shard, number in zip(wanted, numbers, strict=True):
-            token = f"{int(number)}.{secrets.randbelow(10**_NONCE_DIGITS):0{_NONCE_DIGITS}d}"
-            if not number:
-                continue
-            if FENCE(self.client, [self.keys.shard(shard).epoch], [token]) == b"fenced":
+        for (shard, token), answer in zip(tokens.items(), answers, strict=True):
+            if answer == b"fenced":
                 got[shard] = token
-            elif self._raise(shard, int(number)):
+            elif self._raise(shard, int(token.partition(".")[0])):
                 self.raised.append(shard)
         return got
 

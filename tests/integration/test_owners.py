@@ -197,9 +197,9 @@ def test_a_number_is_raised_by_nobody_who_is_only_late(stage: Stage, monkeypatch
         monkeypatch.undo()
         stage.owners_vanish()
         taken.update(b.take([0]))
-        return FENCE(*call)
+        return FENCE.many(*call)
 
-    monkeypatch.setattr("scheduler.store.owners.FENCE", late)
+    monkeypatch.setattr(FENCE, "many", late)
     assert a.take([0]) == {}
     assert a.raised == []
     assert b.keep(taken).lost == frozenset()
