@@ -140,3 +140,21 @@ class Admission:
     def waits(self) -> dict[str, int]:
         """Why nodes wait apart: reason -> how many. For people."""
         return {why: sum(len(nodes) for _, nodes in runs.values()) for why, runs in self._waiting.items()}
+
+    def timeout_ms(self, profile: Profile) -> int | None:
+        """The hard limit that the node or its executor declares, which Celery is told too; None for neither.
+
+        The class's limit is the lease's affair alone: Celery would keep a timer for each message, and kombu keeps
+        timers that were cancelled until they would have been due (some 500 bytes a task, for an hour).
+        """
+        if profile.timeout_ms is not None:
+            return profile.timeout_ms
+        declared = self.contracts.get(profile.executor, {}).get("timeout_seconds")
+        return round(declared * 1000) if declared else None
+
+    def soft_timeout_ms(self, profile: Profile) -> int | None:
+        """Soft limit of an attempt: the node's, else the executor's, else none."""
+        if profile.soft_timeout_ms is not None:
+            return profile.soft_timeout_ms
+        declared = self.contracts.get(profile.executor, {}).get("soft_timeout_seconds")
+        return round(declared * 1000) if declared and profile.timeout_ms is None else None

@@ -1,7 +1,7 @@
-"""Ready nodes out to the broker: admission, numbered attempts, messages.
+"""Ready nodes on their way out: admission, numbered attempts, and what is known of attempts in flight.
 
-`admit` takes what has room and moves it to dispatched, into the batch that is about to be committed;
-`publish` sends what has been committed. What the broker does not take stays in the outbox and is sent again.
+`admit` takes what has room and moves it to dispatched, into the batch that is about to be committed. What has been
+committed goes to the broker from the outbox (outbox.py).
 """
 
 from __future__ import annotations
@@ -9,52 +9,30 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable
 
 from ..core.decide import decide
 from ..core.events import Admitted, Reported
 from ..core.evolve import evolve
-from ..core.run import Profile, Run, references
-from ..core.states import IN_FLIGHT
+from ..core.run import Run
 from ..errors import ExecutorNotAllowed, shown
 from ..settings import Settings
-from ..store.attempts import Attempts
-from ..store.runs import Runs
-from ..wire import Report, RunId, error_record
+from ..wire import RunId, error_record
 from .admission import Admission
-from .announcer import Announcer
 from .batch import Batch
 from .held import CHECK_MS, Held
-from .inputs import resolve
-from .pauses import Pauses
-from .publisher import Letter, Template, Templates, scheduler_app
+from .outbox import Outbox, Outgoing
+from .publisher import scheduler_app
 from .transport import Transport, open_transport
 
 log = logging.getLogger("celeriac.scheduler")
 
 ADMITTED_PER_TURN = 1000
-MOST_INPUT_CHARACTERS = 16 * 1_048_576
-"""Of one message's inputs; the broker holds them twice while a worker runs the attempt."""
 CLAIM_GRACE_MS = 15_000
 """A message that no worker has claimed this long after its class's target wait is looked for in the broker. Workers
 renew what they have taken from it, so a message that is neither there nor renewed is lost."""
 LIMIT_GRACE_MS = 5_000
 """A lease outlives a time limit that Celery was told by this, so that a pool that enforces it reports first."""
-BROKER_PAUSE_SECONDS = (0.1, 2.0)
-"""First and longest wait before a broker that took nothing is tried again; the loop does not stand still meanwhile."""
-
-_IN_FLIGHT = frozenset(map(int, IN_FLIGHT))
-_NO_OUTPUT = ord("n")
-
-
-class Outgoing(NamedTuple):
-    """An attempt on its way out."""
-
-    held: Held
-    run: RunId
-    node: int
-    id: str
 
 
 class Dispatch:
@@ -72,21 +50,18 @@ class Dispatch:
         """Queue class -> attempts that have ended since the start."""
         self.more = False
         """The last turn left ready nodes behind although there was room."""
-        self.unsent: list[Outgoing] = []
-        """Committed and not yet taken by the broker."""
-        self._too_large: list[Report] = []
-        self._refused = 0.0
-        """The pause before the next try, while the broker takes nothing."""
         self._classes = settings.classes
         self._default = settings.default_class
         app = scheduler_app(settings)
-        self._templates = Templates(app)
         self._transport = transport or open_transport(settings, app)
-        self._announcer = Announcer(self._transport)
+        self.outbox = Outbox(settings, app, self._transport, self.admission, counts)
         self._counts = counts
-        self._pauses = Pauses(*BROKER_PAUSE_SECONDS)
-        self._send_at = 0.0
         self._passed_by: dict[str, int] = {}
+
+    @property
+    def unsent(self) -> list[Outgoing]:
+        """Committed and not yet taken by the broker."""
+        return self.outbox.unsent
 
     def close(self) -> None:
         """Let go of the broker."""
@@ -98,7 +73,7 @@ class Dispatch:
         for queue_class in held.flying.values():
             self.admission.flying[queue_class] -= 1
         held.flying.clear()
-        self.unsent = [it for it in self.unsent if it.held is not held]
+        self.outbox.forget(held)
 
     # -- in flight ----------------------------------------------------------------------------------
 
@@ -210,7 +185,7 @@ class Dispatch:
             queue_class, run_id, shard = self._classes[name], RunId(run.id), held.keys.shard
             for node in nodes:
                 id_ = run.attempt_id(shard, node)
-                told = self._told_timeout_ms(run.profiles[run.profile[node]])
+                told = self.admission.timeout_ms(run.profiles[run.profile[node]])
                 limit = queue_class.timeout_ms if told is None else told + LIMIT_GRACE_MS
                 state = f"s|{name}|{queue_class.lease_ms}|{limit}"
                 batch.send(run, node, id_, state, batch.now + self.claim_by_ms(name, run, node))
@@ -240,124 +215,3 @@ class Dispatch:
         now, windows = time.monotonic(), self.admission.windows
         found = (windows[name].looks_in(share, now) for name in self.admission.busy())
         return min((it for it in found if it is not None), default=None)
-
-    def _told_timeout_ms(self, profile: Profile) -> int | None:
-        """The hard limit that the node or its executor declares, which Celery is told too; None for neither.
-
-        The class's limit is the lease's affair alone: Celery would keep a timer for each message, and kombu keeps
-        timers that were cancelled until they would have been due (some 500 bytes a task, for an hour).
-        """
-        if profile.timeout_ms is not None:
-            return profile.timeout_ms
-        declared = self.admission.contracts.get(profile.executor, {}).get("timeout_seconds")
-        return round(declared * 1000) if declared else None
-
-    def _soft_timeout_ms(self, profile: Profile) -> int | None:
-        """Soft limit of an attempt: the node's, else the executor's, else none."""
-        if profile.soft_timeout_ms is not None:
-            return profile.soft_timeout_ms
-        declared = self.admission.contracts.get(profile.executor, {}).get("soft_timeout_seconds")
-        return round(declared * 1000) if declared and profile.timeout_ms is None else None
-
-    # -- publish ------------------------------------------------------------------------------------
-
-    def republish(self, held: Held, attempts: Mapping[str, str], outbox: list[list[str]]) -> None:
-        """Send again what a former owner left in the outbox and no worker has claimed. The claim makes it harmless."""
-        again = []
-        for id_ in (id_ for ids in outbox for id_ in ids):
-            _shard, run, node, _epoch, _attempt = id_.split(".")
-            if attempts.get(id_, "")[:1] == "s" and run in held.runs:
-                again.append(Outgoing(held, RunId(run), int(node), id_))
-        self.unsent += again
-        held.batches_out = len(outbox)
-        held.published = 0 if again else len(outbox)
-
-    def publish(self, runs: Runs) -> None:
-        """Send everything that is committed and not sent, unless the broker took nothing a moment ago."""
-        if not self.unsent or time.monotonic() < self._send_at:
-            return
-        self._fetch_values(runs)
-        letters = [it for it in map(self._letter, self.unsent) if it is not None]
-        if self._too_large:  # their nodes fail by a report like any other, and no broker is burdened
-            Attempts(runs.client, runs.namespace).report((report, None) for report in self._too_large)
-            self._too_large.clear()
-        try:
-            if letters:
-                self._transport.send(letters)
-        except Exception as broken:  # noqa: BLE001  any broker, any client library
-            self._counts["unpublished"] += 1
-            if not self._pauses.now:
-                log.warning("the broker took no messages (%s: %s); sending them again", type(broken).__name__, broken)
-            self._send_at = time.monotonic() + self._pauses.next()
-            return
-        if self._pauses.now:
-            log.warning("the broker takes messages again")
-            self._pauses.over()
-        self._announcer.tell(letters)
-        self._let_go()
-        self._counts["published"] += len(letters)
-        for going in self.unsent:
-            going.held.published = going.held.batches_out
-        self.unsent.clear()
-
-    def sends_in(self) -> float | None:
-        """Seconds until what is unsent is tried again, 0 for at once; None when nothing is unsent."""
-        return max(self._send_at - time.monotonic(), 0.0) if self.unsent else None
-
-    def _letter(self, going: Outgoing) -> tuple[Template, Letter] | None:
-        """The message of an attempt, or None when it is over by now."""
-        held, run_id, node, id_ = going
-        run = held.runs.get(run_id)
-        if run is None or run.state[node] not in _IN_FLIGHT or int(id_.rpartition(".")[2]) != run.attempt[node]:
-            return None
-        profile = run.profiles[run.profile[node]]
-        queue_class = self._classes.get(held.flying.get(id_, ""), self._default)
-        template = self._templates.get(
-            profile.executor, queue_class, self._told_timeout_ms(profile), self._soft_timeout_ms(profile)
-        )
-        text, deferred = resolve(run, run.inputs[node], run.outputs)
-        if len(text) > MOST_INPUT_CHARACTERS:
-            problem = (
-                f"the inputs of this node have {len(text):,} characters with all outputs in their places, at most "
-                f"{MOST_INPUT_CHARACTERS:,} go into a message. Let upstream nodes store their outputs elsewhere and "
-                "return addresses, or join them in stages."
-            )
-            error = error_record("invalid_input", "InputTooLarge", problem, origin="contract")
-            self._too_large.append(Report(id_, "failed", "", None, "none", error))
-            return None
-        return template, Letter(
-            id_,
-            run_id,
-            run.keys[node],
-            node,
-            run.attempt[node],
-            text,
-            run.deadline_at_ms,
-            run.correlation_id,
-            deferred,
-            run.secrets.get(node, ()),
-        )
-
-    def _fetch_values(self, runs: Runs) -> None:
-        """Outputs and errors that the inputs of outgoing attempts refer to and that are not in memory."""
-        missing: dict[str, tuple[Run, set[int]]] = {}
-        for held, run_id, node, _ in self.unsent:
-            run = held.runs.get(run_id)
-            if run is None or type(run.inputs[node]) is str:
-                continue
-            for source in references(run.inputs[node]):
-                if source not in run.outputs and run.output_kind[source] != _NO_OUTPUT:
-                    missing.setdefault(run_id, (run, set()))[1].add(source)
-        for run, nodes in missing.values():
-            run.outputs |= runs.values(RunId(run.id), sorted(nodes))
-
-    def _let_go(self) -> None:
-        """Forget outputs that no node will ask for any more; one that is asked for again is fetched again."""
-        for held, run_id, node, _ in self.unsent:
-            run = held.runs.get(run_id)
-            if run is None or type(run.inputs[node]) is str:
-                continue
-            for source in references(run.inputs[node]):
-                run.readers[source] -= run.readers[source] > 0
-                if not run.readers[source]:
-                    run.outputs.pop(source, None)

@@ -225,7 +225,7 @@ class Scheduler:
         if self._dispatch.more or self._owned.to_load or any(held.unfinished for held in self._owned.held.values()):
             wait_ms = 1
         else:
-            for soon in (self._dispatch.sends_in(), self._dispatch.looks_in(self._owned.share)):
+            for soon in (self._dispatch.outbox.sends_in(), self._dispatch.looks_in(self._owned.share)):
                 if soon is not None:
                     wait_ms = min(wait_ms, max(1, math.ceil(soon * 1000)))
         wait_ms = self._retention.block_ms(wait_ms)
@@ -258,8 +258,8 @@ class Scheduler:
                 break
         going = self._dispatch.admit(held_of, batch_of, self._owned.share)
         self._owned.commit(batches)
-        self._dispatch.unsent += [it for it in going if it.held.keys.shard in held]
-        self._dispatch.publish(runs)
+        self._dispatch.outbox.unsent += [it for it in going if it.held.keys.shard in held]
+        self._dispatch.outbox.publish(runs)
 
     def _learn_contracts(self) -> None:
         """Read contracts when their version went up; more often while nodes wait for one."""

@@ -188,7 +188,7 @@ class Owned:
         for id_, state in found.attempts.items():
             if held.is_current(id_):
                 self._dispatch.flies(held, id_, state.split("|", 2)[1])
-        self._dispatch.republish(held, found.attempts, found.outbox)
+        self._dispatch.outbox.republish(held, found.attempts, found.outbox)
         settle({shard: batch}, now)
 
     def _drop(self, shard: int) -> None:

@@ -14,7 +14,7 @@ from scheduler.core import decide
 from scheduler.errors import DeadLetterNotFound, NotRedriven
 from scheduler.graph import Graph
 from scheduler.graph.policy import Retry
-from scheduler.service import dispatch
+from scheduler.service import outbox
 from scheduler.service.redrive import Redrive
 from scheduler.service.transport import MemoryTransport
 from scheduler.settings import broker_url_of
@@ -432,7 +432,7 @@ def test_inputs_too_large_for_a_message_fail_their_node(
     stage: Stage, worker: Echo, at_once: AtOnce, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Many outputs that are small each may be too much together: the node fails with both sizes, nothing is sent."""
-    monkeypatch.setattr(dispatch, "MOST_INPUT_CHARACTERS", 10_000)
+    monkeypatch.setattr(outbox, "MOST_INPUT_CHARACTERS", 10_000)
     graph = Graph("wide")
     many = [graph.add("echo", text="x" * 1_000) for _ in range(12)]
     graph.add("echo", key="gather", parts=many)

@@ -1,0 +1,183 @@
+"""What has been committed goes to the broker as messages. What the broker does not take stays here and is sent again.
+
+Inputs are resolved at the last moment, from outputs in memory, which are fetched where they are not and let go when no
+node will ask for them any more.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from celery import Celery
+
+from ..core.run import Run, references
+from ..core.states import IN_FLIGHT
+from ..settings import Settings
+from ..store.attempts import Attempts
+from ..store.runs import Runs
+from ..wire import Report, RunId, error_record
+from .admission import Admission
+from .announcer import Announcer
+from .held import Held
+from .inputs import resolve
+from .pauses import Pauses
+from .publisher import Letter, Template, Templates
+from .transport import Transport
+
+log = logging.getLogger("celeriac.scheduler")
+
+MOST_INPUT_CHARACTERS = 16 * 1_048_576
+"""Of one message's inputs; the broker holds them twice while a worker runs the attempt."""
+BROKER_PAUSE_SECONDS = (0.1, 2.0)
+"""First and longest wait before a broker that took nothing is tried again; the loop does not stand still meanwhile."""
+
+_IN_FLIGHT = frozenset(map(int, IN_FLIGHT))
+_NO_OUTPUT = ord("n")
+
+
+class Outgoing(NamedTuple):
+    """An attempt on its way out."""
+
+    held: Held
+    run: RunId
+    node: int
+    id: str
+
+
+class Outbox:
+    """Attempts on their way out.
+
+    Args:
+        settings: classes.
+        app: makes the samples of messages.
+        transport: how messages get to the broker.
+        admission: knows what executors declare.
+        counts: of the scheduler.
+
+    Attributes:
+        unsent: committed and not yet taken by the broker.
+    """
+
+    def __init__(
+        self, settings: Settings, app: Celery, transport: Transport, admission: Admission, counts: Counter[str]
+    ) -> None:
+        self.unsent: list[Outgoing] = []
+        self._too_large: list[Report] = []
+        self._classes = settings.classes
+        self._default = settings.default_class
+        self._templates = Templates(app)
+        self._transport = transport
+        self._announcer = Announcer(transport)
+        self._admission = admission
+        self._counts = counts
+        self._pauses = Pauses(*BROKER_PAUSE_SECONDS)
+        self._send_at = 0.0
+
+    def forget(self, held: Held) -> None:
+        """A shard is not ours any more."""
+        self.unsent = [it for it in self.unsent if it.held is not held]
+
+    def republish(self, held: Held, attempts: Mapping[str, str], outbox: list[list[str]]) -> None:
+        """Send again what a former owner left in the outbox and no worker has claimed. The claim makes it harmless."""
+        again = []
+        for id_ in (id_ for ids in outbox for id_ in ids):
+            _shard, run, node, _epoch, _attempt = id_.split(".")
+            if attempts.get(id_, "")[:1] == "s" and run in held.runs:
+                again.append(Outgoing(held, RunId(run), int(node), id_))
+        self.unsent += again
+        held.batches_out = len(outbox)
+        held.published = 0 if again else len(outbox)
+
+    def publish(self, runs: Runs) -> None:
+        """Send everything that is committed and not sent, unless the broker took nothing a moment ago."""
+        if not self.unsent or time.monotonic() < self._send_at:
+            return
+        self._fetch_values(runs)
+        letters = [it for it in map(self._letter, self.unsent) if it is not None]
+        if self._too_large:  # their nodes fail by a report like any other, and no broker is burdened
+            Attempts(runs.client, runs.namespace).report((report, None) for report in self._too_large)
+            self._too_large.clear()
+        try:
+            if letters:
+                self._transport.send(letters)
+        except Exception as broken:  # noqa: BLE001  any broker, any client library
+            self._counts["unpublished"] += 1
+            if not self._pauses.now:
+                log.warning("the broker took no messages (%s: %s); sending them again", type(broken).__name__, broken)
+            self._send_at = time.monotonic() + self._pauses.next()
+            return
+        if self._pauses.now:
+            log.warning("the broker takes messages again")
+            self._pauses.over()
+        self._announcer.tell(letters)
+        self._let_go()
+        self._counts["published"] += len(letters)
+        for going in self.unsent:
+            going.held.published = going.held.batches_out
+        self.unsent.clear()
+
+    def sends_in(self) -> float | None:
+        """Seconds until what is unsent is tried again, 0 for at once; None when nothing is unsent."""
+        return max(self._send_at - time.monotonic(), 0.0) if self.unsent else None
+
+    def _letter(self, going: Outgoing) -> tuple[Template, Letter] | None:
+        """The message of an attempt, or None when it is over by now."""
+        held, run_id, node, id_ = going
+        run = held.runs.get(run_id)
+        if run is None or run.state[node] not in _IN_FLIGHT or int(id_.rpartition(".")[2]) != run.attempt[node]:
+            return None
+        profile = run.profiles[run.profile[node]]
+        queue_class = self._classes.get(held.flying.get(id_, ""), self._default)
+        template = self._templates.get(
+            profile.executor, queue_class, self._admission.timeout_ms(profile), self._admission.soft_timeout_ms(profile)
+        )
+        text, deferred = resolve(run, run.inputs[node], run.outputs)
+        if len(text) > MOST_INPUT_CHARACTERS:
+            problem = (
+                f"the inputs of this node have {len(text):,} characters with all outputs in their places, at most "
+                f"{MOST_INPUT_CHARACTERS:,} go into a message. Let upstream nodes store their outputs elsewhere and "
+                "return addresses, or join them in stages."
+            )
+            error = error_record("invalid_input", "InputTooLarge", problem, origin="contract")
+            self._too_large.append(Report(id_, "failed", "", None, "none", error))
+            return None
+        return template, Letter(
+            id_,
+            run_id,
+            run.keys[node],
+            node,
+            run.attempt[node],
+            text,
+            run.deadline_at_ms,
+            run.correlation_id,
+            deferred,
+            run.secrets.get(node, ()),
+        )
+
+    def _fetch_values(self, runs: Runs) -> None:
+        """Outputs and errors that the inputs of outgoing attempts refer to and that are not in memory."""
+        missing: dict[str, tuple[Run, set[int]]] = {}
+        for held, run_id, node, _ in self.unsent:
+            run = held.runs.get(run_id)
+            if run is None or type(run.inputs[node]) is str:
+                continue
+            for source in references(run.inputs[node]):
+                if source not in run.outputs and run.output_kind[source] != _NO_OUTPUT:
+                    missing.setdefault(run_id, (run, set()))[1].add(source)
+        for run, nodes in missing.values():
+            run.outputs |= runs.values(RunId(run.id), sorted(nodes))
+
+    def _let_go(self) -> None:
+        """Forget outputs that no node will ask for any more; one that is asked for again is fetched again."""
+        for held, run_id, node, _ in self.unsent:
+            run = held.runs.get(run_id)
+            if run is None or type(run.inputs[node]) is str:
+                continue
+            for source in references(run.inputs[node]):
+                run.readers[source] -= run.readers[source] > 0
+                if not run.readers[source]:
+                    run.outputs.pop(source, None)
