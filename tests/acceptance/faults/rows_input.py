@@ -1,15 +1,9 @@
-"""Row 29: bad input through the public client and the command line. Only CeleriacErrors, and nothing stored."""
+"""Row 29: bad input through the public client, made by hand. Only CeleriacErrors, and nothing stored."""
 
 from __future__ import annotations
 
-import json
 import math
-import random
-import string
-import subprocess
-import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -20,29 +14,25 @@ from .looking import unharmed
 from .rig import Rig, eventually
 from .rows import RigFactory, Verdict, row
 
-FUZZ_SECONDS = 60.0
-COMMANDS = 25
-USAGE, NOT_FOUND, INVALID = 2, 5, 6
 TASK = "faults.step"
 
 
-# --- by hand ----------------------------------------------------------------------------------------------------
-
-
-def _deep(levels: int) -> Any:
+def deep(levels: int) -> Any:
+    """So many lists in each other."""
     made: Any = 0
     for _ in range(levels):
         made = [made]
     return made
 
 
-def _document(**changes: Any) -> dict[str, Any]:
+def document(**changes: Any) -> dict[str, Any]:
+    """A small graph that is good, but for the changes."""
     nodes = [{"key": "a", "executor": TASK}, {"key": "b", "executor": TASK, "after": ["a"]}]
     return {"celeriac": 1, "name": "x", "nodes": nodes} | changes
 
 
 def _nodes(*nodes: Any) -> dict[str, Any]:
-    return _document(nodes=list(nodes))
+    return document(nodes=list(nodes))
 
 
 def _ring(count: int) -> dict[str, Any]:
@@ -59,11 +49,11 @@ BAD: dict[str, Callable[[], Any]] = {
     "itself upstream": lambda: _one(after=["a"]),
     "an unknown parent": lambda: _one(after=["nobody"]),
     "one key twice": lambda: _nodes({"key": "a", "executor": TASK}, {"key": "a", "executor": TASK}),
-    "JSON 200 deep": lambda: _one(inputs={"x": _deep(200)}),
-    "JSON 100,000 deep": lambda: _one(inputs={"x": _deep(100_000)}),
+    "JSON 200 deep": lambda: _one(inputs={"x": deep(200)}),
+    "JSON 100,000 deep": lambda: _one(inputs={"x": deep(100_000)}),
     "a key of a megabyte": lambda: _one(key="k" * 1_000_000),
     "an executor of a megabyte": lambda: _one(executor="e" * 1_000_000),
-    "a name with NUL": lambda: _document(name="a\0b"),
+    "a name with NUL": lambda: document(name="a\0b"),
     "a key with NUL": lambda: _one(key="a\0b"),
     "a key with half a surrogate": lambda: _one(key="\ud800"),
     "an input of two megabytes": lambda: _one(inputs={"x": "y" * 2_000_000}),
@@ -72,8 +62,8 @@ BAD: dict[str, Callable[[], Any]] = {
     "an input that is a set": lambda: _one(inputs={"x": {1}}),
     "an input that is an object": lambda: _one(inputs={"x": object()}),
     "inputs that are a list": lambda: _one(inputs=[1]),
-    "nodes that are a number": lambda: _document(nodes=5),
-    "nodes that are null": lambda: _document(nodes=None),
+    "nodes that are a number": lambda: document(nodes=5),
+    "nodes that are null": lambda: document(nodes=None),
     "a node that is a text": lambda: _nodes("a"),
     "a timeout below zero": lambda: _one(timeout_seconds=-1),
     "a timeout of 1e400": lambda: _one(timeout_seconds=1e400),
@@ -96,13 +86,13 @@ def by_hand(rigs: RigFactory, seed: int) -> Verdict:
     with rigs() as rig:
         rig.start_all()
         client = rig.client()
-        client.submit(_document(), check=False).cancel("it is good, and nothing is refused for another reason")
+        client.submit(document(), check=False).cancel("it is good, and nothing is refused for another reason")
         longest = 0.0
         for name, make in BAD.items():
-            before, began = _stored(rig), time.monotonic()
+            before, began = stored(rig), time.monotonic()
             verdict.violations += _refused(name, partial(_submit, client, make))
             longest = max(longest, time.monotonic() - began)
-            verdict.must(_stored(rig) == before, f"{name}: something was stored")
+            verdict.must(stored(rig) == before, f"{name}: something was stored")
         for name, call in _bad_calls(client).items():
             verdict.violations += _refused(name, call)
         verdict.facts |= {"refused": len(BAD), "longest": round(longest, 2)}
@@ -133,7 +123,7 @@ def _refused(name: str, call: Callable[[], object]) -> Iterator[str]:
         yield f"{name}: was not refused, but answered with {made!r}"
 
 
-def _stored(rig: Rig) -> set[bytes]:
+def stored(rig: Rig) -> set[bytes]:
     """Runs, and pages of graphs that were staged: what a submit leaves."""
     look: Any = rig.look()
     found: set[bytes] = set(look.scan_iter("{cel:*}:run:*", 1000))
@@ -178,138 +168,3 @@ def _million_edges() -> Graph:
     for n in range(1000):
         graph.add(TASK, key=f"b{n}", name="b", ms=1, after=first)
     return graph
-
-
-# --- by chance --------------------------------------------------------------------------------------------------
-
-_ODD: tuple[Any, ...] = (
-    None, True, -1, 0, 10**30, 1e308, math.inf, math.nan, "", "\0", "\ud800", "a" * 300, "💥", "../..", "{cel:0}:inbox",
-    "-inf", [], {}, [[]], {"": ""}, {"$ref": "a"}, {"node": "a"}, b"bytes", {1, 2}, object(), (1,), lambda: None, 2**63,
-)  # fmt: skip
-
-
-def mutated(value: Any, chance: random.Random, depth: int = 0) -> Any:
-    """A document with some of its values, keys and shapes changed."""
-    if chance.random() < 0.01:
-        return chance.choice(_ODD)
-    if isinstance(value, dict):
-        made = {}
-        for key, it in value.items():
-            roll = chance.random()
-            if roll < 0.03:
-                continue
-            changed = chance.choice(_ODD) if roll < 0.05 else key
-            hashable = changed if isinstance(changed, str | int | float | tuple | None) else key
-            made[hashable] = mutated(it, chance, depth + 1)
-        if chance.random() < 0.05:
-            made["".join(chance.choices(string.printable, k=5))] = chance.choice(_ODD)
-        return made
-    if isinstance(value, list):
-        made_list = [mutated(it, chance, depth + 1) for it in value if chance.random() > 0.02]
-        if made_list and chance.random() < 0.05:
-            made_list.append(chance.choice(made_list))
-        return made_list
-    return value
-
-
-def _seed_document(chance: random.Random) -> dict[str, Any]:
-    nodes: list[dict[str, Any]] = []
-    for n in range(chance.randint(1, 8)):
-        node: dict[str, Any] = {"key": f"n{n}", "executor": TASK, "queue_class": "nowhere"}
-        node["inputs"] = {"name": "x", "ms": 1, "deep": _deep(chance.choice((1, 5, 60, 90)))}
-        if n:
-            node["after"] = [f"n{chance.randrange(n)}"]
-        for field, values in {
-            "retry": ({"max_attempts": 2}, {"factor": 3}),
-            "timeout_seconds": (5, 0.5),
-            "trigger_rule": ("all_done", "quorum(1)"),
-            "labels": ({"a": "b"},),
-        }.items():
-            if chance.random() < 0.3:
-                node[field] = chance.choice(values)
-        nodes.append(node)
-    return _document(nodes=nodes)
-
-
-@row(29, "graphs and calls by chance, for a minute")
-def by_chance(rigs: RigFactory, seed: int) -> Verdict:
-    """Whatever is handed to the client is taken or refused with a CeleriacError; what is refused stores nothing."""
-    verdict = Verdict()
-    told: Counter[str] = Counter()
-    with rigs(workers=1) as rig:
-        rig.start_all()
-        client = rig.client()
-        until, number = time.monotonic() + FUZZ_SECONDS, 0
-        while time.monotonic() < until and len(verdict.violations) < 20:
-            number += 1
-            chance = random.Random(f"{seed} {number}")
-            document = mutated(_seed_document(chance), chance)
-            before = _stored(rig)
-            try:
-                run = _one_way_in(client, document, chance)
-            except CeleriacError as refused:
-                told[type(refused).__name__] += 1
-                verdict.must(_stored(rig) == before, f"case {number}: refused, and something was stored: {refused}")
-            except Exception as other:  # noqa: BLE001  exactly that is looked for
-                verdict.violations.append(f"case {number}: {type(other).__name__}: {str(other)[:200]}")
-            else:
-                told["taken"] += run is not None
-                if run is not None:
-                    run.cancel()
-        verdict.violations += _commands(rig, random.Random(seed))
-        verdict.facts |= {"cases": number, **dict(told.most_common(4))}
-        verdict.must(told["taken"] > number // 20 and len(told) > 3, f"the cases were too much alike: {dict(told)}")
-        return unharmed(rig, verdict)
-
-
-def _one_way_in(client: Client, document: Any, chance: random.Random) -> RunHandle | None:
-    """Hand something to the client by one of the ways in."""
-    way = chance.randrange(6)
-    if way == 0:
-        return client.submit(Graph.from_json(_text(document, chance)), check=False)
-    if way == 1:
-        return client.submit(Graph.from_yaml(_text(document, chance)), check=False)
-    odd = chance.choice(_ODD)
-    if way == 2:
-        return client.submit(document, check=False, key=odd)
-    if way == 3:
-        return client.submit(document, check=False, deadline=odd, correlation_id=chance.choice(_ODD))
-    if way == 4:
-        return client.submit(document, check=False, labels=odd)
-    return client.submit(document, check=chance.random() < 0.5)
-
-
-def _text(document: Any, chance: random.Random) -> bytes:
-    """As JSON text, with some bytes changed."""
-    raw = bytearray(json.dumps(document, default=repr, skipkeys=True).encode("utf-8", "surrogatepass"))
-    for _ in range(chance.choice((0, 0, 1, 3))):
-        if raw:
-            raw[chance.randrange(len(raw))] = chance.randrange(256)
-    return bytes(raw)
-
-
-def _commands(rig: Rig, chance: random.Random) -> Iterator[str]:
-    """The command line, handed the same: a message and a status, never a traceback."""
-    file = rig.directory / "graph.json"
-    for number in range(COMMANDS):
-        file.write_bytes(_text(mutated(_seed_document(chance), chance), chance))
-        odd = chance.choice(["", "..", "0" * 26, "💥", "-1", "--", "x" * 300, "{cel:0}:inbox", "\x1b[31m"])
-        words = chance.choice(
-            [
-                ["submit", str(file), "--no-check"],
-                ["graph", "check", str(file)],
-                ["graph", "draw", str(file)],
-                ["submit", str(file), "--key", odd],
-                ["submit", str(file), "--label", odd],
-                ["submit", str(file), "--deadline", odd],
-                ["runs", "show", odd],
-                ["runs", "cancel", odd],
-                ["runs", "watch", odd],
-            ]
-        )
-        done = subprocess.run(
-            [sys.executable, "-m", "scheduler.cli", *words],
-            env=rig.env(), cwd=rig.directory, capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
-        if "Traceback" in done.stderr or done.returncode not in (0, 1, USAGE, NOT_FOUND, INVALID):
-            yield f"command {number} {words}: status {done.returncode}: {done.stderr[-300:]}"
