@@ -21,7 +21,7 @@ from scheduler.graph import Graph, Retry
 from scheduler.service import owned
 from scheduler.service.loop import Scheduler
 from scheduler.service.transport import Outgoing
-from scheduler.store import commits, owners
+from scheduler.store import commits
 from scheduler.store.commits import Commit
 from scheduler.store.inboxes import Entry
 from scheduler.store.scripts import COMMIT, FENCE
@@ -96,12 +96,15 @@ def fate(monkeypatch: pytest.MonkeyPatch) -> Fate:
         it.instant()
         return sorted(refused)
 
-    def fence(client: Redis, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
-        it.instant()
-        return FENCE(client, keys, arguments)
+    def fence(client: Redis, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
+        answers = []
+        for keys, arguments in calls:
+            it.instant()
+            answers.append(FENCE(client, keys, arguments))
+        return answers
 
     monkeypatch.setattr(owned, "send_commits", send_commits)
-    monkeypatch.setattr(owners, "FENCE", fence)
+    monkeypatch.setattr(FENCE, "many", fence)
     monkeypatch.setattr(commits, "_ARGUMENTS_PER_CALL", 1)
     return it
 

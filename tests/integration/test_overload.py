@@ -15,6 +15,7 @@ from scheduler.graph import Graph
 from scheduler.service import loading, loop
 from scheduler.service.loading import OPENED_AT_ONCE
 from scheduler.service.transport import MemoryTransport
+from scheduler.store import inboxes
 from scheduler.store.inboxes import READ_BYTES, Inboxes
 from scheduler.wire import RunId
 from tests.integration.echo import STANDARD, AtOnce, Echo, EchoWorker, Ending, Task, tasks, value
@@ -126,25 +127,27 @@ def test_a_wide_run_is_opened_part_by_part_with_turns_for_others(
     idle(stage)
 
 
-@pytest.mark.parametrize("in_time", [True, False])
+@pytest.mark.parametrize("short", ["time", "reads"])
 def test_a_lease_is_judged_after_the_reports_that_wait(
-    stage: Stage, worker: Echo, memory: MemoryTransport, monkeypatch: pytest.MonkeyPatch, in_time: bool
+    stage: Stage, worker: Echo, memory: MemoryTransport, monkeypatch: pytest.MonkeyPatch, short: str
 ) -> None:
     """While no scheduler ran, workers reported and leases ended: whoever comes hears all the reports first."""
-    with stage.scheduler(memory, standard_low={"window": 400}):
-        run = stage.submit(flood(100), shard=1)
-        eventually(lambda: len(memory.sent) == 100)
+    with stage.scheduler(memory):
+        run = stage.submit(flood(10), shard=1)
+        eventually(lambda: len(memory.sent) == 10)
     sent = tasks(memory)
     claims = stage.attempts.claim([task.id for task in sent], worker.name, "t")
     for task, claim in zip(sent, claims, strict=True):
         stage.attempts.report([worker.report(task.id, Ending(kind="none"), claim.now_ms)])
     stage.lease_ends(*(task.id for task in sent))
-    if not in_time:
+    if short == "time":
         monkeypatch.setattr(loop, "TURN_SECONDS", 0.0)
+    else:
+        monkeypatch.setattr(inboxes, "READ_COUNT", 16)  # two at first
     with stage.scheduler(memory) as scheduler:
         assert stage.ended(run) == ["succeeded"]
         assert scheduler.counts["leases ended"] == 0
-    assert len(memory.sent) == 100
+    assert len(memory.sent) == 10
     idle(stage)
 
 
