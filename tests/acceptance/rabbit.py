@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,8 @@ from uuid import uuid4
 import pytest
 from kombu.connection import Connection
 
+from tests.acceptance.ports import free_port
+
 HOST = "127.0.0.1"
 PLACES = (Path("/usr/lib/rabbitmq/bin"), Path("/opt/rabbitmq/sbin"), Path("/usr/local/sbin"))
 """Where the scripts themselves are: what a package lays on PATH changes to a user of its own first."""
@@ -31,12 +32,6 @@ def scripts() -> Path | None:
     found = shutil.which("rabbitmq-server")
     places = [*PLACES, *([Path(found).parent] if found else [])]
     return next((it for it in places if (it / "rabbitmq-server").is_file() and (it / "rabbitmqctl").is_file()), None)
-
-
-def _free_port() -> int:
-    with socket.socket() as it:
-        it.bind((HOST, 0))
-        return int(it.getsockname()[1])
 
 
 class Rabbit:
@@ -53,7 +48,7 @@ class Rabbit:
         if found is None:
             pytest.skip("rabbitmq-server is not installed")
         self.directory = directory
-        self.port = _free_port()
+        self.port = free_port()
         self._scripts = found
         self._process: subprocess.Popen[bytes] | None = None
         cookie = uuid4().hex
@@ -65,7 +60,7 @@ class Rabbit:
             "RABBITMQ_LOG_BASE": str(directory / "log"),
             "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq.conf"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "plugins"),
-            "RABBITMQ_DIST_PORT": str(_free_port()),
+            "RABBITMQ_DIST_PORT": str(free_port()),
             "RABBITMQ_ERLANG_COOKIE": cookie,
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"+sbwt none +S 1:1 -rabbit channel_tick_interval {tick_ms}",
         }

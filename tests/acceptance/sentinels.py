@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 from pathlib import Path
 from types import TracebackType
@@ -18,19 +17,11 @@ from scheduler.client import Client
 from scheduler.embedded import find_binary
 from scheduler.settings import default_file
 
+from .ports import free_ports
 from .stack import ROOT, Stack, eventually
 
 NAME = "mymaster"
 DOWN_AFTER_MS = 600
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody has now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for it in sockets:
-            it.bind(("127.0.0.1", 0))
-        return [int(it.getsockname()[1]) for it in sockets]
 
 
 class Watched:

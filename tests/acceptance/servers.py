@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import socket
 import subprocess
 import time
 from collections.abc import Mapping
@@ -19,15 +18,9 @@ from redis.retry import Retry
 from scheduler.embedded import die_with_parent
 from scheduler.settings import default_file
 
+from .ports import free_port
+
 ADMIN = "admin"
-
-
-def free_port() -> int:
-    """A port of loopback on which nobody listens at this moment."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-    return port
 
 
 def users_file(path: Path, passwords: Mapping[str, str]) -> Path:

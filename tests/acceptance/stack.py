@@ -7,29 +7,18 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from scheduler.client import Client
 from scheduler.embedded import EmbeddedRedis
+from tests import waiting
 
 ROOT = Path(__file__).parents[2]
 T = TypeVar("T")
-
-
-def eventually(look: Callable[[], T], what: str, seconds: float = 60.0) -> T:
-    """Look until there is something to see; the limit is generous because the machine may be busy."""
-    until = time.monotonic() + seconds
-    while True:
-        found = look()
-        if found:
-            return found
-        if time.monotonic() > until:
-            raise AssertionError(f"not within {seconds} s: {what}")
-        time.sleep(0.05)  # between two looks
+eventually = waiting.eventually
 
 
 class Stack:

@@ -15,7 +15,7 @@ import pytest
 
 from scheduler.settings import default_file
 
-from .servers import free_port
+from .ports import free_port
 from .stack import ROOT, eventually
 
 COMMAND = [sys.executable, "-m", "scheduler.cli", "flower", "--app", "tasks.app:app"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -23,22 +23,12 @@ from scheduler.store.connection import connect
 from scheduler.store.keys import Keys
 from scheduler.store.runs import Runs, connect_runs
 from scheduler.wire import AttemptId, RunId, new_run_id
+from tests import waiting
 from tests.integration.invariants import check
 
 GENEROUS_SECONDS = 20.0
 T = TypeVar("T")
-
-
-def eventually(look: Callable[[], T | None], what: str = "", seconds: float = GENEROUS_SECONDS) -> T:
-    """Wait until `look` finds something true; fails after a generous time."""
-    end = time.monotonic() + seconds
-    while True:
-        found = look()
-        if found:
-            return found
-        if time.monotonic() > end:
-            raise AssertionError(f"{what or look}: nothing after {seconds} seconds, last seen: {found!r}")
-        time.sleep(0.01)
+eventually = waiting.eventually
 
 
 def settings_for(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -12,8 +11,10 @@ from typing import NamedTuple, TypeVar
 import psutil
 
 from scheduler.embedded import die_with_parent
+from tests import waiting
 
 T = TypeVar("T")
+eventually = waiting.eventually
 
 
 class Kill(NamedTuple):
@@ -41,18 +42,6 @@ class Process:
     command: tuple[str, ...]
     env: Mapping[str, str] | None
     running: subprocess.Popen[bytes]
-
-
-def eventually(look: Callable[[], T], what: str, seconds: float = 60.0) -> T:
-    """Look until there is something to see; the limit is generous because the machine may be busy."""
-    until = time.monotonic() + seconds
-    while True:
-        found = look()
-        if found:
-            return found
-        if time.monotonic() > until:
-            raise AssertionError(f"not within {seconds} s: {what}")
-        time.sleep(0.02)  # between two looks
 
 
 def start(command: Sequence[str], env: Mapping[str, str], directory: Path, log: Path) -> subprocess.Popen[bytes]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from scheduler import StoreUnreachable
 from scheduler.store.scripts import CLAIM, COMMIT, SUBMIT
+from tests.acceptance.ports import free_port
 
 from .links import Loss
 from .load import Load, Plan, random_plan, submit
@@ -15,7 +16,6 @@ from .network import SLOTS, everywhere, under_way
 from .proxy import Proxy
 from .rig import HERE, KINDS, Rig, eventually
 from .rows import RigFactory, Verdict, row
-from .server import free_port
 
 # -- 14: done, and nobody knows -------------------------------------------------------------------------
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from scheduler.embedded import EmbeddedRedis
+from tests.acceptance.ports import free_port
 
 
 class FaultyRedis(EmbeddedRedis):
@@ -62,11 +62,3 @@ class FaultyRedis(EmbeddedRedis):
 
     def _command(self) -> list[str]:
         return [*super()._command(), "--bind", "127.0.0.1", "--port", str(self.port), *self.options]
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port

@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 from urllib.parse import quote
@@ -24,23 +23,13 @@ from kombu.messaging import Producer
 
 from scheduler.store.keys import Keys
 from scheduler.wire import new_run_id
+from tests import waiting
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 GENEROUS_SECONDS = 20.0
 T = TypeVar("T")
-
-
-def until(look: Callable[[], T | None], what: str, seconds: float = GENEROUS_SECONDS) -> T:
-    """Wait until `look` finds something; fails with `what` after a generous time."""
-    end = time.monotonic() + seconds
-    while True:
-        found = look()
-        if found:
-            return found
-        if time.monotonic() > end:
-            raise AssertionError(f"{what}: nothing after {seconds} seconds")
-        time.sleep(0.02)  # between two looks
+until = waiting.eventually
 
 
 class Told(NamedTuple):
