@@ -15,7 +15,7 @@ from typing import Any
 from amqp.exceptions import NotFound, PreconditionFailed
 from celery import Celery
 
-from .transport import Outgoing
+from .transport import Outgoing, send_events, task_events
 
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 5.0
@@ -172,12 +172,8 @@ class RabbitTransport:
     def announce(self, events: list[dict[str, Any]]) -> bool:
         """Through Celery's own dispatcher, on a channel of its own. The broker does not say whether anybody listens."""
         self._connect()
-        if self._events is None:
-            group = frozenset({"task"})
-            self._events = self._app.events.Dispatcher(self._connection, buffer_group=group, buffer_limit=1_000_000)
-        for event in events:
-            self._events.send(**event)
-        self._events.flush()
+        self._events = self._events or task_events(self._app, self._connection)
+        send_events(self._events, events)
         return True
 
     def describe(self) -> str:

@@ -159,12 +159,8 @@ class KombuTransport:
     def announce(self, events: list[dict[str, Any]]) -> bool:
         """Through Celery's own dispatcher. The broker does not say whether anybody listens."""
         self._open()
-        if self._events is None:
-            group = frozenset({"task"})
-            self._events = self._app.events.Dispatcher(self._connection, buffer_group=group, buffer_limit=1_000_000)
-        for event in events:
-            self._events.send(**event)
-        self._events.flush()
+        self._events = self._events or task_events(self._app, self._connection)
+        send_events(self._events, events)
         return True
 
     def close(self) -> None:
@@ -172,6 +168,18 @@ class KombuTransport:
         self._producer = self._events = None
         self._declared.clear()
         self._connection.release()
+
+
+def task_events(app: Celery, connection: Any) -> Any:
+    """Celery's own dispatcher of task events, on a channel of its own; sends them in groups."""
+    return app.events.Dispatcher(connection, buffer_group=frozenset({"task"}), buffer_limit=1_000_000)
+
+
+def send_events(dispatcher: Any, events: list[dict[str, Any]]) -> None:
+    """All of them, now."""
+    for event in events:
+        dispatcher.send(**event)
+    dispatcher.flush()
 
 
 class MemoryTransport:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from scheduler.settings import read_queues
 
@@ -41,3 +42,14 @@ def everywhere(rig: Rig, verb: str, *args: object) -> None:
     """The same verb to every proxy."""
     for proxy in rig.proxies.values():
         getattr(proxy, verb)(*args)
+
+
+def again_and_again(rig: Rig, loads: Sequence[Load], strike: Callable[[], object], every_seconds: float = 5) -> int:
+    """Strike until the last run has ended, for three minutes at most; how often that was."""
+    strikes = 0
+    until = time.monotonic() + 180
+    while not all(load.done for load in loads) and time.monotonic() < until:
+        rig.wait(loads, every_seconds)
+        strike()
+        strikes += 1
+    return strikes

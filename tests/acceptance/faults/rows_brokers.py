@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +16,7 @@ from typing import Any, Self
 from tests.acceptance.rabbit import Rabbit, rabbit, scripts
 
 from .looking import QUEUES, refused_claims, unharmed
-from .network import everywhere, part
+from .network import again_and_again, everywhere, part
 from .rig import KINDS, Rig, eventually
 from .rows import RigFactory, Verdict, row
 from .rows_poison import poison
@@ -51,13 +50,12 @@ def cut_everything(rigs: RigFactory, _seed: int, node: Rabbit) -> Verdict:
     with rigs(proxied=[it for it in KINDS if it != "broker"]) as rig:
         rig.start_all()
         loads = rig.submit_base()
-        cuts = 0
-        until = time.monotonic() + 180
-        while not all(load.done for load in loads) and time.monotonic() < until:
-            rig.wait(loads, 5)
+
+        def strike() -> None:
             everywhere(rig, "cut")
             node.cut()
-            cuts += 1
+
+        cuts = again_and_again(rig, loads, strike)
         return rig.judge(loads, most_duplicates=part(rig, loads, 2), notes={"cuts": cuts})
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from scheduler.service.dispatch import CLAIM_GRACE_MS
 
 from .load import Load
-from .network import SLOTS, WORK, everywhere, links, part, under_way
+from .network import SLOTS, WORK, again_and_again, everywhere, links, part, under_way
 from .proxy import TO_CLIENT, TO_SERVER
 from .rig import HERE, KINDS, Rig
 from .rows import RigFactory, Verdict, row
@@ -62,12 +62,7 @@ def row_10(rigs: RigFactory, seed: int) -> Verdict:
     with rigs(proxied=KINDS) as rig:
         rig.start_all()
         loads = rig.submit_base()
-        cuts = 0
-        until = time.monotonic() + 180
-        while not all(load.done for load in loads) and time.monotonic() < until:
-            rig.wait(loads, 5)
-            everywhere(rig, "cut")
-            cuts += 1
+        cuts = again_and_again(rig, loads, lambda: everywhere(rig, "cut"))
         return rig.judge(loads, most_duplicates=part(rig, loads, 2), notes={"cuts": cuts})
 
 
