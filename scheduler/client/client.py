@@ -12,20 +12,19 @@ and event loops, and holds no connection until it needs one.
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from ..errors import ExecutorNotAllowed, InvalidValue, RunNotFound, SettingsError, quoted, shown
+from ..errors import ExecutorNotAllowed, RunNotFound, quoted
 from ..graph import CompiledGraph, Graph
-from ..graph.limits import MAX_LABELS, kind_of, name_of, seconds_of
+from ..graph.limits import name_of
 from ..graph.policy import Duration
 from ..store.connection import UNREACHABLE
 from ..store.runs import Summary
 from ..wire import RunId, is_run_id, new_run_id, run_id_for_key
 from .access import Access
+from .given import facts_of, graph_of, namespace_of, url_of
 from .handle import RunHandle
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ T = TypeVar("T")
 DEFAULT_NAMESPACE, DEFAULT_SHARDS = "cel", 16
 SUBMIT_PAUSES_SECONDS = (0.05, 0.2, 0.5)
 """Before each repetition of a submit whose reply was lost; the same run id makes that harmless."""
-_NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 
 
 class Client:
@@ -71,8 +69,8 @@ class Client:
             namespace = DEFAULT_NAMESPACE if settings is None else settings.namespace
         self._settings = settings
         self._access = Access(
-            redis_url or _url_of(settings),
-            _checked(namespace),
+            redis_url or url_of(settings),
+            namespace_of(namespace),
             DEFAULT_SHARDS if settings is None else settings.shards,
             settings,
             archive_url if archive_url is not None or settings is None else settings.archive,
@@ -129,8 +127,8 @@ class Client:
             StoreUnreachable: no answer, also not when asked again. Whether the run is stored is then unknown; repeating
                 the call with the same key is harmless.
         """
-        facts = _facts(key, labels, correlation_id, deadline)
-        compiled = self._compile(_graph_of(graph), check)
+        facts = facts_of(key, labels, correlation_id, deadline)
+        compiled = self._compile(graph_of(graph), check)
         run = new_run_id(time.time_ns() // 1_000_000) if key is None else run_id_for_key(self.namespace, key)
         created = self._access.reach(lambda: self._send(run, compiled, facts))
         if created:
@@ -259,59 +257,3 @@ class Client:
             except UNREACHABLE:
                 time.sleep(pause)
         return self._access.runs.submit(run, graph, facts)[0]
-
-
-def _checked(namespace: object) -> str:
-    """A namespace: it becomes part of keys."""
-    if not isinstance(namespace, str) or not _NAMESPACE.fullmatch(namespace):
-        remedy = "Use up to 32 letters, digits, dots, dashes and underscores"
-        raise SettingsError("namespace", f"{shown(namespace)} cannot be one", remedy)
-    return namespace
-
-
-def _url_of(settings: Settings | None) -> str:
-    """The store of these settings; without one, the embedded Redis that runs for their directory."""
-    assert settings is not None  # noqa: S101  the constructor has loaded them
-    if settings.redis_url is not None:
-        return settings.redis_url
-    from ..embedded import running
-
-    url = running(settings.data_dir)
-    if url is None:
-        raise SettingsError(
-            "redis_url",
-            f"is not set, and no embedded Redis runs in {settings.data_dir}",
-            "Set CELERIAC_REDIS_URL, or start `celeriac up` in this directory",
-        )
-    return url
-
-
-def _graph_of(graph: object) -> Graph:
-    if isinstance(graph, Graph):
-        return graph
-    if isinstance(graph, str | bytes):
-        raise InvalidValue(
-            "graph", graph, f"is {kind_of(graph)}, not a graph", "Read it with Graph.from_json or Graph.from_yaml."
-        )
-    return Graph.from_document(graph)
-
-
-def _facts(key: object, labels: object, correlation_id: object, deadline: Duration | None) -> dict[str, str | int]:
-    """Further fields of the run, checked."""
-    facts: dict[str, str | int] = {}
-    if key is not None:
-        facts["key"] = name_of(key, "key")
-    if labels is not None:
-        if not isinstance(labels, Mapping):
-            raise InvalidValue("labels", labels, f"is not an object but {kind_of(labels)}", 'Write {"name": "text"}.')
-        if len(labels) > MAX_LABELS:
-            raise InvalidValue(
-                "labels", len(labels), f"are more than {MAX_LABELS} labels", "Keep what is searched for."
-            )
-        checked = {name_of(n, "labels"): name_of(t, f"labels[{quoted(str(n))}]") for n, t in labels.items()}
-        facts["labels"] = json.dumps(checked, ensure_ascii=False)
-    if correlation_id is not None:
-        facts["correlation_id"] = name_of(correlation_id, "correlation_id")
-    if deadline is not None:
-        facts["deadline_ms"] = max(1, round(seconds_of(deadline, "deadline") * 1000))
-    return facts

@@ -20,40 +20,12 @@ from scheduler.service.transport import MemoryTransport
 from scheduler.store.commits import Commit, send_commits
 from scheduler.store.owners import Owners
 from scheduler.wire import Report
+from tests.integration.copies import Copy
 from tests.integration.echo import AtOnce, Echo, Task, tasks
 from tests.integration.invariants import check
 from tests.integration.stage import Stage, diamond, eventually, idle, layers
 
 SHARD = 1
-
-
-class Copy:
-    """The whole store at one instant, to be set back to."""
-
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
-        keys = sorted(stage.client.scan_iter(count=1000))
-        with stage.client.pipeline(transaction=True) as pipe:
-            for key in keys:
-                pipe.pttl(key)
-                pipe.dump(key)
-            found = pipe.execute()
-        self.kept = {key: (ttl, raw) for key, ttl, raw in zip(keys, found[::2], found[1::2], strict=True) if raw}
-
-    def set_back(self, *, broker: bool = True) -> None:
-        """Everything after this copy is lost, whoever was told that it is stored; in one instant, as in a failover.
-
-        Args:
-            broker: whether queues go back too; they do where the broker is the same Redis.
-        """
-        client = self.stage.client
-        with client.pipeline(transaction=True) as pipe:
-            for key in client.scan_iter(count=1000):
-                if broker or key.startswith((b"{", b"cel:")):
-                    pipe.delete(key)
-            for key, (ttl, raw) in self.kept.items():
-                pipe.restore(key, max(ttl, 0), raw)
-            pipe.execute()
 
 
 def silent(_task: Task) -> None:
