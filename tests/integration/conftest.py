@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from scheduler.service import dispatch, overdue
+from scheduler.service import archivist, dispatch, overdue, retention
 from scheduler.service.transport import MemoryTransport
 from scheduler.store.connection import connect
 from tests.integration.echo import AtOnce, Echo
@@ -65,3 +66,18 @@ def memory(stage: Stage) -> MemoryTransport:
     """A broker that keeps what it gets; no worker."""
     stage.publish("echo")
     return MemoryTransport()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The archivist looks more often than in production; nothing else is changed."""
+    monkeypatch.setattr(archivist, "PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(archivist, "AGAIN_SECONDS", (0.05, 0.2))
+    monkeypatch.setattr(archivist, "ASIDE_SECONDS", 0.1)
+    monkeypatch.setattr(retention, "WORKING_MS", 10)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where the archive of a test lies; nothing is there yet."""
+    return tmp_path / "archive"
