@@ -180,7 +180,7 @@ def _lease_expired(run: Run, event: LeaseExpired, now: int) -> Decision:
 def _opened(run: Run, event: Opened, now: int) -> Decision:
     """Every pending node asks its rule. What was decided before a crash and not recorded is decided again."""
     if run.run_state is RunState.CANCELLING:
-        return _wind_down(run, now)
+        return _wind_down(run, event, now)
     decision = Decision()
     if run.deadline_at_ms is not None and not event.first:
         decision.timers.append(Timer("deadline", run.deadline_at_ms))
@@ -305,7 +305,7 @@ def _retry_due(run: Run, event: RetryDue, _now: int) -> Decision:
 
 
 def _cancel_requested(run: Run, event: CancelRequested, now: int) -> Decision:
-    return _stop(run, f"cancelled: {event.reason}", event.running, now)
+    return _stop(run, f"cancelled: {event.reason}", event.running, now, event.end)
 
 
 def _deadline_passed(run: Run, _event: DeadlinePassed, now: int) -> Decision:
@@ -315,13 +315,14 @@ def _deadline_passed(run: Run, _event: DeadlinePassed, now: int) -> Decision:
     return decision
 
 
-def _stop(run: Run, reason: str, running: frozenset[int], now: int) -> Decision:
-    """Cancel what has not begun at once; what runs gets a grace. A second request changes nothing."""
+def _stop(run: Run, reason: str, running: frozenset[int], now: int, end: int | None = None) -> Decision:
+    """Cancel what has not begun, up to `end` or all; what runs gets a grace. A second request changes nothing."""
     if run.run_state is RunState.CANCELLING:
         return STALE
     decision = Decision(why=reason)
+    end = run.n if end is None else end
     for node, state in enumerate(run.state):
-        if state < FIRST_ENDED and not (node in running and state in _IN_FLIGHT):
+        if state < FIRST_ENDED and (node not in running if state in _IN_FLIGHT else node < end):
             _cancel(run, node, reason, decision)
     decision.cancelled.append("deadline")
     if run.open == len(decision.moves):
@@ -338,13 +339,15 @@ def _cancel(run: Run, node: int, reason: str, decision: Decision) -> None:
         decision.cancelled.append(f"retry:{node}:{run.attempt[node]}")
 
 
-def _wind_down(run: Run, now: int) -> Decision:
-    """A stop that a crash broke off goes on: what has not begun is cancelled, what runs gets a grace again."""
+def _wind_down(run: Run, event: Opened, now: int) -> Decision:
+    """A stop goes on, part by part: what has not begun is cancelled. What runs gets a grace again when it begins anew,
+    for that is after a crash.
+    """
     decision = Decision()
-    for node, state in enumerate(run.state):
+    for node, state in enumerate(run.state[event.first : event.end], event.first):
         if state < FIRST_ENDED and state not in _IN_FLIGHT:
             _cancel(run, node, run.reason, decision)
-    if run.open > len(decision.moves):
+    if run.open > len(decision.moves) and not event.first:
         decision.timers.append(Timer("grace", now + GRACE_MS))
     return _end(run, decision)
 

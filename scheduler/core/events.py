@@ -87,10 +87,13 @@ class CancelRequested(NamedTuple):
 
     Attributes:
         running: nodes whose attempts a worker has claimed; they get a grace to end.
+        end: nodes from this number on that are not in flight are left to later parts, each an Opened, in which a run
+            that is being cancelled goes on with that. None leaves nothing.
     """
 
     reason: str
     running: frozenset[int]
+    end: int | None = None
 
 
 class RetryRequested(NamedTuple):

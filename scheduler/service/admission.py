@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..core.run import Profile, Run
-from ..core.states import NodeState
+from ..core.states import NodeState, RunState
 from ..settings import QueueClass
 from .windows import Window
 
-_READY = int(NodeState.READY)
+_READY, _RUNNING = int(NodeState.READY), RunState.RUNNING
 TURN = 16
 """Nodes of one run that are sent before the next run has its turn."""
 
@@ -129,7 +129,7 @@ class Admission:
                 turn = [nodes.popleft() for _ in range(min(TURN if queue else room, len(nodes), room))]
                 if nodes:
                     queue[id_] = (run, nodes)
-                turn = [node for node in turn if run.state[node] == _READY]
+                turn = [node for node in turn if run.state[node] == _READY] if run.run_state is _RUNNING else []
                 room -= len(turn)
                 limit -= len(turn)
                 if turn:

@@ -193,8 +193,12 @@ class Intake:
     def _take_cancel(self, held: Held, batch: Batch, record: bytes) -> None:
         run_id, reason = _request("cancel", record)
         run = held.runs.get(run_id)
-        if run is not None:
-            apply(self._dispatch, held, batch, run, CancelRequested(reason, frozenset(self._runs.claimed(run))))
+        if run is None:
+            return
+        event = CancelRequested(reason, frozenset(self._runs.claimed(run)), self._loading.at_once)
+        if apply(self._dispatch, held, batch, run, event) and run.run_state not in ENDED_RUNS:
+            self._dispatch.admission.forget([run_id])
+            self._loading.rest_later(held, run)
 
     def _take_retry(self, held: Held, batch: Batch, record: bytes) -> None:
         """An ended run is loaded and goes on. Nothing happens when it has not ended or nothing in it failed.

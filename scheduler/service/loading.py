@@ -29,7 +29,7 @@ from .rewinds import renumber, unclaimed
 log = logging.getLogger("celeriac.scheduler")
 
 OPENED_AT_ONCE = 5000
-"""Nodes of one run that are asked for their rule before others have their turn."""
+"""Nodes of one run that are asked for their rule, or cancelled, before others have their turn."""
 _READY = int(NodeState.READY)
 
 
@@ -72,6 +72,16 @@ class Loading:
         apply(self._dispatch, held, batch, run, Opened(first, end))
         if end < run.n and run.run_state not in ENDED_RUNS:
             held.to_open.append((run.id, end))
+
+    @property
+    def at_once(self) -> int:
+        """Nodes of one run that are taken up in one turn."""
+        return OPENED_AT_ONCE
+
+    def rest_later(self, held: Held, run: Run) -> None:
+        """The first part of a wide run was taken up; the others are for turns to come."""
+        if run.n > OPENED_AT_ONCE:
+            held.to_open.append((run.id, OPENED_AT_ONCE))
 
     def go_on(self, held: Held, batch: Batch, until: float) -> None:
         """What earlier turns had no time for: load submitted runs, open wide ones; each in turn, one step at least.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -10,9 +11,12 @@ import pytest
 from scheduler.cli.doctor import examine
 from scheduler.cli.work import demand_of
 from scheduler.client.views import Workers
+from scheduler.core.run import Run
 from scheduler.core.states import NodeState, RunState
 from scheduler.graph import Graph
 from scheduler.service import loading, loop
+from scheduler.service.batch import Batch
+from scheduler.service.held import Held
 from scheduler.service.loading import OPENED_AT_ONCE
 from scheduler.service.transport import MemoryTransport
 from scheduler.store import inboxes
@@ -148,6 +152,41 @@ def test_a_lease_is_judged_after_the_reports_that_wait(
         assert stage.ended(run) == ["succeeded"]
         assert scheduler.counts["leases ended"] == 0
     assert len(memory.sent) == 10
+    idle(stage)
+
+
+def test_a_wide_run_is_cancelled_part_by_part_with_turns_for_others(
+    stage: Stage, memory: MemoryTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it is sent any more; a run cancelled after it ends before it; a new owner goes on in the middle; and
+    each node is cancelled once.
+    """
+    monkeypatch.setattr(loading, "OPENED_AT_ONCE", 500)
+    stage.publish("echo")
+    real, held_up = loading.Loading._open_part, threading.Event()
+
+    def half(self: loading.Loading, held: Held, batch: Batch, run: Run, first: int) -> None:
+        if run.run_state is RunState.CANCELLING and first >= 2_000 and not held_up.is_set():
+            held.to_open.append((run.id, first))  # in a turn to come
+        else:
+            real(self, held, batch, run, first)
+
+    monkeypatch.setattr(loading.Loading, "_open_part", half)
+    with stage.scheduler(memory):
+        wide, small = stage.submit(flood(4_000), shard=1), stage.submit(diamond(), shard=1)
+        eventually(lambda: readied(stage, wide) == 4_000, "all of it open")
+        stage.runs.cancel(wide, "enough")
+        stage.runs.cancel(small, "this too")
+        eventually(lambda: stage.runs.summary(small).state is RunState.CANCELLED, "the small run's end")
+        eventually(lambda: stage.runs.summary(wide).progress["cancelled"] >= 2_000)
+        assert stage.runs.summary(wide).state is RunState.CANCELLING
+    assert stage.runs.summary(wide).progress["cancelled"] < 4_000
+    held_up.set()
+    with stage.scheduler(memory):
+        assert stage.ended(wide) == ["cancelled"]
+    assert sum(f".{wide}." in headers["id"] for _, _, headers in memory.sent) <= 32
+    cancelled = [node for node, word, *_ in stage.moves(wide) if word == "cancel"]
+    assert sorted(cancelled) == list(range(4_000))
     idle(stage)
 
 

@@ -433,6 +433,24 @@ def test_a_cancel_with_nothing_running_ends_the_run() -> None:
     assert (run.run_state, run.reason) == (RunState.CANCELLED, "cancelled: enough")
 
 
+def test_a_wide_run_is_cancelled_part_by_part() -> None:
+    """First what is in flight and the first part; then each Opened goes on; the last one ends the run."""
+    run = sent(*(node() for _ in range(4)), node(0), node(0))
+    happen(run, reported(run, 3, "failed"), T0)
+    decision = happen(run, CancelRequested("enough", frozenset(), 2), T0 + 9)
+    assert moves(decision) == [(0, "cancel", -1), (1, "cancel", -1), (2, "cancel", -1)]
+    assert (decision.run, decision.timers) == (RunState.CANCELLING, [Timer("grace", T0 + 9 + GRACE_MS)])
+
+    decision = happen(run, Opened(2, 4), T0 + 10)
+    assert moves(decision) == [(3, "cancel", -1)]
+    assert decision.cancelled == ["retry:3:1"]
+    assert (decision.run, decision.timers) == (None, [])
+    decision = happen(run, Opened(4, 6), T0 + 11)
+    assert moves(decision) == [(4, "cancel", -1), (5, "cancel", -1)]
+    assert (decision.run, decision.why) == (RunState.CANCELLED, "cancelled: enough")
+    assert "grace" in decision.cancelled
+
+
 def test_a_cancel_gives_what_runs_a_grace() -> None:
     """What a worker has claimed may end; nothing begins any more; then the run is cancelled."""
     run = sent(node(), node(), node(0))

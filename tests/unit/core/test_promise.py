@@ -361,12 +361,13 @@ class World:
             return chance.choice(self.old) if self.old else None
         if pick < 0.66:
             number, attempt = chance.randrange(-2, len(self.specs) + 2), chance.randint(0, 3)
-            return chance.choice((RetryDue(number, attempt + 50), self.expiry(number, attempt + 50), GraceOver()))
+            part = Opened(max(number, 0), max(number, 0) + attempt)
+            return chance.choice((RetryDue(number, attempt + 50), self.expiry(number, attempt + 50), GraceOver(), part))
         if pick < 0.80:
             return self.due()
         if pick < 0.84 and self.stops:
             claimed = frozenset(at for at, _ in flying if chance.random() < 0.5)
-            return CancelRequested("enough", claimed)
+            return CancelRequested("enough", claimed, chance.choice((None, chance.randint(0, len(self.specs)))))
         return self.admission(chance.random())
 
     def admission(self, share: float = 1.0) -> Event | None:
