@@ -19,6 +19,7 @@ from ..store.runs import Runs, Summary
 from ..wire import RunId
 from .output import Output, counts_in_words, instant, json_text, note, span
 from .values import errors_of, outputs_of
+from .work import ready_since_ms
 
 _SHOWN_FAILURES = 10
 _SHOWN_OPEN = 20
@@ -58,6 +59,22 @@ class Shown(NamedTuple):
         """State -> nodes."""
         return dict(Counter(it.state.word for it in self.nodes))
 
+    def waits(self, now_ms: int) -> dict[str, tuple[int, int]]:
+        """How long nodes that could run have waited for it: ready, and sent to a worker that has not begun -> (nodes,
+        ms that the first of them has waited). By the records, so times of Redis. O(nodes + edges into ready ones).
+        """
+        found: dict[str, tuple[int, int]] = {}
+        for node, it in enumerate(self.nodes):
+            if it.state is NodeState.READY:
+                word, since = "ready", ready_since_ms(self.run, node)
+            elif it.state is NodeState.DISPATCHED and it.tries and it.tries[-1].dispatched_at_ms:
+                word, since = "sent", it.tries[-1].dispatched_at_ms
+            else:
+                continue
+            nodes, longest = found.get(word, (0, 0))
+            found[word] = nodes + 1, max(longest, now_ms - since)
+        return found
+
     def document(self, node: int, error: dict[str, Any] | None) -> dict[str, Any]:
         """A node for JSON."""
         it = self.nodes[node]
@@ -95,8 +112,13 @@ def show_run(
     failed = [node for node, it in enumerate(view.nodes) if it.state is NodeState.FAILED]
     errors = errors_of(runs, run, {*numbers, *failed[:_SHOWN_FAILURES]})
     outputs = outputs_of(runs, run, numbers) if only else {}
+    now = runs.now_ms()
+    waits = view.waits(now)
     if out.json:
-        out.document(_document(view, numbers, errors, outputs, nodes=nodes or bool(only)))
+        out.document(
+            _document(view, numbers, errors, outputs, nodes=nodes or bool(only))
+            | {"waits": {word: {"nodes": count, "longest_ms": ms} for word, (count, ms) in waits.items()}}
+        )
         return
     it = summary
     running = NodeState.RUNNING.word
@@ -110,7 +132,8 @@ def show_run(
         ("edges", len(run.up)),
         ("created", instant(it.created_at_ms)),
         ("ended", instant(it.ended_at_ms)),
-        ("took", span((it.ended_at_ms or runs.now_ms()) - it.created_at_ms)),
+        ("took", span((it.ended_at_ms or now) - it.created_at_ms)),
+        ("waiting", ", ".join(f"{count} {word}, the first for {span(ms)}" for word, (count, ms) in waits.items())),
         ("deadline", instant(it.deadline_at_ms)),
         ("key", it.key),
         ("correlation id", it.correlation_id),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from scheduler.cli import main
 from scheduler.cli.doctor import examine
 from scheduler.cli.work import demand_of
 from scheduler.client.views import Workers
@@ -299,7 +302,9 @@ def value_of_nothing(task: object) -> Ending:
     return value({"value": None})
 
 
-def test_doctor_tells_how_long_ready_nodes_have_waited(stage: Stage, memory: MemoryTransport) -> None:
+def test_doctor_and_show_tell_how_long_ready_nodes_have_waited(
+    stage: Stage, memory: MemoryTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By the records: the oldest is a node that nobody has had room for since its run was submitted, 90 s ago."""
     graph = Graph("waits")
     first = graph.add("echo", key="first")
@@ -321,4 +326,10 @@ def test_doctor_tells_how_long_ready_nodes_have_waited(stage: Stage, memory: Mem
     assert 89_000 < waited < 120_000
     found = {it.subject: it.found for it in examine(stage.settings())}
     assert "1 nodes ready, the first for 1m" in found["class standard-low"]
+    monkeypatch.setenv("CELERIAC_REDIS_URL", stage.url)
+    said = CliRunner().invoke(main, ["runs", "show", run, "-o", "json"])
+    waits = json.loads(said.stdout)["waits"]
+    assert [waits[word]["nodes"] for word in ("ready", "sent")] == [1, 1]
+    assert all(89_000 < it["longest_ms"] < 120_000 for it in waits.values())
+    assert "1 ready, the first for 1m" in CliRunner().invoke(main, ["runs", "show", run]).stdout
     stage.client.hincrby(stage.keys.shard(0).run(run), "created_at_ms", 90_000)
