@@ -69,7 +69,7 @@ def test_jitter_stays_within_its_bounds(failures: int, base_ms: int, factor: flo
     found = backoff_ms(failures, base_ms, factor, cap_ms, chance)
     assert 0 <= found <= cap_ms
     assert found <= base_ms * factor ** min(failures - 1, 64)
-    assert found <= backoff_ms(failures, base_ms, factor, cap_ms, 0.999999999)
+    assert found <= backoff_ms(failures, base_ms, factor, cap_ms, max(chance, 0.999999999))
     assert found <= backoff_ms(failures + 1, base_ms, factor, cap_ms, chance)
 
 
