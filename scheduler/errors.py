@@ -644,21 +644,29 @@ class StoreFull(StoreError):
     """Redis has no room for more. Nothing was stored; runs that are under way go on.
 
     Attributes:
-        used_bytes: memory in use, None when unknown.  limit_bytes: what may be used at this moment, None when unknown.
-        max_bytes: Redis's maxmemory, None when unknown.
+        used_bytes: memory in use, None when unknown.  expected_bytes: what live runs and this one may come to take.
+        limit_bytes: what may be used at this moment.  max_bytes: Redis's maxmemory. None when unknown, both.
     """
 
     def __init__(
-        self, *, used_bytes: int | None = None, limit_bytes: int | None = None, max_bytes: int | None = None
+        self,
+        *,
+        used_bytes: int | None = None,
+        expected_bytes: int = 0,
+        limit_bytes: int | None = None,
+        max_bytes: int | None = None,
     ) -> None:
         self.used_bytes = used_bytes
+        self.expected_bytes = expected_bytes
         self.limit_bytes = limit_bytes
         self.max_bytes = max_bytes
         if used_bytes is None or limit_bytes is None or max_bytes is None:
             found = "Redis has reached its maxmemory and takes no more"
         else:
             found = (
-                f"Redis uses {used_bytes:,} bytes of memory, and new runs are taken up to {limit_bytes:,} "
+                f"Redis uses {used_bytes:,} bytes of memory"
+                + (f", runs that live may come to take {expected_bytes:,} more" if expected_bytes else "")
+                + f", and new runs are taken up to {limit_bytes:,} "
                 f"(memory_guard, {limit_bytes / max_bytes if max_bytes else 0:.0%} of its maxmemory of {max_bytes:,})"
             )
         super().__init__(

@@ -118,7 +118,8 @@ class Loading:
 
     def broken_off(self, held: Held, found: Shard, now: int) -> Commit:
         """What a crash between two calls of a commit left behind, to be removed before anything else is committed:
-        attempts, leases and timers that no record knows yet, or knows no more.
+        attempts, leases and timers that no record knows yet, or knows no more. And room that is kept for ended runs:
+        schedulers of the version before do not give it back.
         """
         commit = Commit(held.keys, held.epoch, held.count)
         known = {id_ for id_ in found.attempts if held.is_current(id_)}
@@ -130,4 +131,6 @@ class Loading:
             if run is None or (event is not None and decide(run, event, now).stale):
                 done.append(timer)
         commit.timers({}, done)
+        for run_id in set(found.expected).difference(found.live):
+            commit.unexpected(run_id)
         return commit

@@ -110,6 +110,11 @@ class Commit:
         """The run is over."""
         self._last.append(("ZADD", self.keys.ended, (at_ms, run)))
         self._last.append(("ZREM", self.keys.live, (run,)))
+        self.unexpected(run)
+
+    def unexpected(self, run: str) -> None:
+        """The memory guard need not count on this run any more."""
+        self._last.append(("LEAVE", self.keys.expected, (run,)))
 
     def reopened(self, run: RunId, created_at_ms: int) -> None:
         """A run that had ended goes on; its deadline was for the first go."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from redis import Redis
@@ -53,6 +53,7 @@ class Shard:
 
     Attributes:
         rewound_at_ms, missing: when the shard last went back in time, and by how many commits; 0 if it never did.
+        expected: runs that the memory guard counts on.
         known: commits that another scheduler knows of, told because the shard has fewer.
     """
 
@@ -66,6 +67,7 @@ class Shard:
     rewound_at_ms: int = 0
     missing: int = 0
     known: int = 0
+    expected: list[str] = field(default_factory=list)
 
 
 class Inboxes:
@@ -131,7 +133,8 @@ class Inboxes:
             pipe.hlen(keys.gone)
             pipe.get(keys.commits)
             pipe.hgetall(keys.rewound)
-            attempts, leases, timers, outbox, live, gone, commits, rewound = pipe.execute()
+            pipe.hkeys(keys.expected)
+            attempts, leases, timers, outbox, live, gone, commits, rewound, expected = pipe.execute()
         return Shard(
             {id_.decode(): state.decode() for id_, state in attempts.items()},
             [id_.decode() for id_ in leases],
@@ -140,7 +143,10 @@ class Inboxes:
             [run.decode() for run in live],
             gone,
             int(commits or 0),
-            *(int(rewound.get(name, 0)) for name in (b"at_ms", b"missing", b"known")),
+            rewound_at_ms=int(rewound.get(b"at_ms", 0)),
+            missing=int(rewound.get(b"missing", 0)),
+            known=int(rewound.get(b"known", 0)),
+            expected=[it.decode() for it in expected if it != b"all"],
         )
 
 

@@ -74,6 +74,8 @@ class ShardKeys:
         """list: batches of attempt ids, committed and perhaps not yet published."""
         self.live = f"{tag}:live"
         """zset: run -> created at, ms, for runs that have not ended."""
+        self.expected = f"{tag}:expected"
+        """hash: live run -> bytes that it may still come to take; "all" -> their sum. What the memory guard adds."""
         self.ended = f"{tag}:ended"
         """zset: run -> ended at, ms."""
         self.gone = f"{tag}:gone"

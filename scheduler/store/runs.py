@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from redis import Redis
-from redis.exceptions import NoPermissionError, RedisError
+from redis.exceptions import NoPermissionError, NoScriptError, RedisError
 
 from ..core.run import Run
 from ..core.states import NodeState, RunState
@@ -27,6 +27,8 @@ from .scripts import STAGE, SUBMIT, Part
 PAGES_IN_FLIGHT = 8
 LOADED_AT_ONCE = 32
 MEMORY_GUARD = 0.85
+NODE_BYTES = 500
+"""What a node may come to take: its record, its share of the log and of an inbox, and a small output."""
 
 
 class Compiled(Protocol):
@@ -85,6 +87,8 @@ class Runs:
         self.keys = Keys(namespace)
         self.namespace = namespace
         self.shards = shards
+        self._limited = True
+        """Whether Redis has a maxmemory, as far as it is known."""
 
     def shard(self, run: RunId) -> int:
         """Where a run lives."""
@@ -127,11 +131,36 @@ class Runs:
             if not batch:
                 return count
             parts = [part for at, page in enumerate(batch, count) for part in (at, page)]
-            answer = STAGE(self.client, [staged], [guard, STAGED_SECONDS, *parts])
-            if answer[0] == b"full":
-                used, limit, most = map(int, answer[1:])
-                raise StoreFull(used_bytes=used, limit_bytes=limit, max_bytes=most)
+            arguments = [guard, STAGED_SECONDS, *parts]
+            expected = 0
+            if guard and self._limited:
+                answer, expected = self._stage_and_ask([staged], arguments)
+                expected += graph.header["nodes"] * NODE_BYTES
+            else:
+                answer = STAGE(self.client, [staged], arguments)
+            used, limit, most = map(int, answer[1:])
+            if answer[0] == b"full" or (limit and used + expected > limit):
+                self.client.unlink(staged)
+                raise StoreFull(used_bytes=used, expected_bytes=expected, limit_bytes=limit, max_bytes=most)
+            if guard:
+                self._limited = bool(most)
             guard, count = 0, count + len(batch)
+
+    def _stage_and_ask(self, keys: Sequence[str], arguments: Sequence[Part]) -> tuple[list[Any], int]:
+        """Stage pages and ask all shards what their live runs may still come to take; one round trip."""
+        for _ in range(2):
+            with self.client.pipeline(transaction=False) as pipe:
+                pipe.execute_command("EVALSHA", STAGE.sha, len(keys), *keys, *arguments)
+                for shard in range(self.shards):
+                    pipe.hget(self.keys.shard(shard).expected, "all")
+                answer, *sums = pipe.execute(raise_on_error=False)
+            if not isinstance(answer, NoScriptError):
+                break
+            self.client.execute_command("SCRIPT", "LOAD", STAGE.text)
+        for it in (answer, *sums):
+            if isinstance(it, Exception):
+                raise it
+        return answer, sum(int(it or 0) for it in sums)
 
     def _make(
         self, run: RunId, staged: str, count: int, graph: Compiled, facts: Mapping[str, Part]
@@ -147,10 +176,11 @@ class Runs:
             "state": RunState.RUNNING.value,
             **facts,
         }
+        named = [keys.run(run), staged, keys.spec(run), keys.live, keys.inbox, keys.archived(run), keys.gone]
         answer = SUBMIT(
             self.client,
-            [keys.run(run), staged, keys.spec(run), keys.live, keys.inbox, keys.archived(run), keys.gone],
-            [run, count, *(part for pair in fields.items() for part in pair)],
+            [*named, keys.expected],
+            [run, count, graph.header["nodes"] * NODE_BYTES, *(part for pair in fields.items() for part in pair)],
         )
         word = answer[0]
         if word == b"accepted":

@@ -44,6 +44,7 @@ _SHARD = {
     r"timers": "zset",
     r"outbox": "list",
     r"live": "zset",
+    r"expected": "hash",
     r"ended": "zset",
     r"gone": "hash",
     r"archived:(?P<archived>[0-9a-z]{26})": "string",
@@ -146,6 +147,7 @@ class _Shard:
     runs: dict[str, _Stored] = field(default_factory=dict)
     blobs: dict[str, int] = field(default_factory=dict)
     gone: dict[str, str] = field(default_factory=dict)
+    expected: dict[str, str] = field(default_factory=dict)
     archived: dict[str, str] = field(default_factory=dict)
 
     def run(self, id_: str) -> _Stored:
@@ -216,6 +218,7 @@ class _Store:
             "live": lambda: shard.live.update(_scores(client, key)),
             "ended": lambda: shard.ended.update(_scores(client, key)),
             "gone": lambda: shard.gone.update(_texts(client.hgetall(key))),
+            "expected": lambda: shard.expected.update(_texts(client.hgetall(key))),
             "dead": lambda: None,
             "dead:counts": lambda: None,
         }
@@ -335,7 +338,12 @@ def _flights(store: _Store, shard: _Shard, runs_of_their_own: bool) -> Iterator[
 
 
 def _indexes(shard: _Shard) -> Iterator[str]:
-    """Every run is live or ended, as its state says."""
+    """Every run is live or ended, as its state says; room is kept for live ones only, and its sum is right."""
+    expected = {run: int(room) for run, room in shard.expected.items() if run != "all"}
+    if sum(expected.values()) != int(shard.expected.get("all", 0)):
+        yield f"shard {shard.number}: the room that is expected adds up to {sum(expected.values())}: {shard.expected}"
+    for id_ in expected.keys() - shard.live.keys():
+        yield f"run {id_}: room is expected for it, and it is not live"
     for id_ in shard.live.keys() & shard.ended.keys():
         yield f"run {id_}: both live and ended"
     for id_ in (shard.live.keys() | shard.ended.keys()) - shard.runs.keys():

@@ -19,7 +19,7 @@ from scheduler.settings import Settings
 from scheduler.store.attempts import Attempts
 from scheduler.store.connection import connect, refusal
 from scheduler.store.runs import Runs
-from scheduler.wire import Report
+from scheduler.wire import Report, RunId
 from tests.hurt import Hurt
 from tests.integration.echo import AtOnce, Echo, Ending, Task, echo
 from tests.integration.invariants import check
@@ -74,6 +74,34 @@ def test_a_submit_is_refused_before_redis_is_full(hurt: Hurt) -> None:
         hurt.client.config_set("maxmemory", 64 * MB)
         assert client.submit(diamond("taken"), key="k").wait(20) == "succeeded"
     check(stage.client, idle=True)
+
+
+def test_a_burst_of_submits_is_refused_before_what_it_brings_fills_redis(hurt: Hurt) -> None:
+    """A graph takes little room until it runs: what live runs may come to take counts, so all that were taken end."""
+    stage = Stage(hurt.url)
+    stage.publish("echo")
+    compiled = layers(100, 4).compile()
+    hurt.client.config_set("maxmemory", used(hurt) + 6 * MB)
+    taken: list[RunId] = []
+
+    def burst() -> None:
+        while len(taken) < 500:
+            run = stage.new_id()
+            stage.runs.submit(run, compiled, {})
+            taken.append(run)
+
+    with pytest.raises(StoreFull) as refused:
+        burst()
+    assert refused.value.expected_bytes >= len(taken) * 400 * 500
+    assert "may come to take" in str(refused.value)
+    assert len(taken) >= 5
+    with stage.scheduler(AtOnce(Echo(stage.attempts))) as scheduler:
+        assert set(stage.ended(*taken, seconds=120)) == {"succeeded"}
+        assert not scheduler.counts["waits"], "Redis was full"
+        stage.runs.submit(stage.new_id(), diamond().compile(), {})
+        eventually(stage.quiet)
+    assert all(stage.client.hget(stage.keys.shard(it).expected, "all") in (None, b"0") for it in range(stage.shards))
+    check(stage.client)
 
 
 def test_the_guard_costs_no_round_trip_and_can_be_off(hurt: Hurt) -> None:

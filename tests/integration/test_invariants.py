@@ -127,6 +127,8 @@ DAMAGE: dict[str, Callable[[Planted], Any]] = {
     "is not in flight": lambda it: it.client.delete(it.keys.attempts, it.keys.leases),
     "is no attempt of a run there": lambda it: it.client.rpush(it.keys.outbox, f"{SHARD}.{'0' * 26}.1.1.1"),
     "both live and ended": lambda it: it.client.zadd(it.keys.ended, {it.live: 1}),
+    "room is expected for it": lambda it: it.client.hset(it.keys.expected, it.good, 1),
+    "the room that is expected adds up": lambda it: it.client.hincrby(it.keys.expected, "all", 1),
     "listed, and not there": lambda it: it.client.zadd(it.keys.live, {"0" * 26: 1}),
     "is succeeded, live True": lambda it: it.client.zadd(it.keys.live, {it.good: 1}),
     "is running, live False": lambda it: it.client.zrem(it.keys.live, it.live),

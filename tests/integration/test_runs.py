@@ -103,7 +103,7 @@ def test_a_submitted_run_is_whole_and_announced(runs: Runs) -> None:
     assert abs(created - runs.now_ms()) < 60_000
 
     keys = runs.keys.shard(runs.shard(run))
-    assert set(dump(runs)) == {"cel:meta", keys.run(run), keys.spec(run), keys.live, keys.inbox}
+    assert set(dump(runs)) == {"cel:meta", keys.run(run), keys.spec(run), keys.live, keys.expected, keys.inbox}
     assert runs.client.ttl(keys.spec(run)) == -1
     [(_, entry)] = runs.client.xrange(keys.inbox)
     assert entry == {b"submit": run.encode()}

@@ -9,10 +9,11 @@
 --          O(arguments)
 --
 -- Everything is checked before the first write, for Redis does not roll back. A write "STILL" only checks: that fields
--- of a hash are as the decision found them, else the commit is "overtaken".
+-- of a hash are as the decision found them, else the commit is "overtaken". "LEAVE" takes a field off a hash, and what
+-- it held off the sum in the field "all"; done again it changes nothing.
 local allowed = {
   HSET = "hash", HDEL = "hash", HINCRBY = "hash", ZADD = "zset", ZREM = "zset", XADD = "stream", XDEL = "stream",
-  RPUSH = "list", LTRIM = "list", PERSIST = "any", UNLINK = "any", STILL = "hash",
+  RPUSH = "list", LTRIM = "list", PERSIST = "any", UNLINK = "any", STILL = "hash", LEAVE = "hash",
 }
 if redis.call("GET", KEYS[1]) ~= ARGV[1] then return "fenced" end
 if ARGV[2] ~= "" then
@@ -41,7 +42,14 @@ redis.call("INCR", KEYS[2])
 at = 3
 while at <= #ARGV do
   local count = tonumber(ARGV[at + 2])
-  if ARGV[at] ~= "STILL" then
+  if ARGV[at] == "LEAVE" then
+    local key = KEYS[tonumber(ARGV[at + 1])]
+    local held = redis.call("HGET", key, ARGV[at + 3])
+    if held then
+      redis.call("HDEL", key, ARGV[at + 3])
+      redis.call("HINCRBY", key, "all", "-" .. held)
+    end
+  elseif ARGV[at] ~= "STILL" then
     redis.call(ARGV[at], KEYS[tonumber(ARGV[at + 1])], unpack(ARGV, at + 3, at + 2 + count))
   end
   at = at + 3 + count

@@ -7,7 +7,8 @@
 -- KEYS[5]  stream  the shard's inbox                         keys.inbox
 -- KEYS[6]  string  what remembers a removed run's key        keys.archived
 -- KEYS[7]  hash    runs of which something is left           keys.gone
--- ARGV     run id, number of pages, then field, value, … of the run
+-- KEYS[8]  hash    bytes that live runs may come to take     keys.expected
+-- ARGV     run id, number of pages, bytes that it may come to take, then field, value, … of the run
 -- Returns  {"accepted", now ms} | {"exists" or "archived", hash of its graph} | {"incomplete", pages found}   O(fields)
 local hash = redis.call("HGET", KEYS[1], "hash")
 if hash then return {"exists", hash} end
@@ -17,11 +18,13 @@ local pages = redis.call("HLEN", KEYS[2])
 if pages ~= tonumber(ARGV[2]) then return {"incomplete", pages} end
 local time = redis.call("TIME")
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call("HSET", KEYS[1], "created_at_ms", string.format("%.0f", now), unpack(ARGV, 3))
+redis.call("HSET", KEYS[1], "created_at_ms", string.format("%.0f", now), unpack(ARGV, 4))
 if pages > 0 then
   redis.call("RENAME", KEYS[2], KEYS[3])
   redis.call("PERSIST", KEYS[3])
 end
+redis.call("HSET", KEYS[8], ARGV[1], ARGV[3])
+redis.call("HINCRBY", KEYS[8], "all", ARGV[3])
 redis.call("ZADD", KEYS[4], now, ARGV[1])
 redis.call("XADD", KEYS[5], "*", "submit", ARGV[1])
 return {"accepted", now}
