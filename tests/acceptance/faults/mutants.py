@@ -66,6 +66,7 @@ NO_FENCE = Mutant(
     "",
     ((16, "a scheduler paused"),),
     nodes=500,
+    seeds=(2, 3),
 )
 NO_DEADLINE = Mutant(
     "there is no dispatch deadline",
@@ -77,8 +78,8 @@ NO_DEADLINE = Mutant(
 MUTANTS = (
     NO_CLAIM,
     NO_FENCE,
-    replace(NO_FENCE, what="commits of former owners: the count is left", old=_TOKEN, spare=True),
-    replace(NO_FENCE, what="commits of former owners: the token is left", old=_COUNT, spare=True),
+    replace(NO_FENCE, what="commits of former owners: the count is left", old=_TOKEN, seeds=(), spare=True),
+    replace(NO_FENCE, what="commits of former owners: the token is left", old=_COUNT, seeds=(), spare=True),
     Mutant(
         "a claim is granted while another holds the attempt",
         "store/lua/claim.lua",
@@ -179,6 +180,15 @@ def run_mutant(mutant: Mutant, row: Row, home: Path, seed: int = 1, nodes: int |
     return run_row(Row(row.number, row.title, body), seed, home, options={"nodes": nodes or mutant.nodes})
 
 
+def tried(mutant: Mutant, row: Row, home: Path, seed: int = 1) -> Result:
+    """Run a row with a mutant's processes, with one seed after the other until it sees the mutant."""
+    result = run_mutant(mutant, row, home, seed)
+    for further in mutant.seeds:
+        if not seen(result):
+            result = run_mutant(mutant, row, home, further)
+    return result
+
+
 def rows_of(mutant: Mutant) -> list[Row]:
     """The rows that must see it."""
     found = [
@@ -212,11 +222,7 @@ def main() -> int:
             if (row.title, mutant.nodes) not in sound:
                 wrong += _told(NONE, run_mutant(NONE, row, home, options.seed, mutant.nodes), red=False)
                 sound.add((row.title, mutant.nodes))
-            result = run_mutant(mutant, row, home, options.seed)
-            for seed in mutant.seeds:
-                if not seen(result):
-                    result = run_mutant(mutant, row, home, seed)
-            wrong += _told(mutant, result, red=not mutant.spare)
+            wrong += _told(mutant, tried(mutant, row, home, options.seed), red=not mutant.spare)
     shutil.rmtree(home, ignore_errors=True)
     print(f"{len(chosen)} mutants, {wrong} rows not as they should be")
     return 1 if wrong else 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .mutants import MUTANTS, NO_CLAIM, NO_FENCE, Mutant, copied, rows_of, run_mutant, seen
+from .mutants import MUTANTS, NO_CLAIM, NO_FENCE, Mutant, copied, rows_of, seen, tried
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda it: it.what)
@@ -24,4 +24,4 @@ def test_each_mutant_can_still_be_made(mutant: Mutant, tmp_path: Path) -> None:
 def test_a_row_turns_red_on_its_mutant(mutant: Mutant, tmp_path: Path) -> None:
     """Without the claim doubled messages run twice; without the fence a paused former owner corrupts a run."""
     [row] = rows_of(mutant)
-    assert seen(run_mutant(mutant, row, tmp_path))
+    assert seen(tried(mutant, row, tmp_path))
