@@ -24,4 +24,4 @@ def test_each_mutant_can_still_be_made(mutant: Mutant, tmp_path: Path) -> None:
 def test_a_row_turns_red_on_its_mutant(mutant: Mutant, tmp_path: Path) -> None:
     """Without the claim doubled messages run twice; without the fence a paused former owner corrupts a run."""
     [row] = rows_of(mutant)
-    assert seen(tried(mutant, row, tmp_path))
+    assert seen(mutant, tried(mutant, row, tmp_path))
