@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from scheduler import Graph, Retry
+from scheduler import Graph, Retry, RunHandle
+from scheduler.errors import WaitTimeout
 
 from . import ledger
 from .harm import FAILS_FIRST, HARM
@@ -170,7 +171,9 @@ def malformed(rigs: RigFactory, seed: int) -> Verdict:
         fence = rig.client().submit(_fence(), check=False)
         rig.wait(loads, 150)
         verdict = rig.judge(loads, most_duplicates=0, notes={"pushed": pushed, "in place": len(hit)})
-        verdict.must(str(fence.wait(60)) == "succeeded", "what came after the malformed messages did not run")
+        if verdict.violations:
+            return verdict
+        verdict.must(_end(fence) == "succeeded", "what came after the malformed messages did not run")
         verdict.must(not bomb.exists(), "somebody unpickled a message")
         verdict.must(len(hit) == len(SHAPES) - 2, f"only {len(hit)} messages were found to be made malformed")
         eventually(lambda: not queued(rig), "the queues are empty", 30)
@@ -209,6 +212,13 @@ def _fence() -> Graph:
         for n in range(8):
             graph.add(HARM, key=f"{queue_class}-{n}", name="fence", quiet=True, queue_class=queue_class)
     return graph
+
+
+def _end(run: RunHandle) -> str:
+    try:
+        return str(run.wait(60))
+    except WaitTimeout:
+        return "not ended"
 
 
 def _rejected(rig: Rig, expected: int) -> int:
