@@ -96,6 +96,8 @@ class Rig:
         self._app = app
         self._clients: list[Client] = []
         self._look: Any = None
+        self.verdict: Verdict | None = None
+        """What was judged last."""
 
     # -- life ---------------------------------------------------------------------------------------
 
@@ -290,6 +292,7 @@ class Rig:
             strangers: the ledger may know other runs.
         """
         verdict = judge(self.look(), self.client(), loads, self.ledger(), settle_seconds, strangers=strangers)
+        self.verdict = verdict
         if most_duplicates is not None:
             verdict.must(
                 verdict.duplicates <= most_duplicates,

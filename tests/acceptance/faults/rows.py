@@ -125,7 +125,8 @@ def run_row(it: Row, seed: int, home: Path, *, keep: bool = False, options: dict
         verdict = it.body(rigs, seed)
     except Exception as broken:  # noqa: BLE001  whatever it is, the row has failed
         trace = "".join(traceback.format_exception(broken))
-        verdict = Verdict([f"the row stumbled: {trace}"])
+        found = [violation for rig in made if rig.verdict is not None for violation in rig.verdict.violations]
+        verdict = Verdict([*found, f"the row stumbled: {trace}"])
     seconds = time.monotonic() - began
     if verdict.violations or keep:
         return Result(it, seed, seconds, verdict, place)

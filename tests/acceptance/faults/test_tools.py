@@ -117,18 +117,21 @@ def test_a_rig_leaves_no_process_behind(tmp_path: Path) -> None:
 
 
 def test_a_row_that_raises_is_a_violation_and_keeps_its_logs(tmp_path: Path) -> None:
-    """A row never hides an error; one that passed leaves nothing."""
+    """A row never hides an error, nor what it had found by then; one that passed leaves nothing."""
 
     def broken(rigs: Callable[..., Rig], seed: int) -> Verdict:
-        rigs()
-        raise RuntimeError("the row itself")
+        with rigs() as rig:
+            rig.redis.start()
+            rig.judge([], settle_seconds=0).must(False, "something else")
+            raise RuntimeError("the row itself")
 
     def good(rigs: Callable[..., Rig], seed: int) -> Verdict:
         rigs()
         return Verdict()
 
     result = run_row(Row(98, "broken", broken), 1, tmp_path)
-    assert "the row itself" in result.verdict.violations[0]
+    assert result.verdict.violations[0] == "something else"
+    assert "the row itself" in result.verdict.violations[-1]
     assert result.directory is not None
     assert result.directory.is_dir()
     result = run_row(Row(99, "good", good), 1, tmp_path)
