@@ -143,9 +143,10 @@ MUTANTS = (
     Mutant(
         "a cancel leaves what is ready",
         "core/decide.py",
-        "        if state < FIRST_ENDED and not (node in running and state in _IN_FLIGHT):\n",
+        "        if state < FIRST_ENDED and (node not in running if state in _IN_FLIGHT else node < end):\n",
         "        if state < FIRST_ENDED and state in _IN_FLIGHT and node not in running:\n",
         ((28, "cancels"),),
+        nodes=80,
     ),
 )
 
