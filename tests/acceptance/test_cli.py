@@ -36,6 +36,11 @@ STUCK = {
 }
 
 
+def heeds_ctrl_c() -> None:
+    """As on a terminal: tests that run in the background inherit that it is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Up:
     """`celeriac up` in a directory of its own, and commands beside it."""
 
@@ -91,6 +96,7 @@ class Up:
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
+            preexec_fn=heeds_ctrl_c,  # noqa: PLW1509  nothing else runs between fork and exec here
         )
         os.close(theirs)
         said = b""
