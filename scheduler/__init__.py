@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     )
     from .graph import Graph, Node, Path, Retry, Secret
     from .settings import QueueClass, Settings
-    from .store.runs import Summary
+    from .store.summaries import Summary
 
 __version__ = "0.1.0"
 

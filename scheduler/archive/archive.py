@@ -14,7 +14,8 @@ from typing import BinaryIO, TypeVar
 
 from ..errors import ArchiveError, RunArchived, RunNotFound, escaped
 from ..store.ended import Ended, Piece
-from ..store.runs import Runs, Summary
+from ..store.runs import Runs
+from ..store.summaries import Summary
 from ..wire import RunId, is_run_id
 from .lines import read, read_blob, read_first, write
 from .places import Place, place_of

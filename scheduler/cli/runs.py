@@ -19,7 +19,7 @@ from .status import DETACHED, FAILED
 
 if TYPE_CHECKING:
     from ..archive import Archive
-    from ..store.runs import Summary
+    from ..store.summaries import Summary
 
 STATES = ("running", "cancelling", "succeeded", "failed", "cancelled")
 _LOOK_SECONDS = 2.0

@@ -15,7 +15,8 @@ from ..core.run import Run, Try
 from ..core.states import NodeState
 from ..errors import NodeNotFound, escaped
 from ..settings import Settings
-from ..store.runs import Runs, Summary
+from ..store.runs import Runs
+from ..store.summaries import Summary
 from ..wire import RunId
 from .output import Output, counts_in_words, instant, json_text, note, span
 from .values import errors_of, outputs_of

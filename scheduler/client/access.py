@@ -82,7 +82,7 @@ class Access:
                 if found is None:
                     found = connect_runs(self._client, self.namespace, self._shards)
                     if self.settings is not None:
-                        found.memory_guard = self.settings.memory_guard
+                        found.submit.memory_guard = self.settings.memory_guard
                     self._runs = found
         return found
 

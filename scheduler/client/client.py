@@ -21,7 +21,7 @@ from ..graph import CompiledGraph, Graph
 from ..graph.limits import name_of
 from ..graph.policy import Duration
 from ..store.connection import UNREACHABLE
-from ..store.runs import Summary
+from ..store.summaries import Summary
 from ..wire import RunId, is_run_id, new_run_id, run_id_for_key
 from .access import Access
 from .given import facts_of, graph_of, namespace_of, url_of

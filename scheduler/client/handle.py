@@ -18,7 +18,8 @@ from ..errors import InvalidValue
 from ..graph.handles import Node
 from ..graph.limits import kind_of, seconds_of
 from ..graph.policy import Duration
-from ..store.runs import Runs, Summary
+from ..store.runs import Runs
+from ..store.summaries import Summary
 from ..wire import RunId
 from .access import Access
 from .steps import Completed, RunSteps

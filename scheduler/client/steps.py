@@ -33,7 +33,8 @@ from ..errors import (
 )
 from ..store.follow import Entries
 from ..store.outcomes import Outcome, log_end, read_outcomes, read_states, run_state
-from ..store.runs import Runs, Summary
+from ..store.runs import Runs
+from ..store.summaries import Summary
 from ..wire import RunId
 from .access import Access
 from .views import Event, cause_text

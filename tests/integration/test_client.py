@@ -44,8 +44,7 @@ from scheduler import (
 )
 from scheduler.client import waiting
 from scheduler.embedded import EmbeddedRedis
-from scheduler.store import follow
-from scheduler.store import runs as store_runs
+from scheduler.store import follow, submission
 from scheduler.store.attempts import Attempts
 from scheduler.store.connection import connect
 from scheduler.store.keys import Keys
@@ -259,7 +258,7 @@ def test_a_submit_whose_reply_is_lost_makes_one_run(client: Client, monkeypatch:
             raise ConnectionResetError("connection reset by peer")
         return answer
 
-    monkeypatch.setattr(store_runs, "SUBMIT", losing)
+    monkeypatch.setattr(submission, "SUBMIT", losing)
     run = client.submit(pair())
     assert lost == [lost[0]]
     assert [it.id for it in client.runs()] == [run.id]

@@ -18,7 +18,7 @@ from scheduler.service.transport import Outgoing
 from scheduler.settings import Settings
 from scheduler.store.attempts import Attempts
 from scheduler.store.connection import connect, refusal
-from scheduler.store.runs import Runs
+from scheduler.store.submission import MEMORY_GUARD
 from scheduler.wire import Report, RunId
 from tests.hurt import Hurt
 from tests.integration.echo import AtOnce, Echo, Ending, Task, echo
@@ -109,14 +109,14 @@ def test_the_guard_costs_no_round_trip_and_can_be_off(hurt: Hurt) -> None:
     hurt.client.setrange("somebody's", 4 * MB, "x")
     hurt.client.config_set("maxmemory", int(used(hurt) / 0.9))
     runs = Stage(hurt.url).runs
-    runs.memory_guard = 0
+    runs.submit.memory_guard = 0
     graph = diamond().compile()
     before = hurt.client.info("commandstats")
     run = Stage(hurt.url).new_id()
     assert runs.submit(run, graph, {})[0]
     after = hurt.client.info("commandstats")
     assert calls(after, "evalsha") + calls(after, "eval") - calls(before, "evalsha") - calls(before, "eval") <= 4
-    runs.memory_guard = Runs.memory_guard
+    runs.submit.memory_guard = MEMORY_GUARD
     with pytest.raises(StoreFull):
         runs.submit(Stage(hurt.url).new_id(), graph, {})
     assert not runs.submit(run, graph, {"key": "repeated"})[0], "a run that is there is found, however full it is"

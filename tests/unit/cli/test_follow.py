@@ -17,7 +17,7 @@ from scheduler.client import Event
 from scheduler.core.run import Run
 from scheduler.core.states import RunState
 from scheduler.errors import StoreUnreachable, WaitTimeout
-from scheduler.store.runs import Summary
+from scheduler.store.summaries import Summary
 from scheduler.wire import RunId
 
 ID = RunId("0" * 26)

@@ -12,7 +12,7 @@ from scheduler.cli.verdict import Verdict, judge
 from scheduler.core.run import Run
 from scheduler.core.states import LETTERS, NodeState, RunState
 from scheduler.errors import Permanent
-from scheduler.store.runs import Summary
+from scheduler.store.summaries import Summary
 from scheduler.wire import RunId
 from tasks import feedback
 from tasks.examples import feedback as example
