@@ -53,7 +53,7 @@ def ls(kind: str | None, limit: int, place: Place, out: Output) -> None:
     """Dead letters, the newest first."""
     with place.for_reading() as settings:
         letters = _letters(settings)
-        found, count = letters.newest(kind, limit), letters.count()
+        count, found = letters.count(), letters.newest(kind, limit)  # in this order: no letter is counted and not shown
     if out.json:
         out.document([_document(it) for it in found])
     else:

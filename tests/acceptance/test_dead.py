@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from kombu.connection import Connection
 
 from scheduler.cli import main
@@ -31,16 +31,21 @@ default = true
 """
 
 
-def celeriac(stack: Stack, *words: str, expect: int = 0) -> str:
-    """Run a command in this process, as its own would; returns what it printed, notes included."""
+def invoked(stack: Stack, *words: str, expect: int = 0) -> Result:
+    """Run a command in this process, as its own would."""
     done = CliRunner().invoke(main, words, env={**stack.env, "CELERIAC_LOG_LEVEL": "error"})
     assert done.exit_code == expect, f"{words}: {done.exit_code}\n{done.output}\n{done.exception!r}"
-    return done.output
+    return done
+
+
+def celeriac(stack: Stack, *words: str, expect: int = 0) -> str:
+    """What a command prints, notes included."""
+    return invoked(stack, *words, expect=expect).output
 
 
 def listed(stack: Stack) -> list[dict[str, Any]]:
     """The letters there are."""
-    found: list[dict[str, Any]] = json.loads(celeriac(stack, "dead", "ls", "-o", "json"))
+    found: list[dict[str, Any]] = json.loads(invoked(stack, "dead", "ls", "-o", "json").stdout)
     return found
 
 
