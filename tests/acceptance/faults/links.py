@@ -33,12 +33,19 @@ class Loss:
 
     Attributes:
         left: how many commands are still to be met.
+        silent: whether the connection is deaf from then on, instead of being reset; then only what holds something
+            counts, an empty answer passes.
         cut: how many replies were lost.
     """
 
     left: int
     match: bytes
+    silent: bool = False
     cut: int = 0
+
+    def passes(self, answer: bytes) -> bool:
+        """Whether nothing is lost with this answer: the command has not been done, or has found nothing."""
+        return answer.startswith(b"-NOSCRIPT") or (self.silent and answer.startswith((b"*-1", b"$-1", b"_")))
 
 
 @dataclass
@@ -88,25 +95,29 @@ class Link:
             self.lost = True
             now.counts["bytes_dropped"] += len(data)
             return
-        if now.losses and self._loses(direction, data):
+        loss = self._lost_with(direction, data) if now.losses else None
+        if loss is not None:
+            loss.cut += 1
             now.counts["replies_cut"] += 1
-            self.reset()
+            if loss.silent:
+                self.deaf = True
+            else:
+                self.reset()
             return
         now.counts[direction] += len(data)
         self.queues[direction].put(data)
 
-    def _loses(self, direction: str, data: bytes) -> bool:
-        """Whether these bytes are the answer to a command whose answer is to be lost."""
+    def _lost_with(self, direction: str, data: bytes) -> Loss | None:
+        """The loss that these bytes are for, when they answer a command whose answer is to be lost."""
         if direction == TO_SERVER and self.loss is None:
             self.loss = self.now.loss(self.tail + data)
             self.tail = b"" if self.loss else data[-_LONGEST_MATCH:]
         elif direction == TO_CLIENT and self.loss is not None:
-            if not data.startswith(b"-NOSCRIPT"):
-                self.loss.cut += 1
-                return True
+            if not self.loss.passes(data):
+                return self.loss
             self.loss.left += 1
             self.loss = None
-        return False
+        return None
 
     def ended(self, direction: str) -> None:
         """The end that sends in this direction has closed: so does the other, unless it cannot know."""

@@ -94,8 +94,6 @@ MUTANTS = (
         NO_DEADLINE,
         what="there is no dispatch deadline: lost on the way",
         rows=((13, "old connections"),),
-        nodes=2000,
-        seeds=(3, 5, 7),
         shows="its client was not told of the end",
     ),
     Mutant(

@@ -172,7 +172,19 @@ class Proxy:
         Returns:
             What tells how many have been cut so far.
         """
-        loss = Loss(n, match)
+        return self._lose(Loss(n, match))
+
+    def deafreply(self, n: int, match: bytes) -> Loss:
+        """The next `n` commands with `match` are done, the answer is lost, and the connection is deaf from then on.
+
+        That is deaf() at the worst moment. An empty answer passes, and does not count.
+
+        Returns:
+            What tells how many answers have been lost so far.
+        """
+        return self._lose(Loss(n, match, silent=True))
+
+    def _lose(self, loss: Loss) -> Loss:
         self._do(lambda: self.now.losses.append(loss))
         return loss
 

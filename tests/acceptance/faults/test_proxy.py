@@ -196,6 +196,20 @@ def test_deaf_silences_what_is_open_for_good(proxy: Proxy, direct: Redis) -> Non
         assert direct.get("n") == b"1"
 
 
+def test_a_reply_is_lost_on_a_connection_that_goes_silent(proxy: Proxy, direct: Redis) -> None:
+    """What was popped is gone, nobody is told, nothing comes any more; an empty answer passes, and does not count."""
+    loss = proxy.deafreply(1, b"LPOP")
+    with client_of(proxy, SILENCE_SECONDS) as client:
+        assert client.lpop("queue") is None
+        assert not loss.cut
+        direct.rpush("queue", "message", "another")
+        silent(client, "LPOP", "queue")
+        eventually(lambda: loss.cut == 1)
+        assert direct.lrange("queue", 0, -1) == [b"another"]
+        with client_of(proxy) as new:
+            assert new.lpop("queue") == b"another"
+
+
 def test_delay_comes_each_way_and_keeps_the_order(proxy: Proxy) -> None:
     """A round trip costs two delays; commands sent at once arrive as they were sent."""
     with client_of(proxy) as client:
