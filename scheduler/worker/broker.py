@@ -47,7 +47,8 @@ def survive(app: Any, drop: Drop) -> None:
     channel._celeriac_drop = staticmethod(drop)
 
 
-def _stopping() -> bool:
+def stopping() -> bool:
+    """Whether this worker has been told to stop."""
     return any(it is not None and it is not False for it in (state.should_stop, state.should_terminate))
 
 
@@ -58,7 +59,7 @@ def patiently(call: Callable[[], T]) -> T:
         try:
             found = call()
         except Exception as trouble:
-            if not noted(trouble) or _stopping():
+            if not noted(trouble) or stopping():
                 raise
             time.sleep(pause)
             state.maybe_shutdown()
@@ -126,7 +127,7 @@ def _parsed(channel: Any, parse: Callable[..., Any], connection: Any, command: s
     try:
         found = parse(connection, command, **options)
     except Exception as trouble:
-        if not noted(trouble) or _stopping():
+        if not noted(trouble) or stopping():
             raise
         time.sleep(LONGEST_PAUSE_SECONDS / 2)
         return None

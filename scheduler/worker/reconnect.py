@@ -1,8 +1,9 @@
 """How a worker comes back: to its broker soon, however long that was away; from a connection or a process that is gone.
 
-Three places where Celery and kombu take longer than they must, or end the worker, put right from outside. kombu's
+Four places where Celery and kombu take longer than they must, or end the worker, put right from outside. kombu's
 pauses between two tries grow by two seconds each, up to thirty, and no setting of Celery's says otherwise: after an
-outage of half a minute a worker would stay away for up to twelve seconds more.
+outage of half a minute a worker would stay away for up to twelve seconds more. And they never end: a worker that is
+told to stop while its broker is away would try for ever to send an event that says how it is.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 
 from celery.utils.imports import symbol_by_name
 from kombu.connection import Connection
+
+from .broker import stopping
 
 LONGEST_PAUSE_SECONDS = 5.0
 LOOK_AGAIN_SECONDS = (0.05, 0.5)
@@ -32,6 +35,18 @@ class _Soon(Connection):
             kwargs.setdefault("interval_max", LONGEST_PAUSE_SECONDS)
         base: Any = super()
         return base.ensure_connection(errback, max_retries, *args, **kwargs)
+
+    def _ensure_connection(self, errback: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """What kombu does for every caller, but a worker that is told to stop tries no more."""
+
+        def failed(problem: BaseException, pause: float) -> None:
+            if stopping():
+                raise problem
+            if errback:
+                errback(problem, pause)
+
+        base: Any = super()
+        return base._ensure_connection(failed, *args, **kwargs)
 
 
 def guard_channels() -> None:

@@ -1,24 +1,17 @@
-"""`python -m tests.acceptance.faults`: the fault table, row by row, with as many seeds as you like.
-
-Rows share nothing but the machine, so several may run beside each other, each in a process of its own. Most of a row is
-waiting; more rows at a time than twice the cores lengthen what a row measures.
-"""
+"""`python -m tests.acceptance.faults`: the fault table, row by row, with as many seeds as you like."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from .rows import Result, Row, all_rows, run_row
+from .jobs import results_of
+from .rows import Result, Row, all_rows
 
 HEAD = f"{'row':>3}  {'what is done':<50}  {'seed':>4}  {'s':>5}  {'nodes':>6}  {'starts':>6}  {'dupl.':>5}  violations"
 
@@ -59,28 +52,6 @@ def shown(result: Result) -> str:
         lines.append(f"     logs and ledger: {result.directory}")
         lines.append(f"     again: python -m tests.acceptance.faults --rows {result.row.number} --seeds {result.seed}")
     return "\n".join(lines)
-
-
-def results_of(rows: Sequence[Row], seeds: Sequence[int], home: Path, keep: bool, jobs: int) -> Iterator[Result]:
-    """Run every row with every seed, `jobs` at a time; each result as soon as it is there."""
-    todo = [(it, seed) for seed in seeds for it in rows]
-    if jobs == 1:
-        yield from (run_row(it, seed, home, keep=keep) for it, seed in todo)
-        return
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-        running = {pool.submit(_run, str(it), seed, home, keep): it for it, seed in todo}
-        for done in as_completed(running):
-            yield replace(done.result(), row=running[done])
-
-
-def _run(name: str, seed: int, home: Path, keep: bool) -> Result:
-    """One row in a process of its own; without the row's function, which does not travel."""
-    [it] = [row for row in all_rows() if str(row) == name]
-    return replace(run_row(it, seed, home, keep=keep), row=replace(it, body=_elsewhere))
-
-
-def _elsewhere(*_: object) -> NoReturn:
-    raise AssertionError("this row has run in another process")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -162,7 +162,7 @@ def test_an_unknown_task_without_a_usable_id_is_dropped(
 @pytest.mark.parametrize("body", [[None, {}, {}], [5, {}, {}], [[1], [2], {}], [[1], None, {}]])
 def test_a_stranger_s_message_that_calls_nothing_is_kept_too(either: Post, body: Any) -> None:
     """Celery would find out where the task runs: its caller gets no answer, and nobody else hears of it."""
-    id_ = f"stranger-{body}"
+    id_ = f"stranger-{either.queue}-{body}"  # both queues have one inbox
     either.send_raw(body, id_)
     [dead] = until(lambda: [it for it in either.dead() if it["id"] == id_], "the dead letter")
     assert json.loads(base64.b64decode(dead["body"])) == body

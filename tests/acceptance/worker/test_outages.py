@@ -155,3 +155,24 @@ def test_a_worker_comes_back_to_its_broker_soon(outage: Outage, start: Start) ->
         outage.end()
     assert max(map(float, said)) == 5.0
     until(lambda: "Connected to redis" in worker.text().rpartition("Cannot connect")[2], "the connection", 10)
+
+
+@pytest.mark.parametrize("outage", ["killed"], indirect=True)
+@pytest.mark.parametrize(("first", "how"), [("told", signal.SIGQUIT), ("away", signal.SIGTERM)])
+def test_a_worker_stops_without_its_broker(outage: Outage, start: Start, first: str, how: int) -> None:
+    """Told to stop just before or after its broker has gone, it ends when its attempt has; it waits for nobody."""
+    worker = start(
+        "stops", "-P", "prefork", "-c", "2", "--heartbeat-interval", "1", url=outage.url, SAMPLE_SOFT_SHUTDOWN="2"
+    )
+    id_ = (post := Post(outage.url, worker.queue)).seed(lease_ms=2_000)
+    post.send("sample.sleeps", 4.0, id_=id_)  # some beats of the heart that tells Celery's events
+    started(worker, id_)
+    if first == "told":
+        worker.signal(how)
+        until(lambda: "shutdown" in worker.text().lower(), "the shutdown")
+        outage.begin()
+    else:
+        outage.begin()
+        until(lambda: "Cannot connect to redis" in worker.text(), "a try in vain")
+        worker.signal(how)
+    worker.ended(45)
