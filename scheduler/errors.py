@@ -7,6 +7,7 @@
     │   ├── InvalidValue        a value of the wrong type, range or spelling
     │   │   ├── NotJson         not a JSON value: NaN, infinity, lone surrogate, set, bytes, object
     │   │   └── TooLarge        over a limit; `.size`, `.limit`, `.unit`
+    │   ├── ExpressionError     a condition cannot be read, is too large, or can never be true or false; `.position`
     │   ├── UnreadableDocument  the text is not JSON or YAML, or says one key twice
     │   ├── HandleMisused       a handle stands where a value was meant: `if node.out.x:` (also a TypeError)
     │   ├── CycleFound          a -> b -> a
@@ -66,6 +67,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 SHOWN_CHARACTERS = 120
+_AROUND = 60
+"""Characters of an expression that are shown on either side of what is wrong with it."""
 MESSAGE_CHARACTERS = 2_000
 
 
@@ -224,6 +227,35 @@ class TooLarge(InvalidValue):
         self.size = size
         self.limit = limit
         self.unit = unit
+
+
+class ExpressionError(GraphError):
+    """An expression cannot be read, is too large, or can never have a value.
+
+    Attributes:
+        text: the expression; as it was written, or in its canonical form when the whole of it was looked at.
+        position: where in `text`, counted from 0; the message counts from 1.
+        problem: what is wrong.  remedy: what to write instead.
+    """
+
+    def __init__(self, text: str, position: int, problem: str, remedy: str, *, at: str = "") -> None:
+        self.text = text
+        self.position = position
+        self.problem = problem
+        self.remedy = remedy
+        place = f"{at}: the expression" if at else "the expression"
+        if text:
+            place += f" {_around(text, position)} at character {position + 1}"
+        super().__init__(f"{place}: {problem}. {remedy}", at=at)
+
+
+def _around(text: str, position: int) -> str:
+    """An expression in quotes; of a long one what stands around the position."""
+    if len(text) <= 2 * _AROUND:
+        return f"'{escaped(text)}'"
+    start = max(0, position - _AROUND)
+    end = start + 2 * _AROUND
+    return f"'{'...' if start else ''}{escaped(text[start:end])}{'...' if end < len(text) else ''}'"
 
 
 class UnreadableDocument(GraphError):

@@ -26,6 +26,7 @@ EXAMPLES: list[errors.CeleriacError] = [
     errors.NotJson('nodes["a"].inputs["x"]', float("nan"), "is not finite", "Write null."),
     errors.TooLarge("nodes", size=2_000_001, limit=1_000_000, unit="nodes", remedy="Split it."),
     errors.UnreadableDocument("it is not JSON", line=3, column=4, remedy="Correct it."),
+    errors.ExpressionError("a.output.x >", 12, "it ends here", "Write a value."),
     errors.HandleMisused("a handle stands where a value was meant"),
     errors.CycleFound(["load", "train"]),
     errors.SelfLoop("load", at='nodes["load"].after[0]'),
