@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         DuplicateNode,
         ExecutorError,
         ExecutorNotAllowed,
+        ExpressionError,
         Fenced,
         GraphError,
         HandleMisused,
@@ -69,7 +70,7 @@ if TYPE_CHECKING:
         WaitTimeout,
         WireError,
     )
-    from .graph import Graph, Node, Path, Retry, Secret
+    from .graph import Choice, Edge, Formula, Graph, Node, Path, Retry, Secret, has, size, within
     from .settings import QueueClass, Settings
     from .store.summaries import Summary
 
@@ -78,16 +79,20 @@ __version__ = "0.1.0"
 __all__ = [
     "ArchiveError",
     "CeleriacError",
+    "Choice",
     "Client",
     "Completed",
     "ContractBroken",
     "CycleFound",
     "DeadLetterNotFound",
     "DuplicateNode",
+    "Edge",
     "Event",
     "ExecutorError",
     "ExecutorNotAllowed",
+    "ExpressionError",
     "Fenced",
+    "Formula",
     "Graph",
     "GraphError",
     "HandleMisused",
@@ -140,12 +145,18 @@ __all__ = [
     "WaitTimeout",
     "WireError",
     "__version__",
+    "has",
+    "size",
+    "within",
 ]
 
 _HOME = {
+    "Choice": "graph",
     "Client": "client",
     "Completed": "client",
+    "Edge": "graph",
     "Event": "client",
+    "Formula": "graph",
     "Graph": "graph",
     "Node": "graph",
     "NodeState": "core.states",
@@ -157,7 +168,10 @@ _HOME = {
     "RunState": "core.states",
     "Secret": "graph",
     "Settings": "settings",
-    "Summary": "store.runs",
+    "Summary": "store.summaries",
+    "has": "graph",
+    "size": "graph",
+    "within": "graph",
 }
 """Where names live that are not errors; the others are in errors.py."""
 

@@ -1,9 +1,12 @@
 r"""Graphs as text, Mermaid and Graphviz. Pure; user text is escaped for each of the three.
 
-A graph as text is one block per level, a level being the nodes that could run side by side at best::
+A graph as text is one block per level, a level being the nodes that could run side by side at best. Decisions look
+different from work: a choice stands behind a `?` or in a diamond, and what guards a node or an edge is written at it::
 
     1  front         web.fetch
     2  text          llm.summarise   <- front
+    3  ? route       choice          <- text
+    4  praise        mail.send       <- route (good)
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from ..graph.compile import CompiledGraph
 
 _KEY_CHARACTERS = 60
+_GUARD_CHARACTERS = 120
 _SHOWN_UPSTREAM = 8
 _USUAL_RULE = "all_success"
 
@@ -42,7 +46,8 @@ def levels(shape: Run) -> list[list[int]]:
 def text(shape: Run) -> str:
     """The graph as lines: level, key, executor, upstream, and the rule if it is not the usual one."""
     keys = [escaped(key, _KEY_CHARACTERS) for key in shape.keys]
-    executors = [escaped(it.executor, _KEY_CHARACTERS) for it in shape.profiles]
+    keys = [f"? {key}" if is_choice(shape, node) else key for node, key in enumerate(keys)]
+    executors = [escaped(it.work, _KEY_CHARACTERS) for it in shape.profiles]
     wide, wide_executor = (min(max(map(len, names), default=0), 40) for names in (keys, executors))
     lines = []
     for number, nodes in enumerate(levels(shape), 1):
@@ -51,18 +56,51 @@ def text(shape: Run) -> str:
             up = shape.upstream(node)
             if up:
                 more = f", and {len(up) - _SHOWN_UPSTREAM} more" if len(up) > _SHOWN_UPSTREAM else ""
-                line += f"  <- {', '.join(keys[it] for it in up[:_SHOWN_UPSTREAM])}{more}"
-            rule = _rule(shape, node)
-            lines.append((f"{line}  [{rule}]" if rule else line).rstrip())
+                names = (_with_gate(keys[it].removeprefix("? "), _gate(shape, it, node)) for it in up[:_SHOWN_UPSTREAM])
+                line += f"  <- {', '.join(names)}{more}"
+            rule, guard = _rule(shape, node), _guard(shape, node)
+            line += f"  [{rule}]" if rule else ""
+            lines.append((f"{line}  when {guard}" if guard else line).rstrip())
+    stops = () if shape.guards is None else shape.guards.stops
+    lines += [f"stops when {escaped(it.when.text, _GUARD_CHARACTERS)}: {it.outcome}" for it in stops]
     return "\n".join(lines)
+
+
+def is_choice(shape: Run, node: int) -> bool:
+    """Whether a node is no work but a decision."""
+    return shape.guards is not None and node in shape.guards.choices
+
+
+def _gate(shape: Run, up: int, node: int) -> str:
+    """What must hold for an edge to be open, "" for nothing."""
+    gate = None if shape.guards is None else shape.guards.gates.get(up, {}).get(node)
+    if gate is None:
+        return ""
+    return escaped(str(gate.branch) if gate.when is None else gate.when.text, _GUARD_CHARACTERS)
+
+
+def _guard(shape: Run, node: int) -> str:
+    """The condition of a node, or what a choice asks, "" for nothing."""
+    guards = shape.guards
+    if guards is None:
+        return ""
+    said = [guards.when[node].text] if node in guards.when else []
+    if (choice := guards.choices.get(node)) is not None:
+        said += [f"{name}: {when.text}" for name, when in choice.branches]
+    return escaped("; ".join(said), _GUARD_CHARACTERS)
+
+
+def _with_gate(key: str, gate: str) -> str:
+    return f"{key} ({gate})" if gate else key
 
 
 def mermaid(shape: Run) -> str:
     """A Mermaid flowchart; names stand in quotes, with entities for what Mermaid would read."""
     lines = ["flowchart TD"]
     for node, key in enumerate(shape.keys):
-        executor = shape.profiles[shape.profile[node]].executor
-        lines.append(f'    n{node}["{_for_mermaid(key)}<br/>{_for_mermaid(executor)}"]')
+        what, guard = shape.profiles[shape.profile[node]].work, _guard(shape, node)
+        label = "<br/>".join(_for_mermaid(it) for it in (key, what, f"when {guard}" if guard else "") if it)
+        lines.append(f'    n{node}{{"{label}"}}' if is_choice(shape, node) else f'    n{node}["{label}"]')
 
     def edge(up: int, node: int, rule: str) -> str:
         return f"    n{up} -->|{_for_mermaid(rule)}| n{node}" if rule else f"    n{up} --> n{node}"
@@ -74,8 +112,9 @@ def dot(shape: Run) -> str:
     """A Graphviz digraph."""
     lines = ["digraph {", "    rankdir=LR;", "    node [shape=box];"]
     for node, key in enumerate(shape.keys):
-        label = f"{_for_dot(key)}\\n{_for_dot(shape.profiles[shape.profile[node]].executor)}"
-        lines.append(f'    n{node} [label="{label}"];')
+        what, guard = shape.profiles[shape.profile[node]].work, _guard(shape, node)
+        label = "\\n".join(_for_dot(it) for it in (key, what, f"when {guard}" if guard else "") if it)
+        lines.append(f'    n{node} [label="{label}"{", shape=diamond" if is_choice(shape, node) else ""}];')
 
     def edge(up: int, node: int, rule: str) -> str:
         return f'    n{up} -> n{node} [label="{_for_dot(rule)}"];' if rule else f"    n{up} -> n{node};"
@@ -84,7 +123,11 @@ def dot(shape: Run) -> str:
 
 
 def _edges(shape: Run, drawn: Callable[[int, int, str], str]) -> list[str]:
-    return [drawn(up, node, _rule(shape, node)) for node in range(shape.n) for up in shape.upstream(node)]
+    return [
+        drawn(up, node, ", ".join(it for it in (_gate(shape, up, node), _rule(shape, node)) if it))
+        for node in range(shape.n)
+        for up in shape.upstream(node)
+    ]
 
 
 def _rule(shape: Run, node: int) -> str:

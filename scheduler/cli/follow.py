@@ -59,7 +59,7 @@ class Followed:
         self.failures: deque[Failed] = deque(maxlen=_LAST_FAILURES)
         self.counts = [0] * len(NodeState)
         self.counts[NodeState.PENDING] = run.n
-        self._executors = {key: run.profiles[it].executor for key, it in zip(run.keys, run.profile, strict=True)}
+        self._executors = {key: run.profiles[it].work for key, it in zip(run.keys, run.profile, strict=True)}
         self.totals = Counter(self._executors.values())
         self.groups = {executor: [0] * len(NodeState) for executor in self.totals}
         for executor, group in self.groups.items():

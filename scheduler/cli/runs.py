@@ -1,4 +1,4 @@
-"""`celeriac runs ...`: list, show, watch, result, cancel, retry, archive.
+"""`celeriac runs ...`: list, show, watch, result, pause, resume, cancel, retry, archive.
 
 Reading needs Redis alone, whatever else is stopped; runs that are not there any more are read from the archive.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
     from ..archive import Archive
     from ..store.summaries import Summary
 
-STATES = ("running", "cancelling", "succeeded", "failed", "cancelled")
+STATES = ("running", "paused", "cancelling", "succeeded", "failed", "cancelled")
 _LOOK_SECONDS = 2.0
 
 
 @click.group("runs")
 def runs_command() -> None:
-    """List, show, watch, cancel, retry and archive runs."""
+    """List, show, watch, pause, cancel, retry and archive runs."""
 
 
 def checked_id(run: str) -> Any:
@@ -197,6 +198,46 @@ def cancel(ids: tuple[str, ...], reason: str, yes: bool, place: Place, out: Outp
             raise RunNotFound(run)
     for run in checked:
         runs.cancel(run, reason)
+    if out.json:
+        out.document({"asked": list(checked)})
+    else:
+        for run in checked:
+            out.line(run)
+    note("Asked. `celeriac runs show RUN` tells when it is done; a scheduler must be running.")
+
+
+def _asking(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds what pause and resume have in common."""
+    command = output_option(place_options(command))
+    command = click.option("--by", help="Who asks; the user of this process when not given.")(command)
+    command = click.option("--reason", default="", help="Recorded with the run.")(command)
+    return click.argument("ids", metavar="RUN...", nargs=-1, required=True)(command)
+
+
+@runs_command.command("pause")
+@_asking
+def pause(ids: tuple[str, ...], reason: str, by: str | None, place: Place, out: Output) -> None:
+    """Send nothing more of runs: what is out ends and counts, what becomes ready waits for `resume`."""
+    _ask("pause", ids, reason, by, place, out)
+
+
+@runs_command.command("resume")
+@_asking
+def resume(ids: tuple[str, ...], reason: str, by: str | None, place: Place, out: Output) -> None:
+    """Let paused runs go on."""
+    _ask("resume", ids, reason, by, place, out)
+
+
+def _ask(verb: str, ids: tuple[str, ...], reason: str, by: str | None, place: Place, out: Output) -> None:
+    from ..client import Client
+
+    checked = [checked_id(run) for run in ids]
+    with Client(settings=place.located()) as client:
+        handles = [client.run(run) for run in checked]
+        for handle in handles:
+            handle.state  # noqa: B018  asked for what it raises: nothing is done if one of them is not there
+        for handle in handles:
+            getattr(handle, verb)(reason, by)
     if out.json:
         out.document({"asked": list(checked)})
     else:

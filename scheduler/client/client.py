@@ -229,6 +229,8 @@ class Client:
         declared, default = self._settings.classes, self._settings.default_class.name
         for number, profile in enumerate(compiled.header["profiles"]):
             executor = profile["executor"]
+            if not executor:  # a choice, which nobody executes
+                continue
             name = profile.get("queue_class") or contracts.get(executor, {}).get("queue_class") or default
             if name in declared and not declared[name].allows(executor):
                 key = compiled.key_of_profile(number)

@@ -9,14 +9,15 @@ log in Redis and survives its restarts (waiting.py). Every method that asks the 
 from __future__ import annotations
 
 import asyncio
+import getpass
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar, overload
 
 from ..core.states import ENDED_RUNS, RunState
 from ..errors import InvalidValue
 from ..graph.handles import Node
-from ..graph.limits import kind_of, seconds_of
+from ..graph.limits import kind_of, name_of, seconds_of
 from ..graph.policy import Duration
 from ..store.runs import Runs
 from ..store.summaries import Summary
@@ -91,6 +92,34 @@ class RunHandle:
         def ask() -> None:
             self._steps.state()
             self._access.runs.cancel(self.id, text)
+
+        self._access.reach(ask)
+
+    def pause(self, reason: str = "", by: str | None = None) -> None:
+        """Asks for nothing more of the run to be sent: what is out ends and counts, what becomes ready waits.
+
+        Returns when the request is stored; `state` says "paused" when it is done. Waits between two tries and the run's
+        deadline go on meanwhile. A run that is paused, is being cancelled or has ended stays as it is.
+
+        Args:
+            reason: shown wherever the run is; up to 2,000 characters.
+            by: who asks; None for the user of this process.
+
+        Raises:
+            RunNotFound: there is no such run.
+        """
+        self._ask_as(self._access.runs.pause, reason, by)
+
+    def resume(self, reason: str = "", by: str | None = None) -> None:
+        """Asks for a paused run to go on; the arguments and errors are those of `pause`."""
+        self._ask_as(self._access.runs.resume, reason, by)
+
+    def _ask_as(self, verb: Callable[[RunId, str, str], None], reason: str, by: str | None) -> None:
+        text, who = _reason(reason), _who(by)
+
+        def ask() -> None:
+            self._steps.state()
+            verb(self.id, text, who)
 
         self._access.reach(ask)
 
@@ -232,6 +261,14 @@ class RunHandle:
         """`cancel` for a coroutine."""
         await asyncio.to_thread(self.cancel, reason)
 
+    async def apause(self, reason: str = "", by: str | None = None) -> None:
+        """`pause` for a coroutine."""
+        await asyncio.to_thread(self.pause, reason, by)
+
+    async def aresume(self, reason: str = "", by: str | None = None) -> None:
+        """`resume` for a coroutine."""
+        await asyncio.to_thread(self.resume, reason, by)
+
     # --- how it waits --------------------------------------------------------------------------------------
 
     def _waiting(self, steps: Steps[T], timeout: Duration | None) -> Waiting[T]:
@@ -242,6 +279,16 @@ class RunHandle:
         if isinstance(node, Node):
             return self._steps.output(node.key, node.decode or json.loads)
         return self._steps.output(node)
+
+
+def _who(by: object) -> str:
+    """Who asks: as was said, else the user that this process belongs to; "" when nobody knows."""
+    if by is None:
+        try:
+            return getpass.getuser()
+        except (OSError, KeyError):  # a container without a passwd entry; KeyError before Python 3.13
+            return ""
+    return name_of(by, "by")
 
 
 def _reason(value: object) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from ..core.rules import Answer
 from ..core.run import Profile, Run, Try
-from ..core.states import ENDED_RUNS, FIRST_ENDED, NodeState
+from ..core.states import ENDED_RUNS, FIRST_ENDED, NodeState, RunState
 from ..errors import SHOWN_CHARACTERS, escaped, shown
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ class Event(NamedTuple):
         id: `events(after=id)` goes on behind it.
         at_ms: when, by Redis, ms since 1970.
         node: key of the node that moved; None for the run itself.
-        move: ready, dispatch, succeed, fail, retry, wake, lose, skip, upstream_fail, cancel; wait and late are notes;
+        move: ready, dispatch, succeed, fail, retry, wake, lose, skip, upstream_fail, cancel, decide (a choice is made),
+            refuse (a guard has no value); wait and late are notes;
             for the run itself its new state, or the note rewound: the store has lost commits of it.
         attempt: of the node.
         cause: key of the upstream node that brought it about, or None.
@@ -191,7 +192,8 @@ def view_nodes(run: Run, claimed: Mapping[int, tuple[int, str]], workers: Worker
         if state is NodeState.PENDING:
             why = _why_pending(profile, waits_for, len(run.upstream(node)))
         elif state is NodeState.READY:
-            why = workers.why_not_sent(profile)
+            paused = run.run_state is RunState.PAUSED
+            why = escaped(f"the run is {run.reason}", SHOWN_CHARACTERS) if paused else workers.why_not_sent(profile)
         elif state is NodeState.DISPATCHED:
             why = workers.why_not_begun(profile)
         else:
@@ -201,7 +203,7 @@ def view_nodes(run: Run, claimed: Mapping[int, tuple[int, str]], workers: Worker
             state,
             run.attempt[node],
             tries,
-            profile.executor,
+            profile.work,
             classes[run.profile[node]],
             profile.rule.name,
             run.labels.get(node, {}),
@@ -226,6 +228,14 @@ _ENDED = {
 }
 
 
+def _closed_text(run: Run, node: int, root: int) -> str:
+    """That an edge was closed to a node, in words; "" when that is not why it was passed over."""
+    upstream = [up for up in run.upstream(node) if node in run.closed.get(up, ())]
+    if root not in upstream:
+        return ""
+    return f"the edge from {shown(run.keys[root])} is closed"
+
+
 def _open_upstream(run: Run, node: int) -> Iterator[str]:
     return (run.keys[up] for up in run.upstream(node) if run.state[up] < FIRST_ENDED)
 
@@ -247,5 +257,10 @@ def _why(run: Run, node: int, state: NodeState, worker: str, root: int | None) -
         return f"waits for its next try, failed {run.failures[node]} of at most {profile.max_attempts} times"
     if state in (NodeState.SKIPPED, NodeState.UPSTREAM_FAILED):
         name = profile.rule.name
-        return name if root is None else f"{name}: {cause_text(run.keys[root], NodeState(run.state[root]))}"
+        if root is not None:
+            return f"{name}: {_closed_text(run, node, root) or cause_text(run.keys[root], NodeState(run.state[root]))}"
+        guard = None if run.guards is None else run.guards.when.get(node)
+        if run.reason.startswith("stopped: "):
+            return escaped(run.reason, SHOWN_CHARACTERS)
+        return name if guard is None else f"its condition is false: {escaped(guard.text, SHOWN_CHARACTERS)}"
     return escaped(run.reason, SHOWN_CHARACTERS) if state is NodeState.CANCELLED else ""

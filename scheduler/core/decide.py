@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Container
 from typing import Any
 
+from .branching import SHOWN_REASON, begin, see, stop_if_true
 from .events import (
     STALE,
     Admitted,
@@ -23,17 +24,21 @@ from .events import (
     LeaseExpired,
     Move,
     Opened,
+    PauseRequested,
     Reported,
+    ResumeRequested,
     RetryDue,
     RetryRequested,
     Timer,
 )
+from .guards import Sight
 from .retry import MOST_EXCUSED, counts_as_loss, wait_ms, word_of
 from .rules import Answer
-from .run import COUNTED_AS, GOOD_ENDS, Run
+from .run import CLOSED, COUNTED_AS, GOOD_ENDS, Run
 from .states import (
     ENDED_RUNS,
     FIRST_ENDED,
+    GOING_ON,
     IN_FLIGHT,
     TARGET,
     MoveKind,
@@ -43,9 +48,6 @@ from .states import (
 
 GRACE_MS = 15_000
 """How long attempts that run when their run is cancelled may still end by themselves."""
-
-SHOWN_REASON = 200
-"""Characters of a reason that each cancelled node repeats in the log; the run's own line has it whole."""
 
 _READY, _DISPATCH, _SUCCEED, _SKIP, _UPSTREAM_FAIL = (
     int(MoveKind.READY),
@@ -92,7 +94,10 @@ def _reported(run: Run, event: Reported, now: int) -> Decision:
         return STALE
     ending = (event.claimed_at_ms, event.at_ms, event.worker, event.output)
     if event.end == "succeeded":
-        return _finish(run, Decision([Move(node, _SUCCEED)], ending))
+        decision = Decision([Move(node, _SUCCEED)], ending)
+        if event.facts:
+            decision.facts[node] = event.facts
+        return _finish(run, decision)
     error = event.error or {"kind": "transient", "type": "Unknown", "message": "the worker gave no error"}
     if event.end == "lost":
         return _lost(run, node, error, ending)
@@ -124,8 +129,8 @@ def _failed(
         chance=chance,
         retry_after_ms=retry_after_ms,
     )
-    if wait is None:
-        why = f"{kind}: attempt failed {failures} of at most {profile.max_attempts} times"
+    if wait is None or run.stopped:
+        why = f"{kind}: attempt failed {failures} of at most {profile.max_attempts} times{_last_one(run)}"
         return _finish(run, Decision([Move(node, MoveKind.FAIL, -1, why, error)], ending))
     why = f"{kind}: try again in {wait} ms, failed {failures} of at most {profile.max_attempts} times"
     timer = Timer(f"retry:{node}:{run.attempt[node]}", now + wait)
@@ -142,12 +147,18 @@ def _lost(run: Run, node: int, error: dict[str, Any], ending: tuple[int | None, 
     else:
         losses, most, what = run.excused[node] + 1, MOST_EXCUSED, "that were never claimed or shut down with a worker"
         why = f"lost: {losses} attempts never claimed or shut down with their worker, at most {most} allowed"
-    if losses > most:
+    if losses > most or run.stopped:
+        why += _last_one(run)
         message = f"{error.get('message', '')} ({why.removeprefix('lost: ')}: {_causes(run, node, error)})"
         last = error | {"kind": "lost", "message": message}
         return _finish(run, Decision([Move(node, MoveKind.FAIL, -1, why, last)], ending))
     why = f"lost: again at once, {losses} of at most {most} {what} ({word_of(error.get('type'))})"
     return Decision([Move(node, MoveKind.LOSE, -1, why, error)], ending)
+
+
+def _last_one(run: Run) -> str:
+    """Why a node of a stopped run gets no other try, as words that follow others."""
+    return f"; no other, for the run has been {run.stopped[1]}" if run.stopped else ""
 
 
 def _causes(run: Run, node: int, error: dict[str, Any]) -> str:
@@ -186,16 +197,18 @@ def _opened(run: Run, event: Opened, now: int) -> Decision:
         decision.timers.append(Timer("deadline", run.deadline_at_ms))
     if _stop_broken_off(run):
         return decision
-    moves = decision.moves
+    sight = Sight.of(run, decision)
+    if sight is not None and stop_if_true(run, decision, sight):
+        return _end(run, decision)
     extra: dict[int, list[int]] = {}
     for node, state in enumerate(run.state[event.first : event.end], event.first):
-        if state == _PENDING and _ask(run, node, moves):
+        if state == _PENDING and _ask(run, node, decision, sight):
             extra[node] = [-1, 0, 0, 0]
-    _cascade(run, moves, 0, extra)
+    _cascade(run, decision, extra, sight)
     return _end(run, decision)
 
 
-def _ask(run: Run, node: int, moves: list[Move]) -> bool:
+def _ask(run: Run, node: int, decision: Decision, sight: Sight | None) -> bool:
     """Ask a pending node's rule; True when the node is decided. Without upstream nodes it starts."""
     rule = run.profiles[run.profile[node]].rule
     counts = run.counts(node)
@@ -204,8 +217,9 @@ def _ask(run: Run, node: int, moves: list[Move]) -> bool:
         return False
     n, s, f, u, k = counts
     seen = f"{rule.name} {s},{f},{u},{k} of {n}"
+    moves = decision.moves
     if answer is _START:
-        moves.append(Move(node, _READY, -1, seen))
+        moves.append(Move(node, _READY, -1, seen) if sight is None else begin(node, -1, seen, decision, sight))
     elif answer is Answer.SKIP:
         moves.append(Move(node, _SKIP, _cause(run, node, (NodeState.SKIPPED,)), seen))
     else:
@@ -221,22 +235,29 @@ def _cause(run: Run, node: int, states: Container[int]) -> int:
 
 def _finish(run: Run, decision: Decision) -> Decision:
     """The moves that follow from nodes that end, then perhaps the end of the run."""
-    if run.run_state is RunState.RUNNING:
-        _cascade(run, decision.moves, 0, {})
+    if run.run_state in GOING_ON:
+        sight = Sight.of(run, decision)
+        _cascade(run, decision, {}, sight)
+        if sight is not None:
+            stop_if_true(run, decision, sight, {move.node for move in decision.moves})
     return _end(run, decision)
 
 
-def _cascade(run: Run, moves: list[Move], at: int, extra: dict[int, list[int]]) -> None:
-    """Follow each ending move from `moves[at]` on to the nodes downstream; what ends there follows too.
+def _cascade(run: Run, decision: Decision, extra: dict[int, list[int]], sight: Sight | None) -> None:
+    """Follow each ending move to the nodes downstream; what ends there follows too.
 
     `extra` holds the counts of nodes already touched, as they will be. O(out-edges of what ends).
     """
     state, tally, up_at, down_at, down = run.state, run.tally, run.up_at, run.down_at, run.down
-    profiles, profile = run.profiles, run.profile
+    profiles, profile, moves = run.profiles, run.profile, decision.moves
+    shut: dict[int, str] = {}
+    at = 0
     while at < len(moves):
         ended, kind = moves[at][:2]
-        at += 1
         target = TARGET[kind]
+        if sight is not None:
+            shut = see(run, moves[at], target, decision, sight, extra)
+        at += 1
         if target < FIRST_ENDED:
             continue
         place = COUNTED_AS[target]
@@ -248,7 +269,7 @@ def _cascade(run: Run, moves: list[Move], at: int, extra: dict[int, list[int]]) 
                 counts = extra[child] = list(tally[4 * child : 4 * child + 4])
             elif counts[0] < 0:
                 continue
-            counts[place] += 1
+            counts[CLOSED if child in shut else place] += 1
             s, f, u, k = counts
             n = up_at[child + 1] - up_at[child]
             rule = profiles[profile[child]].rule
@@ -258,8 +279,10 @@ def _cascade(run: Run, moves: list[Move], at: int, extra: dict[int, list[int]]) 
             counts[0] = -1
             seen = f"{rule.name} {s},{f},{u},{k} of {n}"
             if answer is _START:
-                moves.append(Move(child, _READY, ended, seen))
+                move = Move(child, _READY, ended, seen)
+                moves.append(move if sight is None else begin(child, ended, seen, decision, sight))
             else:
+                seen += f"; {shut[child]}" if child in shut else ""
                 moves.append(Move(child, _SKIP if answer is Answer.SKIP else _UPSTREAM_FAIL, ended, seen))
 
 
@@ -277,6 +300,8 @@ def _end(run: Run, decision: Decision) -> Decision:
         if run.run_state is RunState.CANCELLING:
             decision.cancelled.append("grace")
             decision.run, decision.why = RunState.CANCELLED, run.reason
+        elif stopped := decision.stopped or run.stopped:
+            decision.run, decision.why = stopped
         elif bad + run.bad:
             decision.run, decision.why = RunState.FAILED, f"{bad + run.bad} of the last nodes did not succeed"
         else:
@@ -286,7 +311,7 @@ def _end(run: Run, decision: Decision) -> Decision:
 
 def _stop_broken_off(run: Run) -> bool:
     """Whether a crash kept the end of a stop from the record. The event that stops the run comes again and ends it."""
-    return run.run_state is RunState.RUNNING and run.by_state[NodeState.CANCELLED] > 0
+    return run.run_state in GOING_ON and run.by_state[NodeState.CANCELLED] > 0
 
 
 def _admitted(run: Run, event: Admitted, _now: int) -> Decision:
@@ -302,6 +327,24 @@ def _retry_due(run: Run, event: RetryDue, _now: int) -> Decision:
     if not 0 <= node < len(run.state) or run.state[node] != _WAITING or run.attempt[node] != event.attempt:
         return STALE
     return Decision([Move(node, MoveKind.WAKE, -1, "the wait before the next try is over")])
+
+
+def _pause_requested(run: Run, event: PauseRequested, _now: int) -> Decision:
+    """Nothing more is sent. Attempts that are out end and are followed; timers and the deadline go on."""
+    if run.run_state is not RunState.RUNNING:
+        return STALE
+    return Decision(run=RunState.PAUSED, why=_words("paused", event.reason, event.by))
+
+
+def _resume_requested(run: Run, event: ResumeRequested, _now: int) -> Decision:
+    if run.run_state is not RunState.PAUSED:
+        return STALE
+    return Decision(run=RunState.RUNNING, why=_words("resumed", event.reason, event.by), resumes=True)
+
+
+def _words(what: str, reason: str, by: str) -> str:
+    """What somebody did and why, for the run and its log."""
+    return f"{what}{f' by {by}' if by else ''}{f': {reason}' if reason else ''}"
 
 
 def _cancel_requested(run: Run, event: CancelRequested, now: int) -> Decision:
@@ -388,4 +431,6 @@ _ANSWERS: dict[type, Callable[[Run, Any, int], Decision]] = {
     CancelRequested: _cancel_requested,
     GraceOver: _grace_over,
     RetryRequested: _retry_requested,
+    PauseRequested: _pause_requested,
+    ResumeRequested: _resume_requested,
 }

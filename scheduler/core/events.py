@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from .guards import Facts
 from .states import RunState
 
 
@@ -38,6 +39,7 @@ class Reported(NamedTuple):
         end: succeeded, failed, lost or retried (see wire.Report).
         output: inline, blob or none: where the output is.
         chance: a random number for the jitter of a retry, 0 <= chance < 1.
+        facts: what the graph's expressions read of the output; None for nothing.
     """
 
     node: int
@@ -51,6 +53,7 @@ class Reported(NamedTuple):
     error: dict[str, Any] | None
     retry_after_ms: int | None
     chance: float
+    facts: Facts | None = None
 
 
 class LeaseExpired(NamedTuple):
@@ -106,6 +109,24 @@ class RetryRequested(NamedTuple):
     reason: str
 
 
+class PauseRequested(NamedTuple):
+    """Somebody wants nothing more of the run to be sent for now; what runs ends by itself.
+
+    Attributes:
+        reason: in that person's words.  by: who that is.
+    """
+
+    reason: str
+    by: str
+
+
+class ResumeRequested(NamedTuple):
+    """Somebody wants a paused run to go on; the same."""
+
+    reason: str
+    by: str
+
+
 class GraceOver(NamedTuple):
     """What was still running when the run was cancelled has had its time."""
 
@@ -120,6 +141,8 @@ Event = (
     | CancelRequested
     | GraceOver
     | RetryRequested
+    | PauseRequested
+    | ResumeRequested
 )
 
 
@@ -158,6 +181,11 @@ class Decision:
         timers: to be set.
         cancelled: names of timers that are not needed any more.
         run: the run's new state, with its reason in `why`.
+        facts: node -> what expressions may see of it from now on.
+        closed: node -> downstream nodes for which the edge from it is closed.
+        outputs: node -> raw JSON that the scheduler itself gives as its output: the branch of a choice.
+        resumes: a paused run goes on, with what it had.
+        stopped: a stop condition is true: how the run ends, and why in words.
         stale: the event concerned a past attempt or an ended node, so it decided nothing.
     """
 
@@ -167,6 +195,11 @@ class Decision:
     cancelled: list[str] = field(default_factory=list)
     run: RunState | None = None
     why: str = ""
+    facts: dict[int, Facts] = field(default_factory=dict)
+    closed: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    outputs: dict[int, bytes] = field(default_factory=dict)
+    stopped: tuple[RunState, str] | None = None
+    resumes: bool = False
     stale: bool = False
 
 

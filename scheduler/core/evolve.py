@@ -9,10 +9,24 @@ from __future__ import annotations
 from .events import Decision, Move
 from .retry import counts_as_loss, word_of
 from .run import Run, gather, spread
-from .states import FIRST_ENDED, IN_FLIGHT, LEGAL, TARGET, MoveKind, NodeState, RunState, check_move, check_run_move
+from .states import (
+    ENDED_RUNS,
+    FIRST_ENDED,
+    IN_FLIGHT,
+    LEGAL,
+    TARGET,
+    MoveKind,
+    NodeState,
+    RunState,
+    check_move,
+    check_run_move,
+)
 
 _READY, _DISPATCH, _SUCCEED = int(MoveKind.READY), int(MoveKind.DISPATCH), int(MoveKind.SUCCEED)
 _IN_FLIGHT = frozenset(map(int, IN_FLIGHT))
+_K = MoveKind
+_UNSENT = frozenset(map(int, (_K.SKIP, _K.UPSTREAM_FAIL, _K.REFUSE, _K.DECIDE, _K.REOPEN, _K.WAKE)))
+"""Moves of nodes of which no attempt is out."""
 
 
 def evolve(run: Run, decision: Decision, now: int) -> None:
@@ -27,6 +41,8 @@ def evolve(run: Run, decision: Decision, now: int) -> None:
             check_move(move[0], move[1], states[move[0]])
     if decision.run is not None:
         check_run_move(run.run_state, decision.run)
+    if run.guards is not None:
+        _learn(run, decision)
     offset = max(now - run.created_at_ms, 0)
     by_state = run.by_state
     for move in decision.moves:
@@ -53,29 +69,35 @@ def evolve(run: Run, decision: Decision, now: int) -> None:
             run.open -= 1
             spread(run, node, target)
     if decision.run is not None:
-        run.run_state, run.reason = decision.run, decision.why
-        if decision.run is RunState.RUNNING:
-            run.deadline_at_ms = None  # it was for the first go
+        _become(run, decision.run, decision.why)
+
+
+def _become(run: Run, state: RunState, why: str) -> None:
+    """The run itself changes its state."""
+    opened = state is RunState.RUNNING and run.run_state in ENDED_RUNS
+    run.run_state, run.reason = state, why
+    if opened:
+        run.deadline_at_ms, run.stopped = None, None  # both were for the first go
+
+
+def _learn(run: Run, decision: Decision) -> None:
+    """What a decision brings for the run's expressions, before its moves: edges are counted by what is closed."""
+    run.facts.update(decision.facts)
+    run.closed.update(decision.closed)
+    run.stopped = decision.stopped or run.stopped
 
 
 def _apply_rare(run: Run, move: Move, decision: Decision, offset: int) -> None:
     """What a move means besides its state, for moves off the hot path."""
     node, kind = move.node, move.kind
-    if kind in (MoveKind.SKIP, MoveKind.UPSTREAM_FAIL):
-        run.cause[node] = move.cause
-        return
-    if kind == MoveKind.REOPEN:
-        _reopen(run, node)
-        return
-    if kind == MoveKind.WAKE:
-        run.ready_at[node] = offset
-        run.number_attempt(node)
+    if kind in _UNSENT:
+        _apply_unsent(run, move, decision, offset)
         return
     if decision.ending is None:
         if kind == MoveKind.CANCEL and run.state[node] in _IN_FLIGHT:
             run.ended[node] = run.close_try(node, None, run.created_at_ms + offset, "cancelled", "")
         elif kind == MoveKind.CANCEL and run.state[node] == NodeState.READY:
-            run.attempt[node] -= run.attempt[node] > 0  # numbered when it became ready, and never sent
+            _never_sent(run, node)
         return
     claimed_at_ms, at_ms, worker, _output = decision.ending
     lost = kind == MoveKind.LOSE or (kind == MoveKind.FAIL and (move.error or {}).get("kind") == "lost")
@@ -99,6 +121,30 @@ def _apply_rare(run: Run, move: Move, decision: Decision, offset: int) -> None:
         run.number_attempt(node)
 
 
+def _apply_unsent(run: Run, move: Move, decision: Decision, offset: int) -> None:
+    """The same for moves of nodes of which no attempt is out."""
+    node, kind = move.node, move.kind
+    if kind == MoveKind.REOPEN:
+        _reopen(run, node)
+    elif kind == MoveKind.WAKE:
+        run.ready_at[node] = offset
+        run.number_attempt(node)
+    elif kind == MoveKind.DECIDE:
+        run.output_kind[node] = ord("i")
+        if run.readers[node]:
+            run.outputs[node] = decision.outputs[node]
+    elif kind != MoveKind.REFUSE:
+        if move.cause >= 0:
+            run.cause[node] = move.cause
+        if run.state[node] == NodeState.READY:
+            _never_sent(run, node)
+
+
+def _never_sent(run: Run, node: int) -> None:
+    """An attempt was numbered when its node became ready, and is not needed."""
+    run.attempt[node] -= run.attempt[node] > 0
+
+
 def _count_loss(run: Run, move: Move) -> None:
     if counts_as_loss(move.error):
         run.losses[move.node] += 1
@@ -117,3 +163,4 @@ def _reopen(run: Run, node: int) -> None:
     run.failures[node] = run.losses[node] = run.excused[node] = run.output_kind[node] = 0
     run.cause.pop(node, None)
     run.outputs.pop(node, None)
+    run.facts.pop(node, None)

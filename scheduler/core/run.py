@@ -7,7 +7,8 @@ keeps of nodes that have moved; a node without a record is pending.
 A record is one short line, so that a hundred of them fit a compact hash in Redis:
 
     S|1|1|0|0|120,3,4,17,succeeded,celery@host|i
-    |  | | | | |                               output: i inline, b blob, n none; or the node that caused a skip;
+    |  | | | | |                               output: i inline, b blob, n none, and after a colon the nodes to which
+    |  | | | | |                                 the edge is closed: "i:4,9"; or the node that caused a skip;
     |  | | | | |                                 before the end: excused losses of this epoch, "" for none
     |  | | | | timeline, one entry per attempt joined by ";": ready (ms after the run's start), then the waits to
     |  | | | |   dispatched, claimed and ended (ms after the one before), how it ended, which worker;
@@ -29,9 +30,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
+from .guards import Facts, Guards
 from .rules import Rule, parse_rule
 from .states import FIRST_ENDED, IN_FLIGHT, LETTERS, NodeState, RunState
 
+GRAPH_FORMAT = 2
+"""Of compiled graphs, the newest that is read. 2 has expressions."""
 DEFAULT_TIMEOUT_MS = 3_600_000
 KEPT_TRIES = 200
 """Attempts of one node that its timeline tells of, some 50 bytes each; older ones stay counted and in the log."""
@@ -40,7 +44,7 @@ _TRYING = IN_FLIGHT | {NodeState.READY}
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What many nodes have in common: executor, class, rule, retry and time limits. Durations in ms."""
+    """What many nodes have in common: executor ("" for a choice), class, rule, retry and time limits in ms."""
 
     executor: str
     queue_class: str | None
@@ -52,6 +56,11 @@ class Profile:
     max_losses: int = 5
     timeout_ms: int | None = None
     soft_timeout_ms: int | None = None
+
+    @property
+    def work(self) -> str:
+        """What its nodes are, in a word for people: the executor's name, or that they are choices."""
+        return self.executor or "choice"
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Profile:
@@ -106,6 +115,9 @@ class Run:
         ended: node -> the timeline entry of the attempt that ended it.
         cause: node -> the upstream node for whose sake it was skipped or upstream_failed.
         outputs: node -> raw JSON, as far as some node may still ask for it; a cache.
+        guards: the graph's expressions; None when it has none.
+        facts: node -> what they may see of it.  closed: node -> nodes to which its edge is closed.
+        stopped: a stop condition is true: how the run ends, and why.
         by_state: NodeState -> number of nodes.
         open: nodes that have not ended.  bad: sinks that ended otherwise than succeeded or skipped.
         floor: new attempts get higher numbers than this; above 0 only after the store lost commits of this run.
@@ -152,6 +164,10 @@ class Run:
     floor: int = 0
     renumbered_at_ms: int = 0
     keyed: bool = False
+    guards: Guards | None = None
+    facts: dict[int, Facts] = field(default_factory=dict)
+    closed: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    stopped: tuple[RunState, str] | None = None
 
     @property
     def n(self) -> int:
@@ -217,9 +233,19 @@ class Run:
         """The same in steps of some milliseconds each, for who has other things to do: None, and last the run."""
         it = cls(run, header["name"], created_at_ms, [Profile.from_record(p) for p in header["profiles"]])
         it.returns = header.get("returns")
-        for page in pages:
-            it._take_page(json.loads(zlib.decompress(page)))
+        if header.get("min_reader", 1) > GRAPH_FORMAT:
+            raise ValueError(
+                f"its graph has format {header['min_reader']}, and this version reads up to {GRAPH_FORMAT}"
+            )
+        guarded = []
+        for raw in pages:
+            page = json.loads(zlib.decompress(raw))
+            it._take_page(page)
+            if "guards" in page:
+                guarded.append(page["guards"])
             yield None
+        if guarded or "stops" in header:
+            it.guards = Guards.from_records(guarded, header.get("stops", ()), it.keys)
         yield from it._finish_edges()
         n = it.n
         it.state, it.output_kind = bytearray(n), bytearray(n)
@@ -290,6 +316,8 @@ class Run:
             self.open -= 1
             if last[:1] in ("i", "b", "n"):
                 self.output_kind[node] = ord(last[0])
+                if len(last) > 2:
+                    self.closed[node] = tuple(map(int, last[2:].split(",")))
             elif last:
                 self.cause[node] = int(last)
             if tries:
@@ -312,6 +340,8 @@ class Run:
             now = self.ended.get(node, "")
             kind = self.output_kind[node]
             last = chr(kind) if kind else str(self.cause.get(node, ""))
+            if node in self.closed:
+                last += f":{','.join(map(str, self.closed[node]))}"
         else:
             last = str(self.excused[node] or "")
             if state in IN_FLIGHT:
@@ -415,8 +445,9 @@ def spread(run: Run, node: int, state: int) -> None:
         run.bad += state not in GOOD_ENDS
     else:
         tally = run.tally
+        shut = run.closed.get(node)
         for child in run.down[at:end]:
-            tally[4 * child + place] += 1
+            tally[4 * child + (CLOSED if shut and child in shut else place)] += 1
 
 
 def gather(run: Run, node: int, state: int) -> None:
@@ -424,10 +455,13 @@ def gather(run: Run, node: int, state: int) -> None:
     children = run.downstream(node)
     if not children:
         run.bad -= state not in GOOD_ENDS
+    shut = run.closed.pop(node, ())
     for child in children:
-        run.tally[4 * child + COUNTED_AS[state]] -= 1
+        run.tally[4 * child + (CLOSED if child in shut else COUNTED_AS[state])] -= 1
 
 
 COUNTED_AS: tuple[int, ...] = (0, 0, 0, 0, 0, 0, 1, 3, 2, 2)
 """State -> which of a node's four counts it raises; cancelled counts as upstream_failed."""
+CLOSED = 3
+"""Which of them a closed edge raises: that of the skipped."""
 GOOD_ENDS = (NodeState.SUCCEEDED, NodeState.SKIPPED)

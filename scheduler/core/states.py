@@ -8,6 +8,10 @@ changes nothing. Names are Airflow's and Temporal's where they have one.
                  |          +-- lose ----+          infrastructure took the attempt
                  +-- wake -- waiting <-- retry      a failed attempt waits for its next try
 
+    pending -> succeeded        decide: a choice is no work, the scheduler makes it itself
+    pending -> failed           refuse: a guard or a choice has no value
+    pending, ready, waiting -> skipped      skip: a rule, a guard, or the end of a run that has what it wants
+
 `running` is entered by the worker's claim, which the store records at once; decide learns of it from
 the next event of that attempt. A report therefore implies its claim: moves that end an attempt
 start from dispatched as well as from running.
@@ -46,6 +50,7 @@ class RunState(enum.StrEnum):
     """Where a run stands."""
 
     RUNNING = "running"
+    PAUSED = "paused"
     CANCELLING = "cancelling"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -54,6 +59,8 @@ class RunState(enum.StrEnum):
 
 OPEN = frozenset({NodeState.PENDING, NodeState.READY, NodeState.DISPATCHED, NodeState.RUNNING, NodeState.WAITING})
 IN_FLIGHT = frozenset({NodeState.DISPATCHED, NodeState.RUNNING})
+GOING_ON = frozenset({RunState.RUNNING, RunState.PAUSED})
+"""Runs of which ends are followed; nodes of a paused one become ready, and are not sent."""
 ENDED_RUNS = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})
 FIRST_ENDED = NodeState.SUCCEEDED
 """States from here on are final: `state >= FIRST_ENDED`."""
@@ -77,6 +84,8 @@ class MoveKind(enum.IntEnum):
     UPSTREAM_FAIL = 9
     CANCEL = 10
     REOPEN = 11
+    DECIDE = 12
+    REFUSE = 13
 
     @property
     def word(self) -> str:
@@ -94,14 +103,21 @@ MOVES: dict[MoveKind, tuple[frozenset[NodeState], NodeState]] = {
     MoveKind.RETRY: (IN_FLIGHT, _S.WAITING),
     MoveKind.WAKE: (frozenset({_S.WAITING}), _S.READY),
     MoveKind.LOSE: (IN_FLIGHT, _S.READY),
-    MoveKind.SKIP: (frozenset({_S.PENDING}), _S.SKIPPED),
+    MoveKind.SKIP: (frozenset({_S.PENDING, _S.READY, _S.WAITING}), _S.SKIPPED),
     MoveKind.UPSTREAM_FAIL: (frozenset({_S.PENDING}), _S.UPSTREAM_FAILED),
     MoveKind.CANCEL: (OPEN, _S.CANCELLED),
     MoveKind.REOPEN: (frozenset(_S) - OPEN, _S.PENDING),
+    MoveKind.DECIDE: (frozenset({_S.PENDING}), _S.SUCCEEDED),
+    MoveKind.REFUSE: (frozenset({_S.PENDING}), _S.FAILED),
 }
 
 RUN_MOVES: dict[RunState, frozenset[RunState]] = {
-    RunState.RUNNING: frozenset({RunState.CANCELLING, RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED}),
+    RunState.RUNNING: frozenset(
+        {RunState.PAUSED, RunState.CANCELLING, RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED}
+    ),
+    RunState.PAUSED: frozenset(
+        {RunState.RUNNING, RunState.CANCELLING, RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED}
+    ),
     RunState.CANCELLING: frozenset({RunState.CANCELLED, RunState.FAILED}),
     RunState.SUCCEEDED: frozenset({RunState.RUNNING}),
     RunState.FAILED: frozenset({RunState.RUNNING}),

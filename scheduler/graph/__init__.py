@@ -9,6 +9,21 @@ from __future__ import annotations
 
 from .builder import Graph, Node, Path, Retry
 from .compile import CompiledGraph
+from .formulas import Formula, has, size, within
+from .handles import Choice, Edge
 from .secret import Secret
 
-__all__ = ["CompiledGraph", "Graph", "Node", "Path", "Retry", "Secret"]
+__all__ = [
+    "Choice",
+    "CompiledGraph",
+    "Edge",
+    "Formula",
+    "Graph",
+    "Node",
+    "Path",
+    "Retry",
+    "Secret",
+    "has",
+    "size",
+    "within",
+]

@@ -13,16 +13,18 @@ from typing import Any, Protocol, TypeVar, overload
 
 from ..errors import DuplicateNode, HandleMisused, InvalidValue, UnknownNode, quoted, shown
 from . import document as documents
+from .branching import DEFAULT_OUTCOME, Gate, Stop, branches, branching, checked_stops, gates_of, stop
 from .compile import CompiledGraph, compile_graph
-from .handles import Node, Path
+from .formulas import Formula, formula_of, has, size, within
+from .handles import Choice, Edge, Node, Path
 from .inputs import NO_INPUTS
 from .limits import MAX_NAME, kind_of, name_of, seconds_of
-from .policy import DEFAULT_RETRY, DEFAULT_RULE, Duration, Policy, Retry, check_limits, rule_of
+from .policy import DEFAULT_RETRY, DEFAULT_RULE, Duration, Policy, Retry, check_limits, choice_policy, rule_of
 from .signatures import is_signature, read_signature
 from .spec import Spec, after_of, graph_text, hash_of, labels_of
 from .values import Walk, kwargs_of
 
-__all__ = ["CompiledGraph", "Graph", "Node", "Path", "Retry"]
+__all__ = ["Choice", "CompiledGraph", "Edge", "Formula", "Graph", "Node", "Path", "Retry", "has", "size", "within"]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -40,7 +42,9 @@ class Executor(Protocol[T_co]):
         ...
 
 
-After = Node[Any] | Path | str | Iterable["Node[Any] | Path | str"]
+After = Node[Any] | Path | Edge | str | Iterable["Node[Any] | Path | Edge | str"]
+Condition = Formula | Path | str | bool
+"""What `when` takes: a comparison of handles, or the text of an expression."""
 
 
 class Graph:
@@ -80,6 +84,7 @@ class Graph:
         self._labels = None if labels is None else labels_of(labels, "labels")
         self._specs: dict[str, Spec] = {}
         self._returns: str | None = None
+        self._stops: tuple[Stop, ...] = ()
         self._plain: dict[str, Policy] = {}  # executor -> policy of nodes that say nothing else
         self._policies: dict[Policy, Policy] = {}
         self._counters: dict[str, int] = {}
@@ -94,6 +99,7 @@ class Graph:
         key: str | None = None,
         after: After = (),
         trigger_rule: str = DEFAULT_RULE,
+        when: Condition | None = None,
         retry: Retry | int | None = None,
         timeout: Duration | None = None,
         soft_timeout: Duration | None = None,
@@ -112,6 +118,7 @@ class Graph:
         key: str | None = None,
         after: After = (),
         trigger_rule: str = DEFAULT_RULE,
+        when: Condition | None = None,
         retry: Retry | int | None = None,
         timeout: Duration | None = None,
         soft_timeout: Duration | None = None,
@@ -130,6 +137,7 @@ class Graph:
         key: str | None = None,
         after: After = (),
         trigger_rule: str = DEFAULT_RULE,
+        when: Condition | None = None,
         retry: Retry | int | None = None,
         timeout: Duration | None = None,
         soft_timeout: Duration | None = None,
@@ -147,6 +155,7 @@ class Graph:
         key: str | None = None,
         after: After = (),
         trigger_rule: str = DEFAULT_RULE,
+        when: Condition | None = None,
         retry: Retry | int | None = None,
         timeout: Duration | None = None,
         soft_timeout: Duration | None = None,
@@ -162,7 +171,11 @@ class Graph:
             executor: a name, a Celery task, what ``@executor`` made, or a Celery signature (signatures.py says
                 what becomes of its options).
             key: the node's name in this graph; default: the executor's, from the second on with "-2", "-3", ...
-            after: nodes that must end first without handing anything over: handles, keys, or several of them.
+            after: nodes that must end first without handing anything over: handles, keys, or several of them; an edge
+                that is open only under a condition is `node.when(...)` or a branch of a choice, `route["good"]`.
+            when: whether the node runs at all, asked when the trigger rule lets it start; else it is skipped. A
+                comparison of handles (formulas.py), or its text. Nodes that it reads become upstream, unless they are
+                ancestors already.
             trigger_rule: which ends of the upstream nodes let this one start.
             retry: a `Retry`, or how many attempts.
             timeout, soft_timeout: per attempt: seconds, "20s", "10m" or a timedelta; default: the executor's.
@@ -198,15 +211,82 @@ class Graph:
                 f"nodes[{quoted(key)}].args", args, f"is not a list but {kind_of(args)}", "Write args=[value, ...]."
             )
         made = Walk(key, self).inputs(args, kwargs) if args or kwargs else NO_INPUTS
-        keys = after_of(self._after(after, key)) if after != () else ()
+        keys, gates = self._after(after, key) if after != () else ((), ())
+        guard = None if when is None else formula_of(when, f"nodes[{quoted(key)}].when", self).expression
         merged = (
             self._labels
             if labels is None
             else {**(self._labels or {}), **(labels_of(labels, f"nodes[{quoted(key)}].labels") or {})}
         )
-        self._specs[key] = Spec(key, policy, made, keys, merged or None)
+        self._specs[key] = Spec(key, policy, made, keys, merged or None, branching(guard, gates))
         self._hash = None
         return Node(self, key, decode)
+
+    def choice(
+        self,
+        key: str,
+        branches_: Mapping[str, Condition],
+        /,
+        *,
+        otherwise: str,
+        after: After = (),
+        trigger_rule: str = DEFAULT_RULE,
+        when: Condition | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Choice:
+        """Adds a node that is no work but a decision: the first branch whose condition is true is taken.
+
+            value = score.out.value
+            route = g.choice("route", {"good": value >= 0.8, "fair": value >= 0.5}, otherwise="poor")
+            g.add("cms.publish", after=route["good"])
+            g.add("mail.send", after=route["poor"])
+
+        What hangs on the other branches alone is skipped. The scheduler decides it itself; no worker is asked.
+
+        Args:
+            key: the node's name in this graph.
+            branches_: name -> condition, asked in order.
+            otherwise: name of the branch that is taken when none is true.
+            after, trigger_rule, when, labels: as for any node.
+
+        Raises:
+            GraphError: no branch, a name twice, a condition that cannot be read, or a handle of another graph.
+        """
+        key = self._new_key(key)
+        at = f"nodes[{quoted(key)}]"
+        if not isinstance(branches_, Mapping):
+            raise InvalidValue(f"{at}.choice", branches_, f"is {kind_of(branches_)}", "Write {name: condition, ...}.")
+        pairs = [(name, formula_of(it, f"{at}.choice", self).expression) for name, it in branches_.items()]
+        found = branches(pairs, otherwise, at)
+        keys, gates = self._after(after, key) if after != () else ((), ())
+        guard = None if when is None else formula_of(when, f"{at}.when", self).expression
+        policy = choice_policy(rule_of(trigger_rule, f"{at}.trigger_rule"))
+        self._specs[key] = Spec(
+            key,
+            self._policies.setdefault(policy, policy),
+            NO_INPUTS,
+            keys,
+            None if labels is None else labels_of(labels, f"{at}.labels"),
+            branching(guard, gates, found),
+        )
+        self._hash = None
+        return Choice(self, key, found.names)
+
+    def stop_when(self, condition: Condition, *, outcome: str = DEFAULT_OUTCOME, reason: str = "") -> None:
+        """Ends the run once a condition is true: what has not begun is skipped, what runs ends by itself.
+
+        Args:
+            condition: asked whenever a node that it reads has moved; while it has no value it is not true.
+            outcome: how the run ends then, "succeeded" or "failed".
+            reason: in your words, for whoever asks why.
+
+        Raises:
+            GraphError: a condition that cannot be read, or a handle of another graph.
+        """
+        at = f"stops[{len(self._stops)}]"
+        made = stop(formula_of(condition, f"{at}.when", self).expression, outcome, reason, at)
+        self._stops = checked_stops((*self._stops, made))
+        self._hash = None
 
     def returns(self, node: Node[Any] | str) -> None:
         """Says which node's output is the result of the run."""
@@ -248,7 +328,8 @@ class Graph:
         """Hash of the canonical form: 32 hexadecimal digits, the same for Python, JSON and YAML."""
         if self._hash is None:
             specs = self._specs
-            self._hash = hash_of(graph_text(self.name, [specs[k] for k in sorted(specs)], self._returns))
+            text = graph_text(self.name, [specs[k] for k in sorted(specs)], self._returns, self._stops)
+            self._hash = hash_of(text)
         return self._hash
 
     def document(self) -> dict[str, Any]:
@@ -258,7 +339,7 @@ class Graph:
 
     def to_json(self) -> str:
         """The document as JSON on one line."""
-        return graph_text(self.name, self._specs.values(), self._returns)
+        return graph_text(self.name, self._specs.values(), self._returns, self._stops)
 
     def to_yaml(self) -> str:
         """The document as YAML."""
@@ -277,6 +358,7 @@ class Graph:
         graph = cls(parsed.name)
         graph._specs = parsed.specs
         graph._returns = parsed.returns
+        graph._stops = parsed.stops
         return graph
 
     @classmethod
@@ -315,7 +397,7 @@ class Graph:
         Raises:
             GraphError: see errors.py. O(nodes + edges).
         """
-        return compile_graph(self.name, self._specs, self._returns, self.hash, contracts, classes)
+        return compile_graph(self.name, self._specs, self._returns, self.hash, contracts, classes, self._stops)
 
     def check(
         self,
@@ -372,15 +454,22 @@ class Graph:
         )
         return self._policies.setdefault(policy, policy)
 
-    def _after(self, after: object, key: str) -> list[str]:
+    def _after(self, after: object, key: str) -> tuple[tuple[str, ...], tuple[Gate, ...]]:
+        """Keys of the nodes that end first, and the guards of edges from them."""
         at = f"nodes[{quoted(key)}].after"
-        if isinstance(after, str | Node | Path):
+        if isinstance(after, str | Node | Path | Edge):
             after = (after,)
         if not isinstance(after, Iterable) or isinstance(after, Mapping):
             raise InvalidValue(at, after, "is neither a node nor a key", "Hand over handles or keys of nodes.")
-        return [
-            name_of(a, f"{at}[{i}]") if isinstance(a, str) else self._own(a, f"{at}[{i}]") for i, a in enumerate(after)
-        ]
+        keys, gates = [], []
+        for i, one in enumerate(after):
+            if isinstance(one, Edge):
+                keys.append(self._own(one.node, f"{at}[{i}]"))
+                guard = None if one.condition is None else one.condition.expression
+                gates.append(Gate(keys[-1], guard, one.branch))
+            else:
+                keys.append(name_of(one, f"{at}[{i}]") if isinstance(one, str) else self._own(one, f"{at}[{i}]"))
+        return after_of(keys), gates_of(gates, at)
 
     def _own(self, handle: object, at: str) -> str:
         """The key of a handle of this graph."""

@@ -15,8 +15,18 @@ from typing import Any
 
 from ..core.rules import quorum_of
 from ..errors import CycleFound, InvalidValue, NotAnAncestor, SelfLoop, TooLarge, UnknownClass, UnknownNode, quoted
+from .branching import Stop
 from .contracts import Contracts
 from .document import check_count
+from .guards import (
+    Pair,
+    check_gates,
+    check_names,
+    check_types,
+    has_guards,
+    missing_edges,
+    page_guards,
+)
 from .handles import Reference
 from .limits import MAX_EDGES, MAX_GRAPH_CHARACTERS, MAX_PAGE_BYTES, MAX_PAGE_NODES
 from .policy import Policy
@@ -24,6 +34,8 @@ from .spec import Spec
 from .values import Walk
 
 FORMAT = 1
+GUARDED_FORMAT = 2
+"""Of graphs with expressions: who reads version 1 only must not run them without."""
 _ANCESTORS_AT_ONCE = 4_096
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 
@@ -90,6 +102,8 @@ class CompiledGraph:
         secrets = {str(first + i): s.inputs.secrets for i, s in enumerate(specs) if s.inputs.secrets}
         if secrets:
             page["secrets"] = secrets
+        if self.header["v"] == GUARDED_FORMAT and (guards := page_guards(specs, first, self._index)):
+            page["guards"] = guards
         return _json(page)
 
     def _template(self, spec: Spec) -> str | list[Any]:
@@ -113,17 +127,62 @@ def compile_graph(
     hash_: str,
     contracts: Mapping[str, Mapping[str, Any]] | None = None,
     classes: Collection[str] | None = None,
+    stops: Sequence[Stop] = (),
 ) -> CompiledGraph:
     """Checks and compiles; see `Graph.compile`.
 
-    O(nodes + edges), and for every 4,096 different nodes that are named by "ancestor" references once more.
+    O(nodes + edges), and for every 4,096 different nodes that are named by "ancestor" references or read by expressions
+    once more.
     """
     if not declared:
         raise InvalidValue("nodes", [], "holds no node", "Add at least one node.")
     check_count(len(declared))
-    specs = list(declared.values())
+    specs: Sequence[Spec] = list(declared.values())
     index = {key: i for i, key in enumerate(declared)}
+    guarded = has_guards(specs, stops)
+    if guarded:
+        check_names(specs, stops, index)
     up, ordered, far = _upstream(specs, index)
+    if returns is not None and returns not in index:
+        raise UnknownNode(returns, "returns", index)
+    if not ordered:
+        specs, up = _in_order(specs, up)
+    if guarded:
+        specs, up = _with_guards(specs, up)
+    if guarded or not ordered:
+        index = {s.key: i for i, s in enumerate(specs)}
+    edges = _check_sizes(specs, up)
+    if far:
+        _check_ancestors(specs, up, index)
+    policies = _policies(specs, up, classes)
+    if contracts:
+        _check_contracts(specs, Contracts(contracts))
+    if guarded:
+        check_types(specs, stops, index, contracts or {})
+    numbers = {id(policy): i for i, policy in enumerate(policies)}
+    header: dict[str, Any] = {
+        "v": GUARDED_FORMAT if guarded else FORMAT,
+        "name": name,
+        "hash": hash_,
+        "nodes": len(specs),
+        "pages": 0,
+        "edges": edges,
+        "profiles": [policy.profile() for policy in policies],
+        "returns": None if returns is None else index[returns],
+    }
+    if guarded:
+        header["min_reader"] = GUARDED_FORMAT
+    if stops:
+        header["stops"] = [stop.record() for stop in stops]
+    return CompiledGraph(header, specs, up, [numbers[id(s.policy)] for s in specs])
+
+
+def _check_sizes(specs: Sequence[Spec], up: Sequence[Sequence[int]]) -> int:
+    """How many edges there are.
+
+    Raises:
+        TooLarge: too many, or too many characters of inputs.
+    """
     edges = sum(map(len, up))
     if edges > MAX_EDGES:
         raise TooLarge("nodes", size=edges, limit=MAX_EDGES, unit="edges", remedy="Join nodes in stages.")
@@ -133,28 +192,25 @@ def compile_graph(
         raise TooLarge(
             "nodes", size=size, limit=MAX_GRAPH_CHARACTERS, unit="characters", what="args and inputs", remedy=remedy
         )
-    if returns is not None and returns not in index:
-        raise UnknownNode(returns, "returns", index)
-    if not ordered:
+    return edges
+
+
+def _with_guards(specs: Sequence[Spec], up: list[list[int]]) -> tuple[Sequence[Spec], list[list[int]]]:
+    """The graph in order, with the edges that its expressions need; `specs` are in order without them.
+
+    Raises:
+        CycleFound: with them it has a cycle.
+        NotAnAncestor: the guard of an edge reads what need not have ended by then.
+    """
+    index = {s.key: i for i, s in enumerate(specs)}
+    missing = missing_edges(specs, index, lambda pairs: _not_ancestors(up, pairs))
+    for node, target in missing:
+        up[node] = sorted({*up[node], target})
+    if any(target > node for node, target in missing):
         specs, up = _in_order(specs, up)
         index = {s.key: i for i, s in enumerate(specs)}
-    if far:
-        _check_ancestors(specs, up, index)
-    policies = _policies(specs, up, classes)
-    if contracts:
-        _check_contracts(specs, Contracts(contracts))
-    numbers = {id(policy): i for i, policy in enumerate(policies)}
-    header: dict[str, Any] = {
-        "v": FORMAT,
-        "name": name,
-        "hash": hash_,
-        "nodes": len(specs),
-        "pages": 0,
-        "edges": edges,
-        "profiles": [policy.profile() for policy in policies],
-        "returns": None if returns is None else index[returns],
-    }
-    return CompiledGraph(header, specs, up, [numbers[id(s.policy)] for s in specs])
+    check_gates(specs, index, lambda pairs: _not_ancestors(up, pairs))
+    return specs, up
 
 
 def _upstream(specs: Sequence[Spec], index: Mapping[str, int]) -> tuple[list[list[int]], bool, bool]:
@@ -245,27 +301,40 @@ def _cycle(up: Sequence[list[int]], missing: Sequence[int]) -> list[int]:
 
 
 def _check_ancestors(specs: Sequence[Spec], up: Sequence[list[int]], index: Mapping[str, int]) -> None:
-    """Every "ancestor" reference must point to an ancestor.
-
-    For up to 4,096 named nodes at once, each node gets a bit set of those among its ancestors, from its parents' sets.
-    """
-    named: dict[int, list[tuple[int, Reference]]] = {}
+    """Every "ancestor" reference must point to an ancestor."""
+    named: dict[Pair, Reference] = {}
     for i, spec in enumerate(specs):
         for reference in spec.inputs.references:
             if reference.ancestor:
                 if reference.key not in index:
                     raise UnknownNode(reference.key, _where(spec, reference.key), index)
-                named.setdefault(index[reference.key], []).append((i, reference))
-    targets = sorted(named)
+                named[i, index[reference.key]] = reference
+    for i, target in sorted(_not_ancestors(up, named), key=lambda it: it[1]):
+        raise NotAnAncestor(specs[i].key, specs[target].key, at=_where(specs[i], named[i, target].key))
+
+
+def _not_ancestors(up: Sequence[list[int]], pairs: Collection[Pair]) -> set[Pair]:
+    """Those of some (node, target) of which the target is no ancestor of the node.
+
+    For up to 4,096 targets at once, each node gets a bit set of those among its ancestors, from its parents' sets.
+    """
+    asked: dict[int, list[int]] = {}
+    for node, target in pairs:
+        asked.setdefault(target, []).append(node)
+    found: set[Pair] = set()
+    targets = sorted(asked)
     for start in range(0, len(targets), _ANCESTORS_AT_ONCE):
         batch = targets[start : start + _ANCESTORS_AT_ONCE]
         bit = {target: 1 << n for n, target in enumerate(batch)}
-        low, high = batch[0], max(i for target in batch for i, _ in named[target])
+        low, high = batch[0], max(node for target in batch for node in asked[target])
         sets = _ancestor_sets(up, bit, low, high)
-        for target in batch:
-            for i, reference in named[target]:
-                if i < low or not sets[i - low] & bit[target]:
-                    raise NotAnAncestor(specs[i].key, reference.key, at=_where(specs[i], reference.key))
+        found.update(
+            (node, target)
+            for target in batch
+            for node in asked[target]
+            if node < low or not sets[node - low] & bit[target]
+        )
+    return found
 
 
 def _ancestor_sets(up: Sequence[list[int]], bit: Mapping[int, int], low: int, high: int) -> list[int]:
@@ -307,6 +376,8 @@ def _policies(specs: Sequence[Spec], up: Sequence[list[int]], classes: Collectio
 def _check_contracts(specs: Sequence[Spec], contracts: Contracts) -> None:
     executors = {s.key: s.policy.executor for s in specs}
     for spec in specs:
+        if spec.branching is not None and spec.branching.choice is not None:
+            continue
         contracts.check_executor(spec.policy.executor, f"nodes[{quoted(spec.key)}].executor")
         contracts.check_inputs(spec)
         for i, reference in enumerate(spec.inputs.references):

@@ -11,13 +11,24 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
 
 from ..errors import DuplicateNode, InvalidValue, TooLarge, UnreadableDocument, escaped, quoted, shown
+from .branching import CHOICE_FIELDS, Gate, Stop, branches_of, branching, condition, gate_of, gates_of, stops_of
 from .inputs import NO_INPUTS
 from .limits import MAX_NODES, MIN_SECONDS, kind_of, name_of
-from .policy import DEFAULT_RETRY, DEFAULT_RULE, Policy, Retry, check_limits, only_fields, plain_seconds, rule_of
+from .policy import (
+    DEFAULT_RETRY,
+    DEFAULT_RULE,
+    Policy,
+    Retry,
+    check_limits,
+    choice_policy,
+    only_fields,
+    plain_seconds,
+    rule_of,
+)
 from .spec import FORMAT, Spec, after_of, labels_of
 from .values import Walk, kwargs_of
 
-GRAPH_FIELDS = ("celeriac", "name", "nodes", "returns")
+GRAPH_FIELDS = ("celeriac", "name", "nodes", "returns", "stops")
 NODE_FIELDS = (
     "key",
     "executor",
@@ -30,6 +41,7 @@ NODE_FIELDS = (
     "soft_timeout_seconds",
     "queue_class",
     "labels",
+    "when",
 )
 
 
@@ -39,6 +51,7 @@ class Parsed(NamedTuple):
     name: str
     specs: dict[str, Spec]
     returns: str | None
+    stops: tuple[Stop, ...]
 
 
 def text_of(given: object, language: str) -> str:
@@ -125,7 +138,8 @@ def parse(document: object) -> Parsed:
             raise DuplicateNode(spec.key, at=f"nodes[{i}].key")
         specs[spec.key] = spec
     returns = fields.get("returns")
-    return Parsed(name, specs, None if returns is None else name_of(returns, "returns"))
+    stops = stops_of(fields["stops"]) if "stops" in fields else ()
+    return Parsed(name, specs, None if returns is None else name_of(returns, "returns"), stops)
 
 
 def check_count(nodes: int) -> None:
@@ -150,23 +164,41 @@ def _node(node: object, index: int, policies: dict[Policy, Policy]) -> Spec:
     at = f"nodes[{index}]"
     if not isinstance(node, Mapping):
         raise InvalidValue(at, node, f"is not an object but {kind_of(node)}", 'Write {"key": ..., "executor": ...}.')
-    fields = only_fields(node, NODE_FIELDS, at)
-    _required(fields, ("key", "executor"), at)
+    chooses = "choice" in node
+    fields = only_fields(node, CHOICE_FIELDS if chooses else NODE_FIELDS, at)
+    _required(fields, ("key", "choice", "otherwise") if chooses else ("key", "executor"), at)
     key = name_of(fields["key"], f"{at}.key")
     at = f"nodes[{quoted(key)}]"
-    policy = _policy(fields, at)
+    choice = branches_of(fields["choice"], fields["otherwise"], at) if chooses else None
+    policy = _policy(fields, at) if choice is None else choice_policy(_rule(fields, at))
     policy = policies.setdefault(policy, policy)
     args = fields.get("args", ())
     if not isinstance(args, list | tuple):
         raise InvalidValue(f"{at}.args", args, f"is not a list but {kind_of(args)}", "Write [value, ...].")
     kwargs = kwargs_of(fields.get("inputs", {}), f"{at}.inputs")
     inputs = Walk(key, None).inputs(args, kwargs) if args or kwargs else NO_INPUTS
-    after = fields.get("after", ())
-    if not isinstance(after, list | tuple):
-        raise InvalidValue(f"{at}.after", after, f"is not a list but {kind_of(after)}", 'Write ["key", ...].')
-    keys = [name_of(k, f"{at}.after[{i}]") for i, k in enumerate(after)]
+    keys, gates = _after(fields.get("after", ()), f"{at}.after")
+    when = condition(fields["when"], f"{at}.when") if "when" in fields else None
     labels = labels_of(fields["labels"], f"{at}.labels") if "labels" in fields else None
-    return Spec(key, policy, inputs, after_of(keys), labels)
+    return Spec(key, policy, inputs, after_of(keys), labels, branching(when, gates_of(gates, f"{at}.after"), choice))
+
+
+def _after(after: object, at: str) -> tuple[list[str], list[Gate]]:
+    """Keys of the nodes that end first, and the guards of edges from them."""
+    if not isinstance(after, list | tuple):
+        raise InvalidValue(at, after, f"is not a list but {kind_of(after)}", 'Write ["key", ...].')
+    keys, gates = [], []
+    for i, one in enumerate(after):
+        if isinstance(one, Mapping):
+            gates.append(gate_of(one, f"{at}[{i}]"))
+            keys.append(gates[-1].key)
+        else:
+            keys.append(name_of(one, f"{at}[{i}]"))
+    return keys, gates
+
+
+def _rule(fields: Mapping[str, Any], at: str) -> str:
+    return rule_of(fields.get("trigger_rule", DEFAULT_RULE), f"{at}.trigger_rule")
 
 
 def _policy(fields: Mapping[str, Any], at: str) -> Policy:
@@ -179,7 +211,7 @@ def _policy(fields: Mapping[str, Any], at: str) -> Policy:
     queue_class = fields.get("queue_class")
     return Policy(
         executor=name_of(fields["executor"], f"{at}.executor"),
-        rule=rule_of(fields.get("trigger_rule", DEFAULT_RULE), f"{at}.trigger_rule"),
+        rule=_rule(fields, at),
         retry=retry,
         queue_class=None if queue_class is None else name_of(queue_class, f"{at}.queue_class"),
         timeout_seconds=hard,

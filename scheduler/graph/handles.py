@@ -1,8 +1,9 @@
 """Handles: what stands for a node, or for a part of its output, while a graph is being written.
 
 Pure. A handle holds no value: the value exists when the run has come that far. So everything that would ask
-for one now (`if`, comparison, arithmetic, iteration, formatting) raises `HandleMisused` with advice instead of
-going wrong silently. Handing a handle to another node makes the edge; see graph.py.
+for one now (`if`, iteration, formatting) raises `HandleMisused` with advice instead of going wrong silently.
+Comparison and arithmetic ask for nothing: they write a formula (formulas.py). Handing a handle to another node makes
+the edge; see graph.py.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ import json
 from collections.abc import Callable
 from typing import Any, Final, Generic, NoReturn, TypeVar
 
+from ..core.expressions import read
 from ..errors import HandleMisused, InvalidValue, quoted, shown
+from .formulas import Formula, Operators, formula_of
 from .limits import MAX_INDEX, MAX_PATH, MAX_STEP
 
 T_co = TypeVar("T_co", covariant=True)
 
 _ADVICE: Final = (
-    "Its value exists only when the run has come that far. Hand it to another node as an input and decide there, "
-    "or choose by trigger_rule whether a node runs."
+    "Its value exists only when the run has come that far. Hand it to another node as an input and decide there, or "
+    "choose by when=, g.choice or trigger_rule whether a node runs."
 )
 
 
@@ -55,11 +58,11 @@ class Reference:
         return self._text
 
 
-class Path:
+class Path(Operators):
     """A part of a node's output (or error record), picked by attribute or index: ``node.out.items[0]["name"]``.
 
     A field that is named like something here (`of_ancestor`), or begins with an underscore, is reached by
-    ``["name"]``. A path is not hashable and cannot be compared, see `HandleMisused`.
+    ``["name"]``. A path is not hashable, and comparing it writes a formula.
     """
 
     __slots__ = ("_celeriac_node", "_celeriac_reference")
@@ -91,15 +94,16 @@ class Path:
     def __deepcopy__(self, memo: object) -> Path:
         return self  # a handle is a name: Celery copies signatures deeply, and the copy must mean the same node
 
+    def _celeriac_formula(self) -> Formula:
+        r = self._celeriac_reference
+        return Formula(read(r.key, r.what, r.path), self._celeriac_node._graph)
+
     def _celeriac_refuse(self, *_: object) -> NoReturn:
         raise HandleMisused(f"{drawn(self._celeriac_reference)} stands where Python needs its value. {_ADVICE}")
 
-    __bool__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _celeriac_refuse
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _celeriac_refuse
-    __mod__ = __rmod__ = __floordiv__ = __rfloordiv__ = __neg__ = __pos__ = __abs__ = _celeriac_refuse
+    __bool__ = __floordiv__ = __rfloordiv__ = __pos__ = __abs__ = _celeriac_refuse
     __len__ = __iter__ = __contains__ = __int__ = __float__ = __index__ = __call__ = _celeriac_refuse
     __str__ = __format__ = _celeriac_refuse
-    __hash__ = None  # type: ignore[assignment]  # what cannot be compared cannot be looked up
 
 
 class Node(Generic[T_co]):
@@ -128,6 +132,20 @@ class Node(Generic[T_co]):
         """Its error record (kind, type, message, ...); null when it succeeded. For nodes that mend failures."""
         return Path(self, Reference(self.key, what="error"))
 
+    @property
+    def state(self) -> Formula:
+        """The word for where it stands, such as "succeeded", "failed" or "skipped", to be compared in a formula."""
+        return Formula(read(self.key, "state"), self._graph)
+
+    @property
+    def attempts(self) -> Formula:
+        """How many attempts it took, to be compared in a formula."""
+        return Formula(read(self.key, "attempts"), self._graph)
+
+    def when(self, condition: object) -> Edge:
+        """The edge from this node, for `after`: open only if the condition is true when the node has succeeded."""
+        return Edge(self, formula_of(condition, f"nodes[{quoted(self.key)}].when", self._graph))
+
     def __repr__(self) -> str:
         return f"Node({shown(self.key)})"
 
@@ -136,6 +154,50 @@ class Node(Generic[T_co]):
 
     def __deepcopy__(self, memo: object) -> Node[T_co]:
         return self
+
+
+class Edge:
+    """The edge from a node to the one that gets this in `after`, and when it is open.
+
+    Attributes:
+        node: where it comes from.
+        condition: of the guard, or None.
+        branch: which a choice must have taken, or None.
+    """
+
+    __slots__ = ("branch", "condition", "node")
+
+    def __init__(self, node: Node[Any], condition: Formula | None = None, branch: str | None = None) -> None:
+        self.node = node
+        self.condition = condition
+        self.branch = branch
+
+    def __repr__(self) -> str:
+        how = repr(self.branch) if self.condition is None else self.condition.expression.text
+        return f"Edge({shown(self.node.key)}, {how})"
+
+
+class Choice(Node[dict[str, str]]):
+    """A node that chooses one of its branches; `Graph.choice` makes it. Its output is {"branch": name}.
+
+    `route["good"]`, handed to `after`, is the edge that is open when that branch is taken.
+
+    Attributes:
+        branches: their names, the last one for when no other is open.
+    """
+
+    __slots__ = ("branches",)
+
+    def __init__(self, graph: object, key: str, branches: tuple[str, ...]) -> None:
+        super().__init__(graph, key)
+        self.branches = branches
+
+    def __getitem__(self, branch: str) -> Edge:
+        if branch not in self.branches:
+            raise InvalidValue(
+                f"nodes[{quoted(self.key)}]", branch, "is no branch of it", f"It has {', '.join(self.branches)}."
+            )
+        return Edge(self, branch=branch)
 
 
 def drawn(reference: Reference) -> str:

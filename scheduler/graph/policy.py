@@ -207,6 +207,11 @@ class Policy:
         }
 
 
+def choice_policy(rule: str) -> Policy:
+    """The policy of a choice: it is no work, so nothing but its trigger rule says anything."""
+    return Policy("", rule, DEFAULT_RETRY, None, None, None)
+
+
 def check_limits(timeout: float | None, soft_timeout: float | None, at: At) -> None:
     """The soft time limit warns before the hard one kills, so it must be the shorter one.
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..core.expressions.operators import MOST_CHARACTERS
 from ..core.rules import RULE_NAMES
 from . import limits
+from .branching import MAX_BRANCHES, MAX_STOPS, OUTCOMES
 from .policy import DEFAULT_RETRY, DEFAULT_RULE
 from .secret import NAME_PATTERN
 from .spec import FORMAT
@@ -41,6 +43,13 @@ def graph_schema() -> dict[str, Any]:
                     "description": "In any order; keys must be unique.",
                 },
                 "returns": {**_or_null(_ref("name")), "description": "Key of the node whose output is the result."},
+                "stops": {
+                    "type": "array",
+                    "maxItems": MAX_STOPS,
+                    "items": _stop(),
+                    "description": "Conditions that end the run; what has not begun is skipped then.",
+                    "default": [],
+                },
             },
             required=["celeriac", "name", "nodes"],
         ),
@@ -52,7 +61,23 @@ def graph_schema() -> dict[str, Any]:
                 "not": {"pattern": f"[{limits.CONTROL}]"},
                 "description": "Any Unicode without control characters; given back exactly.",
             },
-            "node": _node(),
+            "node": {
+                "if": {"type": "object", "required": ["choice"]},
+                "then": _choice(),
+                "else": _node(),
+            },
+            "after": {
+                "type": "array",
+                "items": {"if": {"type": "object"}, "then": _gate(), "else": _ref("name")},
+                "description": "Nodes that end first without handing anything over; an object guards the edge.",
+                "default": [],
+            },
+            "condition": {
+                "type": "string",
+                "minLength": 1,
+                "maxLength": MOST_CHARACTERS,
+                "description": 'An expression that is true or false: "score.output.value >= 0.8", a subset of CEL.',
+            },
             "retry": _retry(),
             "rule": {
                 "default": DEFAULT_RULE,
@@ -77,26 +102,65 @@ def _node() -> dict[str, Any]:
             "executor": {**_ref("name"), "description": "Name of a Celery task."},
             "args": {"type": "array", "items": _ref("value"), "default": []},
             "inputs": {**_ref("values"), "description": "Arguments by name.", "default": {}},
-            "after": {
-                "type": "array",
-                "items": _ref("name"),
-                "description": "Keys of nodes that end first without handing anything over.",
-                "default": [],
-            },
+            "after": _ref("after"),
             "trigger_rule": _ref("rule"),
+            "when": {
+                **_ref("condition"),
+                "description": "Asked when the rule lets the node start.",
+            },
             "retry": _ref("retry"),
             "timeout_seconds": {**_or_null(_ref("seconds")), "description": "Hard limit per attempt."},
             "soft_timeout_seconds": {**_or_null(_ref("seconds")), "description": "Warning before the hard limit."},
             "queue_class": {**_or_null(_ref("name")), "description": "Overrides the executor's class."},
-            "labels": {
-                "type": "object",
-                "maxProperties": limits.MAX_LABELS,
-                "propertyNames": _ref("name"),
-                "additionalProperties": _ref("name"),
-                "default": {},
-            },
+            "labels": _labels(),
         },
         required=["key", "executor"],
+    )
+
+
+def _labels() -> dict[str, Any]:
+    return {
+        "type": "object",
+        "maxProperties": limits.MAX_LABELS,
+        "propertyNames": _ref("name"),
+        "additionalProperties": _ref("name"),
+        "default": {},
+    }
+
+
+def _choice() -> dict[str, Any]:
+    """A node that is no work but a decision."""
+    branch = _object({"branch": _ref("name"), "when": _ref("condition")}, required=["branch", "when"])
+    return _object(
+        {
+            "key": {**_ref("name"), "description": "The node's name in this graph."},
+            "choice": {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": MAX_BRANCHES,
+                "items": branch,
+                "description": "The first branch whose condition is true is taken; names are unique.",
+            },
+            "otherwise": {**_ref("name"), "description": "The branch for when none is true."},
+            "after": _ref("after"),
+            "trigger_rule": _ref("rule"),
+            "when": _ref("condition"),
+            "labels": _labels(),
+        },
+        required=["key", "choice", "otherwise"],
+    )
+
+
+def _gate() -> dict[str, Any]:
+    """An edge that is not always open."""
+    known: dict[str, Any] = {"node": _ref("name"), "when": _ref("condition"), "branch": _ref("name")}
+    return {**_object(known, required=["node"]), "oneOf": [{"required": ["when"]}, {"required": ["branch"]}]}
+
+
+def _stop() -> dict[str, Any]:
+    reason = {"anyOf": [_ref("name"), {"const": ""}]}
+    return _object(
+        {"when": _ref("condition"), "outcome": {"enum": list(OUTCOMES)}, "reason": reason}, required=["when"]
     )
 
 

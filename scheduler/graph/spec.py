@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..errors import InvalidValue, quoted
+from .branching import Branching, Stop
 from .inputs import Inputs
 from .limits import MAX_LABELS, kind_of, name_of
 from .policy import Policy
@@ -24,16 +25,23 @@ FORMAT = 1
 class Spec:
     """One node as it was declared, checked by itself but not yet against the others."""
 
-    __slots__ = ("after", "inputs", "key", "labels", "policy")
+    __slots__ = ("after", "branching", "inputs", "key", "labels", "policy")
 
     def __init__(
-        self, key: str, policy: Policy, inputs: Inputs, after: tuple[str, ...], labels: Mapping[str, str] | None
+        self,
+        key: str,
+        policy: Policy,
+        inputs: Inputs,
+        after: tuple[str, ...],
+        labels: Mapping[str, str] | None,
+        branching: Branching | None = None,
     ) -> None:
         self.key = key
         self.policy = policy
         self.inputs = inputs
         self.after = after
         self.labels = labels
+        self.branching = branching
 
     def text(self) -> str:
         """Its canonical JSON."""
@@ -43,15 +51,30 @@ class Spec:
         kwargs = f',"inputs":{kwargs}' if kwargs != "{}" else ""
         labels = f',"labels":{_json(self.labels)}' if self.labels else ""
         policy = self.policy
+        if self.branching is not None:
+            return self._guarded(self.branching, args, kwargs, labels)
         return f'{{{after}{args}{policy.executor_json}{kwargs},"key":{_json(self.key)}{labels}{policy.tail_json}}}'
+
+    def _guarded(self, it: Branching, args: str, kwargs: str, labels: str) -> str:
+        """The same for a node with expressions."""
+        gates = {gate.key: gate.document() for gate in it.gates}
+        after = f'"after":{_json([gates.get(key, key) for key in self.after])},' if self.after else ""
+        when = "" if it.when is None else f',"when":{_json(it.when.text)}'
+        tail = self.policy.tail_json
+        if it.choice is None:
+            return f'{{{after}{args}{self.policy.executor_json}{kwargs},"key":{_json(self.key)}{labels}{tail}{when}}}'
+        choice = f'"choice":{it.choice.text},"key":{_json(self.key)}{labels},"otherwise":{_json(it.choice.otherwise)}'
+        return f"{{{after}{choice}{tail}{when}}}"
 
 
 _json = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
 
 
-def graph_text(name: str, specs: Iterable[Spec], returns: str | None) -> str:
+def graph_text(name: str, specs: Iterable[Spec], returns: str | None, stops: Iterable[Stop] = ()) -> str:
     """Canonical JSON of the whole graph, its nodes in the order given."""
     tail = "" if returns is None else f',"returns":{_json(returns)}'
+    conditions = [stop.document() for stop in stops]
+    tail += f',"stops":{_json(conditions)}' if conditions else ""
     return f'{{"celeriac":{FORMAT},"name":{_json(name)},"nodes":[{",".join([s.text() for s in specs])}]{tail}}}'
 
 

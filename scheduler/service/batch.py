@@ -20,7 +20,7 @@ from ..wire import RunId
 LOG_PAGE = 1000
 _READY, _DISPATCH, _SUCCEED = int(MoveKind.READY), int(MoveKind.DISPATCH), int(MoveKind.SUCCEED)
 _WORDS = tuple(kind.word for kind in MoveKind)
-_WITH_ERROR = frozenset({int(MoveKind.FAIL), int(MoveKind.RETRY), int(MoveKind.LOSE), int(MoveKind.CANCEL)})
+_WITH_ERROR = frozenset(map(int, (MoveKind.FAIL, MoveKind.RETRY, MoveKind.LOSE, MoveKind.CANCEL, MoveKind.REFUSE)))
 
 
 class Pages:
@@ -129,6 +129,7 @@ class Batch:
     def _follow(self, page: Pages, decision: Decision) -> None:
         """What a decision brings besides moves: timers, and perhaps another state of the run."""
         run = page.run
+        page.values.update(decision.outputs)
         for timer in decision.timers:
             self.timers[f"{run.id} {timer.name}"] = timer.due_at_ms
         for name in decision.cancelled:
@@ -138,7 +139,7 @@ class Batch:
             page.log.append([-1, decision.run.value, 0, -1, decision.why])
             if decision.run in ENDED_RUNS:
                 self.ended.append(run)
-            elif decision.run is RunState.RUNNING:
+            elif decision.run is RunState.RUNNING and not decision.resumes:
                 self.reopened.append(run)
 
     def send(self, run: Run, node: int, attempt: str, state: str, claim_by_ms: int) -> None:

@@ -15,6 +15,7 @@ from ..core.decide import decide
 from ..core.events import Admitted, Reported
 from ..core.evolve import evolve
 from ..core.run import Run
+from ..core.states import RunState
 from ..errors import ExecutorNotAllowed, shown
 from ..settings import Settings
 from ..wire import RunId, error_record
@@ -130,6 +131,8 @@ class Dispatch:
         """
         waits = False
         for run, node in batch.ready:
+            if run.run_state is RunState.PAUSED:
+                continue  # it is asked for again when the run goes on
             why = self.admission.add(run, node)
             if why:
                 batch.note(run, node, "wait", why)

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..core.decide import decide
-from ..core.events import CancelRequested, Reported, RetryRequested
+from ..core.events import CancelRequested, PauseRequested, Reported, ResumeRequested, RetryRequested
 from ..core.evolve import evolve
-from ..core.states import ENDED_RUNS
+from ..core.states import ENDED_RUNS, NodeState
 from ..errors import WireError
 from ..store.dead import Dead
 from ..store.inboxes import Entry
@@ -28,6 +28,7 @@ from ..wire import INLINE_LIMIT_BYTES, AttemptId, DeadMessage, Report, RunId, is
 from .apply import apply
 from .batch import Batch
 from .dispatch import Dispatch
+from .facts import facts_of, recall
 from .held import Held
 from .loading import Loading
 from .rewinds import renumber
@@ -124,6 +125,9 @@ class Intake:
         elif kind == b"retry":
             self._loading.load_some(held, batch, math.inf)
             self._take_retry(held, batch, record)
+        elif kind in (b"pause", b"resume"):
+            self._loading.load_some(held, batch, math.inf)
+            self._take_pause(held, batch, kind.decode(), record)
         elif kind == b"archive":
             self._take_archive(held, record)
         elif kind == b"look":
@@ -171,6 +175,9 @@ class Intake:
         if run is None:
             self._counts["late"] += 1
             return
+        if run.guards is not None and event.end == "succeeded" and event.node < run.n:
+            _check_output(report, output, wanted=True)
+            event = event._replace(facts=facts_of(self._runs, run, event.node, report.output, output))
         decision = decide(run, event, batch.now)
         if decision.stale:
             self._counts["late"] += 1
@@ -191,7 +198,7 @@ class Intake:
         self._dispatch.landed(held, id_)
 
     def _take_cancel(self, held: Held, batch: Batch, record: bytes) -> None:
-        run_id, reason = _request("cancel", record)
+        run_id, reason, _by = _request("cancel", record)
         run = held.runs.get(run_id)
         if run is None:
             return
@@ -206,11 +213,12 @@ class Intake:
         It is opened in the next turn: no node may begin in the commit that makes its run live, for a cut between the
         two would leave an attempt that no owner looks for.
         """
-        run_id, reason = _request("retry", record)
+        run_id, reason, _by = _request("retry", record)
         if run_id in held.runs or not is_run_id(run_id) or self._runs.shard(RunId(run_id)) != held.keys.shard:
             return
         for run in self._runs.load_many([RunId(run_id)], self._loading.unreadable):
             held.runs[run_id] = run
+            recall(self._runs, run)
             renumber(held, batch, run)
             if run.run_state not in ENDED_RUNS:  # a crash kept the end of this retry from the record
                 batch.reopened.append(run)
@@ -219,19 +227,34 @@ class Intake:
                 return
             held.to_open.append((run_id, 0))
 
+    def _take_pause(self, held: Held, batch: Batch, what: str, record: bytes) -> None:
+        """A run stops sending, or goes on with what has become ready meanwhile."""
+        run_id, reason, by = _request(what, record)
+        run = held.runs.get(run_id)
+        if run is None:
+            return
+        event = PauseRequested(reason, by) if what == "pause" else ResumeRequested(reason, by)
+        if not apply(self._dispatch, held, batch, run, event):
+            return
+        if what == "pause":
+            self._dispatch.admission.forget([run_id])
+        else:
+            batch.ready += ((run, node) for node, state in enumerate(run.state) if state == NodeState.READY)
+
     def _take_archive(self, held: Held, record: bytes) -> None:
         """Pass it on to the retention, which does nothing with a run that has not ended."""
-        run_id, _ = _request("archive", record)
+        run_id, *_ = _request("archive", record)
         if is_run_id(run_id) and self._runs.shard(RunId(run_id)) == held.keys.shard:
             self._archive(RunId(run_id))
 
 
-def _request(kind: str, record: bytes) -> tuple[str, str]:
-    """(run, reason) of what somebody asks of a run."""
+def _request(kind: str, record: bytes) -> tuple[str, str, str]:
+    """(run, reason, who) of what somebody asks of a run."""
     try:
         asked = json.loads(record)
-        reason = str(asked.get("reason", ""))[:MOST_REASON]
-        return str(asked["run"]), reason.encode("utf-8", "replace").decode()
+        said = (str(asked.get("reason", ""))[:MOST_REASON], str(asked.get("by", ""))[:MOST_NAME])
+        reason, by = (text.encode("utf-8", "replace").decode() for text in said)
+        return str(asked["run"]), reason, by
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as broken:
         raise WireError(kind, f"{type(broken).__name__}: {broken}", record[:200]) from broken
 

@@ -22,6 +22,7 @@ from ..wire import RunId
 from .apply import apply
 from .batch import Batch
 from .dispatch import Dispatch
+from .facts import recall
 from .held import Held
 from .overdue import timer_event
 from .rewinds import renumber, unclaimed
@@ -61,6 +62,7 @@ class Loading:
             batch.ended.append(run)
             return
         held.runs[run.id] = run
+        recall(self._runs, run)
         behind = renumber(held, batch, run)
         batch.ready += ((run, node) for node, state in enumerate(run.state) if state == _READY)
         self._open_part(held, batch, run, 0)

@@ -21,7 +21,7 @@ RESTART = "Restart its scheduler: whoever takes the shard over removes what no r
 AGAIN = "`celeriac runs cancel` it, then `celeriac runs retry` it."
 SUBMIT = "The store has lost a part of it: submit the graph again."
 _LOG_PAGE = 500
-_ENDS = {"succeed": "S", "fail": "F", "skip": "K", "upstream_fail": "U", "cancel": "C"}
+_ENDS = {"succeed": "S", "fail": "F", "skip": "K", "upstream_fail": "U", "cancel": "C", "decide": "S", "refuse": "F"}
 _SHOWN = 3
 
 
@@ -124,7 +124,7 @@ def _state(state: RunState, read: _Read, it: Run) -> Found:
         yield "open nodes", f"is {state}, and {it.open} of its nodes are open", AGAIN
     if not over and not it.open:
         yield "open nodes", f"is {state}, and none of its nodes is open", RESTART
-    if state is RunState.SUCCEEDED and it.bad:
+    if state is RunState.SUCCEEDED and it.bad and not read.fields.get(b"reason", b"").startswith(b"stopped: "):
         yield "end", f"is succeeded, and {it.bad} of its last nodes are not", SUBMIT
     if over != (b"ended_at_ms" in read.fields):
         yield "ended at", f"is {state}, and {'has no' if over else 'has an'} instant of its end", RESTART
@@ -151,6 +151,8 @@ def _rules(it: Run) -> Found:
         upstream, *ended = it.counts(node)
         open_ = upstream - sum(ended)
         begun = state in IN_FLIGHT or state in (NodeState.WAITING, NodeState.SUCCEEDED, NodeState.FAILED)
+        if state == NodeState.FAILED and it.guards is not None:
+            continue  # the guard of an edge may have ended it early
         if begun and open_ and it.profiles[it.profile[node]].rule.answer(upstream, *ended).name == "WAIT":
             early.append(node)
     if early:

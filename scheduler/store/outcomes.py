@@ -105,6 +105,6 @@ def _outcome(record: bytes, value: bytes | None) -> Outcome:
     """The parts of a record (core/run.py draws it) that tell how the node ended."""
     letter, _epoch, attempt, _failures, _losses, _timeline, last = record.decode().split("|", 6)
     state = NodeState(LETTERS.index(letter))
-    output = last if last in ("i", "b", "n") else ""
+    output = last[:1] if last[:1] in ("i", "b", "n") else ""
     cause = int(last) if last and not output and state >= FIRST_ENDED else None
     return Outcome(state, int(attempt), output, cause, value)

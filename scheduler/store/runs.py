@@ -67,6 +67,14 @@ class Runs:
         """Ask for a run to stop; its scheduler answers through the run's log."""
         self._ask("cancel", run, reason)
 
+    def pause(self, run: RunId, reason: str, by: str) -> None:
+        """Ask for nothing more of a run to be sent, until it is resumed."""
+        self._ask("pause", run, reason, by)
+
+    def resume(self, run: RunId, reason: str, by: str) -> None:
+        """Ask for a paused run to go on."""
+        self._ask("resume", run, reason, by)
+
     def retry(self, run: RunId, reason: str) -> None:
         """Ask for what failed in an ended run, and what follows from it, to run again."""
         self._ask("retry", run, reason)
@@ -75,9 +83,10 @@ class Runs:
         """Ask for an ended run to be archived and removed now, before its time."""
         self._ask("archive", run, "")
 
-    def _ask(self, what: str, run: RunId, reason: str) -> None:
+    def _ask(self, what: str, run: RunId, reason: str, by: str = "") -> None:
         keys = self.keys_of(run)
-        body = json.dumps({"run": run, "reason": reason}, ensure_ascii=False).encode("utf-8", "replace")
+        asked = {"run": run, "reason": reason, **({"by": by} if by else {})}
+        body = json.dumps(asked, ensure_ascii=False).encode("utf-8", "replace")
         self.client.execute_command("XADD", keys.inbox, "*", what, body)
 
     def summary(self, run: str) -> Summary:

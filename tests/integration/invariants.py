@@ -63,8 +63,16 @@ _BROKER = re.compile(r"(?:celeriac\.|_kombu\.|unacked|celery|reply\.|[0-9a-f-]{3
 """Keys of Celery and kombu in the same Redis: queues, bindings, unacknowledged messages, results, replies."""
 _SENT = re.compile(r"s\|[^|]+\|\d+\|\d+")
 _CLAIMED = re.compile(r"c\|[^|]+\|\d+\|\d+\|\d+\|\d+\|[0-9A-Za-z]+\|.*", re.DOTALL)
-_RECORD = re.compile(r"[A-Z]\|[1-9]\d*\|\d+\|\d+\|\d+\|[^|]*\|(?:[ibn]|\d*)")
-_ENDINGS = {MoveKind.SUCCEED, MoveKind.FAIL, MoveKind.SKIP, MoveKind.UPSTREAM_FAIL, MoveKind.CANCEL}
+_RECORD = re.compile(r"[A-Z]\|[1-9]\d*\|\d+\|\d+\|\d+\|[^|]*\|(?:[ibn](?::\d+(?:,\d+)*)?|\d*)")
+_ENDINGS = {
+    MoveKind.SUCCEED,
+    MoveKind.FAIL,
+    MoveKind.SKIP,
+    MoveKind.UPSTREAM_FAIL,
+    MoveKind.CANCEL,
+    MoveKind.DECIDE,
+    MoveKind.REFUSE,
+}
 _END_WORDS = frozenset(kind.word for kind in _ENDINGS)
 _NOTES = frozenset({"wait", "late", "rewound"})
 _LEFT_OUT = ",,,,rewound,"
@@ -424,7 +432,9 @@ def _nodes(run: _Stored) -> Iterator[str]:
     """Each record's timeline, counts and value fit its state."""
     for node, record in run.records.items():
         letter, epoch, number, failures, losses, timeline, last = record.split("|")
+        last = last.partition(":")[0]  # behind it stand the edges that are closed
         first = epoch == "1"  # later epochs keep the tries and the value of those before
+        worked = letter == "S" and number != "0"  # a choice succeeds without an attempt
         tries = timeline.split(";") if timeline else []
         ends = [entry.split(",")[4] if entry.count(",") >= 5 else "" for entry in tries]
         value = run.values.get(node)
@@ -433,7 +443,7 @@ def _nodes(run: _Stored) -> Iterator[str]:
         numbered = len(tries) + left_out
         if numbered != int(number) and len(tries) < KEPT_TRIES - 1:
             yield f"node {node}: {len(tries)} tries on the timeline of {record}"
-        if not all(ends[: len(tries) - open_tries]) or (first and ends.count("succeeded") != (letter == "S")):
+        if not all(ends[: len(tries) - open_tries]) or (first and ends.count("succeeded") != worked):
             yield f"node {node}: tries of {record} do not say how they ended"
         if ends.count("failed") < int(failures) or sum(it.startswith("lost") for it in ends) < int(losses):
             yield f"node {node}: {record} counts other failures or losses than its tries"
@@ -443,7 +453,7 @@ def _nodes(run: _Stored) -> Iterator[str]:
             yield f"node {node}: {record}, and its value is {value!r}"
         if letter == "F" and (value is None or "kind" not in json.loads(value)):
             yield f"node {node}: failed, and its error is {value!r}"
-        if first and letter in "PKU" and value is not None:
+        if first and letter in "PKU" and value is not None and not tries:
             yield f"node {node}: {record}, and has a value"
         if value is not None:
             json.loads(value)
@@ -458,6 +468,8 @@ def _rules(run: _Stored) -> Iterator[str]:
         counts = it.counts(node)
         answer = it.profiles[it.profile[node]].rule.answer(*counts) if counts[0] else Answer.START
         begun = state in _BEGUN or (it.epoch[node] == 1 and it.attempt[node])
+        if it.guards is not None and (state in _GUARDED or it.reason.startswith("stopped: ")):
+            continue  # a guard, an edge or a stop condition may have ended it, whatever its rule says
         if begun and answer is not Answer.START:
             yield f"node {node}: attempt {it.attempt[node]} began, but its rule says {answer.name} of {counts}"
         left_out = state in (NodeState.SKIPPED, NodeState.UPSTREAM_FAILED)
@@ -465,6 +477,7 @@ def _rules(run: _Stored) -> Iterator[str]:
             yield f"node {node}: {NodeState(state).word}, but its rule says {answer.name} of {counts}"
 
 
+_GUARDED = frozenset({NodeState.SKIPPED, NodeState.FAILED})
 _BEGUN = IN_FLIGHT | {NodeState.WAITING, NodeState.SUCCEEDED, NodeState.FAILED}
 
 
@@ -483,9 +496,10 @@ def _progress(run: _Stored) -> Iterator[str]:
         yield f"is {state}, and {it.open} nodes are open"
     if over != (b"ended_at_ms" in run.fields):
         yield f"is {state}, and ended_at_ms is {run.fields.get(b'ended_at_ms')!r}"
-    if state is RunState.SUCCEEDED and it.bad:
+    stopped = run.fields.get(b"reason", b"").startswith(b"stopped: ")
+    if state is RunState.SUCCEEDED and it.bad and not stopped:
         yield f"is succeeded, and {it.bad} of its last nodes are not"
-    if state is RunState.FAILED and not it.bad and not it.by_state[NodeState.CANCELLED]:
+    if state is RunState.FAILED and not it.bad and not it.by_state[NodeState.CANCELLED] and not stopped:
         yield "is failed, and none of its last nodes is"
     if state is not RunState.RUNNING and not run.fields.get(b"reason"):
         yield f"is {state} without a reason"
@@ -522,7 +536,15 @@ def _log(run: _Stored) -> Iterator[str]:
             yield f"node {node}: the log sends it {sent} times, its record knows {tries} attempts"
 
 
-_LETTER_OF = {"succeed": "S", "fail": "F", "skip": "K", "upstream_fail": "U", "cancel": "C"}
+_LETTER_OF = {
+    "succeed": "S",
+    "fail": "F",
+    "skip": "K",
+    "upstream_fail": "U",
+    "cancel": "C",
+    "decide": "S",
+    "refuse": "F",
+}
 
 
 def _idle(shard: _Shard) -> Iterator[str]:

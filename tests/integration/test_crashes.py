@@ -17,7 +17,7 @@ import pytest
 from redis import Redis
 
 from scheduler.core import decide
-from scheduler.graph import Graph, Retry
+from scheduler.graph import Graph, Retry, size
 from scheduler.service import owned
 from scheduler.service.loop import Scheduler
 from scheduler.service.transport import Outgoing
@@ -122,6 +122,11 @@ def everything() -> Graph:
     graph.add("echo", key="rescue", error=broken.error, trigger_rule="one_failed")
     graph.add("echo", key="left out", after=a, trigger_rule="all_failed")
     graph.add("echo", key="join", b=b, big=big, after=[flaky, lost])
+    route = graph.choice("route", {"wide": big.out.value.value == "ä%s{}'\""}, otherwise="narrow")
+    for branch in route.branches:
+        graph.add("echo", key=branch, taken=route.out.branch, after=route[branch], when=b.state == "succeeded")
+    graph.add("echo", key="shut", after=b.when(size(b.out.value) > 100))
+    graph.add("echo", key="no value", when=b.out.nothing > 1)
     return graph
 
 
@@ -136,8 +141,13 @@ ENDS = {
     "rescue": "succeeded",
     "left out": "skipped",
     "join": "succeeded",
+    "route": "succeeded",
+    "wide": "succeeded",
+    "narrow": "skipped",
+    "shut": "skipped",
+    "no value": "failed",
 }
-TRIES = {"a": 1, "b": 1, "big": 1, "flaky": 2, "lost": 2, "broken": 1, "rescue": 1, "join": 1}
+TRIES = {"a": 1, "b": 1, "big": 1, "flaky": 2, "lost": 2, "broken": 1, "rescue": 1, "join": 1, "wide": 1}
 
 
 def act(task: Task) -> Ending | None:
@@ -198,6 +208,8 @@ def outcome(stage: Stage, run: RunId, worker: Echo) -> None:
     assert join.headers["celeriac"]["deferred"] == [[1, "big"]]
     [rescue] = [task for task in mine if task.node == "rescue"]
     assert rescue.kwargs["error"]["message"] == "for good"
+    [wide] = [task for task in mine if task.node == "wide"]
+    assert wide.kwargs == {"taken": "wide"}
 
 
 def test_a_death_between_any_two_writes_changes_no_outcome(stage: Stage, life: Life) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import jsonschema
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from scheduler.core.rules import RULE_NAMES
 from scheduler.errors import GraphError
 from scheduler.graph import Graph
+from scheduler.graph.branching import CHOICE_FIELDS
 from scheduler.graph.document import GRAPH_FIELDS, NODE_FIELDS
 from scheduler.graph.policy import RETRY_FIELDS
 from scheduler.graph.schema import graph_schema
@@ -30,7 +32,11 @@ def accepted(document: Any) -> bool:
 
 
 def beyond_schema(document: Any) -> bool:
-    """What only the validator can see: a cap below the base, a soft limit that is no shorter, a key twice."""
+    """What only the validator can see: a cap below the base, a soft limit that is no shorter, a key twice; whether a
+    text is an expression, whether two edges or branches have one name.
+    """
+    if '"when":' in json.dumps(document, default=repr) and not accepted(document):
+        return True
     keys = []
     for node in document["nodes"]:
         keys.append(node["key"])
@@ -47,7 +53,8 @@ def test_the_schema_is_a_schema_and_names_every_field() -> None:
     """Draft 2020-12 accepts it, and its fields are those of the validator."""
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     assert tuple(SCHEMA["properties"]) == GRAPH_FIELDS
-    assert tuple(SCHEMA["$defs"]["node"]["properties"]) == NODE_FIELDS
+    assert set(SCHEMA["$defs"]["node"]["else"]["properties"]) == set(NODE_FIELDS)
+    assert set(SCHEMA["$defs"]["node"]["then"]["properties"]) == set(CHOICE_FIELDS)
     assert tuple(SCHEMA["$defs"]["retry"]["properties"]) == RETRY_FIELDS
     assert SCHEMA["$defs"]["rule"]["anyOf"][0]["enum"] == list(RULE_NAMES)
     assert graph_schema() is not SCHEMA
@@ -95,12 +102,45 @@ RETRIES = st.fixed_dictionaries(
         "max_losses": usually(st.sampled_from([0, 5, 1000])),
     },
 )
-NODES = st.fixed_dictionaries(
+CONDITIONS = st.sampled_from(["true", "a.output.x > 1", "'x' in b.output"])
+EDGES = (
+    NAMES
+    | st.fixed_dictionaries({"node": usually(NAMES), "when": usually(CONDITIONS)}, optional={"x": SCALARS})
+    | st.fixed_dictionaries({"node": usually(NAMES), "branch": usually(NAMES)}, optional={"when": CONDITIONS})
+)
+AFTER = st.lists(EDGES, max_size=3, unique_by=lambda it: repr(it.get("node") if isinstance(it, dict) else it))
+CHOICES = st.fixed_dictionaries(
+    {
+        "key": usually(NAMES),
+        "choice": usually(
+            st.lists(
+                st.fixed_dictionaries({"branch": st.sampled_from(["x", "y", "z"]), "when": usually(CONDITIONS)}),
+                min_size=1,
+                max_size=3,
+                unique_by=lambda it: repr(it["branch"]),
+            )
+        ),
+        "otherwise": usually(st.just("other")),
+    },
+    optional={"after": usually(AFTER), "when": usually(CONDITIONS), "executor": NAMES, "trigger_rule": SCALARS},
+)
+STOPS = st.lists(
+    st.fixed_dictionaries(
+        {"when": usually(CONDITIONS)},
+        optional={
+            "outcome": usually(st.sampled_from(["succeeded", "failed"])),
+            "reason": usually(st.sampled_from(["", "ok"])),
+        },
+    ),
+    max_size=2,
+)
+NODES = CHOICES | st.fixed_dictionaries(
     {"key": usually(NAMES), "executor": usually(NAMES)},
     optional={
         "args": usually(st.lists(VALUES, max_size=3)),
         "inputs": usually(st.dictionaries(st.text("ab", max_size=2), VALUES, max_size=3)),
-        "after": usually(st.lists(NAMES, max_size=3)),
+        "after": usually(AFTER),
+        "when": usually(CONDITIONS),
         "trigger_rule": usually(st.sampled_from([*RULE_NAMES, "quorum(3)"])),
         "retry": usually(RETRIES),
         "timeout_seconds": usually(NUMBERS | st.none()),
@@ -115,7 +155,7 @@ DOCUMENTS = st.fixed_dictionaries(
         "name": usually(NAMES),
         "nodes": usually(st.lists(NODES, min_size=1, max_size=2, unique_by=lambda n: repr(n["key"]))),
     },
-    optional={"returns": usually(NAMES | st.none())},
+    optional={"returns": usually(NAMES | st.none()), "stops": usually(STOPS)},
 )
 
 

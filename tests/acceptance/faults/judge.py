@@ -109,6 +109,8 @@ ENDINGS = {
     "skip": "skipped",
     "upstream_fail": "upstream_failed",
     "cancel": "cancelled",
+    "decide": "succeeded",
+    "refuse": "failed",
 }
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from scheduler.core.decide import GRACE_MS, SHOWN_REASON, decide
+from scheduler.core.branching import SHOWN_REASON
+from scheduler.core.decide import GRACE_MS, decide
 from scheduler.core.events import (
     STALE,
     Admitted,

@@ -32,7 +32,9 @@ from scheduler.core.events import (
     GraceOver,
     LeaseExpired,
     Opened,
+    PauseRequested,
     Reported,
+    ResumeRequested,
     RetryDue,
 )
 from scheduler.core.evolve import evolve
@@ -181,6 +183,8 @@ class World:
         before = snapshot(run)
         decision = decide(run, event, self.now)
         assert snapshot(run) == before, "decide changed the run"
+        if run.run_state is RunState.PAUSED:
+            assert not any(move.kind == MoveKind.DISPATCH for move in decision.moves), "a paused run sends something"
         assert Decision(stale=True) == STALE, "somebody wrote into STALE"
         if self.is_over(event):
             assert decision.stale, "an event that concerns what is over was not stale"
@@ -362,7 +366,8 @@ class World:
         if pick < 0.66:
             number, attempt = chance.randrange(-2, len(self.specs) + 2), chance.randint(0, 3)
             part = Opened(max(number, 0), max(number, 0) + attempt)
-            return chance.choice((RetryDue(number, attempt + 50), self.expiry(number, attempt + 50), GraceOver(), part))
+            odd = (RetryDue(number, attempt + 50), self.expiry(number, attempt + 50), GraceOver(), part)
+            return chance.choice((*odd, PauseRequested("look", "ann"), ResumeRequested("go", "bob")))
         if pick < 0.80:
             return self.due()
         if pick < 0.84 and self.stops:
@@ -395,7 +400,7 @@ class World:
         if event is None:
             return
         self.now += self.chance.randint(0, 50)
-        if isinstance(event, Reported | CancelRequested):
+        if isinstance(event, Reported | CancelRequested | PauseRequested | ResumeRequested):
             self.store.inbox.append(event)
             self.old.append(event)
         elif isinstance(event, LeaseExpired | RetryDue):
@@ -419,6 +424,8 @@ class World:
             if self.store.run[0] in ENDED_RUNS:
                 break
             self.redeliver()
+            if self.run.run_state is RunState.PAUSED:
+                self.step(ResumeRequested("go", "bob"))
             self.step(self.admission())
             for it in self.in_flight():
                 if it in self.store.messages:
@@ -519,7 +526,7 @@ def _seeds(chunk: int) -> range:
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_every_run_keeps_the_promise(chunk: int) -> None:
-    """12,000 random graphs: crashes, duplicates, silence, cancels and deadlines in any order.
+    """12,000 random graphs: crashes, duplicates, silence, pauses, cancels and deadlines in any order.
 
     Every fifth is a plain graph, whose end an oracle knows beforehand.
     CELERIAC_TEST_SEED moves all seeds, for histories that nobody has seen yet.

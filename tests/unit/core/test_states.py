@@ -33,8 +33,11 @@ TABLE = """
     pending      skip           skipped
     pending      upstream_fail  upstream_failed
     pending      cancel         cancelled
+    pending      decide         succeeded
+    pending      refuse         failed
     ready        dispatch       dispatched
     ready        cancel         cancelled
+    ready        skip           skipped
     dispatched   claim          running
     dispatched   succeed        succeeded
     dispatched   fail           failed
@@ -48,6 +51,7 @@ TABLE = """
     running      cancel         cancelled
     waiting      wake           ready
     waiting      cancel         cancelled
+    waiting      skip           skipped
     succeeded    reopen         pending
     failed       reopen         pending
     skipped      reopen         pending
@@ -65,6 +69,12 @@ RUN_TABLE = {
     (RunState.RUNNING, RunState.SUCCEEDED),
     (RunState.RUNNING, RunState.FAILED),
     (RunState.RUNNING, RunState.CANCELLED),
+    (RunState.RUNNING, RunState.PAUSED),
+    (RunState.PAUSED, RunState.RUNNING),
+    (RunState.PAUSED, RunState.CANCELLING),
+    (RunState.PAUSED, RunState.SUCCEEDED),
+    (RunState.PAUSED, RunState.FAILED),
+    (RunState.PAUSED, RunState.CANCELLED),
     (RunState.CANCELLING, RunState.CANCELLED),
     (RunState.CANCELLING, RunState.FAILED),
     (RunState.SUCCEEDED, RunState.RUNNING),

@@ -1,0 +1,252 @@
+"""Guards of nodes and edges, choices and stop conditions: what a graph's expressions mean for one run.
+
+Pure. A run without expressions has none of this (`Run.guards` is None) and pays nothing for it. Expressions see
+facts: the parts of outputs and error records that some expression reads, taken out when a node ends and read from the
+store again when the run is loaded; and the states of nodes, as they are when a decision is made.
+
+A gate is the guard of one edge: closed, the edge counts as skipped for the node downstream. Which gates were closed
+when their upstream node ended is kept in that node's record, for it is a decision and not a fact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .expressions import EvaluationError, Expression, Missing, Read, evaluated, follow, parse, worded
+from .states import FIRST_ENDED, NodeState, RunState
+
+if TYPE_CHECKING:
+    from .events import Decision
+    from .run import Run
+
+Path = tuple[str | int, ...]
+Facts = dict[tuple[str, Path], Any]
+"""What expressions may see of an ended node: ("output" or "error", path) -> value; what is not there is left out."""
+
+GUARD_FAILED = "ExpressionFailed"
+"""Type of the error of a node whose guard, gate or choice had no value."""
+
+
+class Gate(NamedTuple):
+    """The guard of one edge: an expression, or the branch that a choice must have taken."""
+
+    when: Expression | None
+    branch: str | None
+
+
+class Choice(NamedTuple):
+    """A node that chooses: the first branch whose expression is true, else the last one.
+
+    Attributes:
+        branches: (name, expression), in order.
+        otherwise: name of the branch that is taken when none is true.
+    """
+
+    branches: tuple[tuple[str, Expression], ...]
+    otherwise: str
+
+
+class Stop(NamedTuple):
+    """A condition that ends the run: what has not begun is skipped, what runs ends by itself.
+
+    Attributes:
+        outcome: how the run ends then.
+        reason: in the words of the graph; "" for none.
+    """
+
+    when: Expression
+    outcome: RunState
+    reason: str
+
+
+@dataclass(slots=True)
+class Guards:
+    """The expressions of a graph, by the numbers of its nodes.
+
+    Attributes:
+        when: node -> its guard.
+        gates: upstream node -> downstream node -> the guard of that edge.
+        choices: nodes that are no work but a decision.
+        stops: conditions that end the run, the first one that is true counts.
+        wanted: node -> which parts of its output and error some expression reads.
+        index: key -> number, of the nodes that expressions read.
+    """
+
+    when: dict[int, Expression] = field(default_factory=dict)
+    gates: dict[int, dict[int, Gate]] = field(default_factory=dict)
+    choices: dict[int, Choice] = field(default_factory=dict)
+    stops: list[Stop] = field(default_factory=list)
+    wanted: dict[int, set[tuple[str, Path]]] = field(default_factory=dict)
+    index: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_records(
+        cls, pages: Iterable[Mapping[str, Any]], stops: Iterable[Mapping[str, Any]], keys: list[str]
+    ) -> Guards | None:
+        """The guards of a compiled graph; None when it has none.
+
+        Args:
+            pages: the fields "when", "gates" and "choices" of its pages.
+            stops: the field "stops" of its header.
+            keys: node -> key.
+        """
+        texts: dict[str, Expression] = {}
+
+        def read(text: str) -> Expression:
+            found = texts.get(text)
+            if found is None:
+                found = texts[text] = parse(text)
+            return found
+
+        it = cls()
+        for page in pages:
+            for node, text in page.get("when", {}).items():
+                it.when[int(node)] = read(text)
+            for node, gates in page.get("gates", {}).items():
+                for upstream, text, branch in gates:
+                    gate = Gate(None if text is None else read(text), branch)
+                    it.gates.setdefault(upstream, {})[int(node)] = gate
+            for node, (branches, otherwise) in page.get("choices", {}).items():
+                it.choices[int(node)] = Choice(tuple((name, read(text)) for name, text in branches), otherwise)
+        for stop in stops:
+            it.stops.append(Stop(read(stop["when"]), RunState(stop["outcome"]), stop.get("reason", "")))
+        if not (it.when or it.gates or it.choices or it.stops):
+            return None
+        it._know(texts.values(), keys)
+        return it
+
+    def _know(self, expressions: Iterable[Expression], keys: list[str]) -> None:
+        """Which nodes are read, and what of them."""
+        reads = {one for expression in expressions for one in expression.reads}
+        named = {one.node for one in reads}
+        self.index = {key: node for node, key in enumerate(keys) if key in named}
+        for one in reads:
+            if one.what in ("output", "error"):
+                self.wanted.setdefault(self.index[one.node], set()).add((one.what, one.path))
+
+    def facts(self, node: int, what: str, value: Any) -> Facts:
+        """What expressions read of an output or error record."""
+        found: Facts = {}
+        for wanted, path in self.wanted.get(node, ()):
+            if wanted == what:
+                try:
+                    found[what, path] = follow(value, path)
+                except Missing:
+                    continue
+        return found
+
+
+class Sight:
+    """What expressions see while one decision is made: the run, and what the decision has brought so far.
+
+    Args:
+        run: as it stands.
+        guards: of the run.
+        decision: in the making; facts and closed gates are noted in it.
+    """
+
+    def __init__(self, run: Run, guards: Guards, decision: Decision) -> None:
+        self.guards = guards
+        self._run = run
+        self._decision = decision
+        self._states: dict[int, int] = {}
+
+    @classmethod
+    def of(cls, run: Run, decision: Decision) -> Sight | None:
+        """None for a run without expressions."""
+        return None if run.guards is None else cls(run, run.guards, decision)
+
+    def moved(self, node: int, state: int) -> None:
+        """A node has moved in this decision."""
+        self._states[node] = state
+
+    def state(self, node: int) -> int:
+        """Where a node stands, with the moves of this decision."""
+        return self._states.get(node, self._run.state[node])
+
+    def error(self, node: int, error: Mapping[str, Any] | None) -> None:
+        """A node fails in this decision; its error record is a fact."""
+        if node in self.guards.wanted:
+            self._decision.facts[node] = self.guards.facts(node, "error", dict(error or {}))
+
+    def _look(self, read: Read) -> Any:
+        node = self.guards.index[read.node]
+        state = self.state(node)
+        if read.what == "state":
+            return NodeState(state).word
+        if read.what == "attempts":
+            return self._run.attempt[node]
+        if state < FIRST_ENDED:
+            raise Missing(0, f"nothing yet, for the node is {NodeState(state).word}")
+        facts = self._decision.facts.get(node) or self._run.facts.get(node, {})
+        wanted = (read.what, read.path)
+        if wanted in facts:
+            return facts[wanted]
+        if read.what == "error" and state != NodeState.FAILED and not read.path:
+            return None
+        raise Missing
+
+    def value(self, expression: Expression) -> tuple[bool, str]:
+        """Whether a condition is true, and the words for it.
+
+        Raises:
+            EvaluationError: it has no value, or one that is neither true nor false.
+        """
+        found, seen = evaluated(expression, self._look)
+        if type(found) is not bool:
+            raise EvaluationError(expression.text, "type", f"is {found!r:.80}, neither true nor false", seen)
+        return found, worded(expression, found, seen)
+
+    def chosen(self, choice: Choice) -> tuple[str, str]:
+        """The branch that a choice takes, and why: what was looked at, in order.
+
+        Raises:
+            EvaluationError: a branch that was to be looked at has no value.
+        """
+        looked = []
+        for name, expression in choice.branches:
+            true, why = self.value(expression)
+            looked.append(f"{name}: {why}")
+            if true:
+                return name, f"branch {name}; {'; '.join(looked)}"
+        return choice.otherwise, f"branch {choice.otherwise}, as no other is open; {'; '.join(looked)}"
+
+    def closed(self, node: int, branch: str | None = None) -> tuple[dict[int, str], dict[int, EvaluationError]]:
+        """Gates of a node that has succeeded: those that are closed with the reason, and those that have no value.
+
+        Args:
+            branch: that it has taken, when it is a choice.
+        """
+        shut: dict[int, str] = {}
+        broken: dict[int, EvaluationError] = {}
+        for child, gate in self.guards.gates.get(node, {}).items():
+            if gate.branch is not None and gate.branch != branch:
+                shut[child] = f"branch {branch} was taken, not {gate.branch}"
+                continue
+            if gate.when is None:
+                continue
+            try:
+                true, why = self.value(gate.when)
+            except EvaluationError as failed:
+                broken[child] = failed
+                continue
+            if not true:
+                shut[child] = why
+        return shut, broken
+
+
+def guard_error(failed: EvaluationError, what: str) -> dict[str, Any]:
+    """The error record of a node that an expression without a value has ended.
+
+    Args:
+        what: which expression: "when", "choice", "edge from 'a'".
+    """
+    return {
+        "kind": "permanent",
+        "type": GUARD_FAILED,
+        "message": f"{what}: {failed}",
+        "origin": "policy",
+        "phase": "guard",
+    }

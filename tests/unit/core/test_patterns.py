@@ -1,0 +1,161 @@
+"""The workflow patterns of van der Aalst, ter Hofstede, Russell and Mulyar that graphs can say, one test each.
+
+Numbers are those of the published list of 43. What needs maps, loops, signals or an operator's hand is not here yet.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from scheduler.core.events import CancelRequested
+from scheduler.errors import CycleFound
+from scheduler.graph import Graph
+from tests.unit.core.played import Played
+
+
+def nodes(g: Graph, *keys: str, **options: Any) -> list[Any]:
+    """Some nodes at once."""
+    return [g.add("x", key=key, **options) for key in keys]
+
+
+def test_1_sequence() -> None:
+    """A node starts when the one before it has ended."""
+    g = Graph("g")
+    [a] = nodes(g, "a")
+    nodes(g, "b", after=a)
+    play = Played(g)
+    assert play.sent == ["a"]
+    play.ends("a")
+    assert play.sent == ["b"]
+
+
+def test_2_parallel_split_and_3_synchronization() -> None:
+    """One thread becomes several, and several become one when all have come."""
+    g = Graph("g")
+    [a] = nodes(g, "a")
+    nodes(g, "join", after=nodes(g, "b", "c", after=a))
+    play = Played(g)
+    play.ends("a")
+    assert play.sent == ["b", "c"]
+    play.ends("c")
+    assert play.sent == ["b"]
+    play.ends("b")
+    assert play.sent == ["join"]
+
+
+@pytest.mark.parametrize("kind", ["left", "right"])
+def test_4_exclusive_choice_and_5_simple_merge(kind: str) -> None:
+    """One of several branches runs, and what follows them runs once."""
+    g = Graph("g")
+    [a] = nodes(g, "a")
+    route = g.choice("route", {"left": a.out.kind == "left"}, otherwise="right")
+    both = [g.add("x", key=branch, after=route[branch]) for branch in route.branches]
+    g.add("x", key="merge", after=both, trigger_rule="one_success")
+    play = Played(g)
+    play.ends("a", {"kind": kind})
+    assert play.sent == [kind]
+    play.ends(kind)
+    assert play.sent == ["merge"]
+    play.ends("merge")
+    assert play.run.run_state == "succeeded"
+
+
+@pytest.mark.parametrize(("score", "chosen"), [(0, []), (5, ["b"]), (9, ["b", "c"])])
+def test_6_multi_choice_and_7_structured_synchronizing_merge(score: int, chosen: list[str]) -> None:
+    """Any number of branches runs, each by its own guard; the merge waits for those that do, and for no other."""
+    g = Graph("g")
+    [a] = nodes(g, "a")
+    b = g.add("x", key="b", after=a.when(a.out.score > 3))
+    c = g.add("x", key="c", after=a.when(a.out.score > 7))
+    g.add("x", key="merge", after=[b, c], trigger_rule="none_failed_min_one_success")
+    play = Played(g)
+    play.ends("a", {"score": score})
+    assert play.sent == chosen
+    for key in chosen:
+        assert play.state("merge") == "pending"
+        play.ends(key)
+    assert play.state("merge") == ("dispatched" if chosen else "skipped")
+
+
+def test_9_structured_discriminator() -> None:
+    """The first branch that ends lets the join start; the others are heard, and start nothing more."""
+    g = Graph("g")
+    nodes(g, "join", after=nodes(g, "a", "b", "c"), trigger_rule="one_success")
+    play = Played(g)
+    play.ends("b")
+    assert play.state("join") == "dispatched"
+    play.ends("a")
+    play.ends("c")
+    assert [move for key, move, _ in play.log if key == "join"] == ["ready", "dispatch"]
+
+
+def test_10_arbitrary_cycles_are_refused() -> None:
+    """A raw cycle is refused when the graph is submitted, also one that a guard would make."""
+    g = Graph("g")
+    [a] = nodes(g, "a", when="b.output.ok")
+    nodes(g, "b", after=a)
+    with pytest.raises(CycleFound, match="b -> a -> b"):
+        g.compile()
+
+
+def test_11_implicit_termination() -> None:
+    """The run ends when nothing is left to do, and without a node that says so."""
+    g = Graph("g")
+    nodes(g, "a", "b")
+    play = Played(g)
+    play.ends("a")
+    assert play.run.run_state == "running"
+    play.ends("b")
+    assert play.run.run_state == "succeeded"
+
+
+@pytest.mark.parametrize(("first", "state"), [("a", "skipped"), ("door", "dispatched")])
+def test_18_milestone(first: str, state: str) -> None:
+    """A node runs only if, at the moment when it could, another one stands where it must."""
+    g = Graph("g")
+    [a] = nodes(g, "a")
+    [door] = nodes(g, "door")
+    g.add("x", key="late", after=a, when=door.state == "succeeded")
+    play = Played(g)
+    play.ends(first)
+    if first == "door":
+        play.ends("a")
+    assert play.state("late") == state
+
+
+def test_20_cancel_case() -> None:
+    """A cancelled run starts nothing more."""
+    g = Graph("g")
+    nodes(g, "b", after=nodes(g, "a"))
+    play = Played(g)
+    play.happen(CancelRequested("enough", frozenset()))
+    assert play.run.run_state == "cancelled"
+    assert set(play.states().values()) == {"cancelled"}
+
+
+def test_30_structured_partial_join() -> None:
+    """Some of all branches are enough; later ones change nothing."""
+    g = Graph("g")
+    nodes(g, "join", after=nodes(g, "a", "b", "c"), trigger_rule="quorum(2)")
+    play = Played(g)
+    play.ends("c")
+    assert play.state("join") == "pending"
+    play.ends("a")
+    assert play.state("join") == "dispatched"
+    play.ends("b")
+    assert play.state("join") == "dispatched"
+
+
+@pytest.mark.parametrize("outcome", ["succeeded", "failed"])
+def test_43_explicit_termination(outcome: str) -> None:
+    """A condition ends the run, with the outcome that it names, whatever is left to do."""
+    g = Graph("g")
+    [a] = nodes(g, "a")
+    nodes(g, "b", after=a)
+    g.stop_when(a.out.done, outcome=outcome)
+    play = Played(g)
+    play.ends("a", {"done": True})
+    assert play.run.run_state == outcome
+    assert play.state("b") == "skipped"
