@@ -239,7 +239,10 @@ class Intake:
         if what == "pause":
             self._dispatch.admission.forget([run_id])
         else:
-            batch.ready += ((run, node) for node, state in enumerate(run.state) if state == NodeState.READY)
+            others = [
+                it for it in batch.ready if it[0] is not run
+            ]  # each of its ready nodes once, also those of this turn
+            batch.ready = others + [(run, node) for node, state in enumerate(run.state) if state == NodeState.READY]
 
     def _take_archive(self, held: Held, record: bytes) -> None:
         """Pass it on to the retention, which does nothing with a run that has not ended."""

@@ -99,6 +99,22 @@ def test_waits_between_tries_end_in_a_pause_and_the_try_waits_for_the_resume(
     idle(stage)
 
 
+def test_a_pause_and_a_resume_in_one_turn_send_each_node_once(stage: Stage, worker: Echo, at_once: AtOnce) -> None:
+    """Also nodes that became ready in that very turn; found by the fault table."""
+    worker.act = lambda task: None if task.node == "slow" else echo(task)
+    with stage.scheduler(at_once):
+        run = stage.submit(forked())
+        eventually(lambda: stage.states(run)["slow"] == "dispatched", "the slow one is out")
+    worker.attempts.report([worker.report(stage.attempt(run, 0), value("done"), 1)])
+    stage.runs.pause(run, "", "")
+    stage.runs.resume(run, "", "")
+    with stage.scheduler(at_once):
+        assert stage.ended(run) == ["succeeded"]
+    for node in range(3):
+        assert stage.words(run, node) == ["ready", "dispatch", "succeed"]
+    idle(stage)
+
+
 def test_a_pause_of_what_is_paused_or_over_changes_nothing(stage: Stage, worker: Echo, at_once: AtOnce) -> None:
     """Nor does a resume of what runs; verbs that come twice are one."""
     with stage.scheduler(at_once):

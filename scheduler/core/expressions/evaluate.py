@@ -125,7 +125,10 @@ class _Evaluation:
 
     def read(self, tree: Read) -> Any:
         if tree not in self.answers:
-            self.answers[tree] = self.answer(tree)
+            try:
+                self.answers[tree] = self.answer(tree)
+            except Failure as failure:
+                self.answers[tree] = failure
         answer = self.answers[tree]
         if isinstance(answer, Failure):
             raise answer
@@ -135,7 +138,7 @@ class _Evaluation:
         try:
             value = self.look(tree)
         except Missing as missing:
-            return self.missing(tree, missing)
+            raise self.missing(tree, missing) from None
         self.shown[draw(tree)] = brief(value)
         word_of(value)
         return value

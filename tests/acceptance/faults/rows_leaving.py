@@ -191,7 +191,7 @@ def _short_visibility() -> str:
     )
 
 
-# --- cancels ----------------------------------------------------------------------------------------------------
+# --- cancels and pauses -----------------------------------------------------------------------------------------------
 
 CANCELS = 1000
 CANCEL_SECONDS = 10.0
@@ -229,14 +229,69 @@ def cancelled(rigs: RigFactory, seed: int) -> Verdict:
         return unharmed(rig, verdict)
 
 
-def _cancel(rig: Rig, client: Client, chance: random.Random) -> tuple[RunHandle, float]:
-    """Submit a small run, cancel it at some moment, perhaps twice, and wait for its end; how long that took, in s."""
+@row(28, "pauses at every moment")
+def paused(rigs: RigFactory, seed: int) -> Verdict:
+    """Nothing is sent between a pause and its resume, whoever asks how often; then every run ends well, once."""
+    verdict = Verdict()
+    with rigs() as rig:
+        rig.start_all()
+        client = rig.client()
+        chances = [random.Random(f"{seed} {n}") for n in range(min(CANCELS // 2, rig.nodes))]
+        with ThreadPoolExecutor(12) as several:
+            handles = list(several.map(lambda chance: _pause(rig, client, chance), chances))
+        still(rig)
+        started = Counter((it.run, it.node) for it in rig.ledger() if it.what == ledger.START)
+        pauses = 0
+        for handle in handles:
+            events = list(handle.events(follow=False))
+            verdict.violations += [f"run {handle.id}: {it}" for it in _while_paused(events)]
+            verdict.must(handle.state == "succeeded", f"run {handle.id} ended {handle.state}")
+            pauses += sum(it.node is None and it.move == "paused" for it in events)
+        wrong = [node for node, times in started.items() if times != 1]
+        verdict.must(not wrong and len(started) == 4 * len(handles), f"nodes that did not run once: {wrong[:5]}")
+        verdict.violations += problems(rig.look(), idle=True)
+        verdict.starts = len(started)
+        verdict.facts |= {"runs": len(handles), "pauses": pauses}
+        verdict.must(pauses > len(handles) // 4, f"only {pauses} pauses came in time")
+        return unharmed(rig, verdict)
+
+
+def _pause(rig: Rig, client: Client, chance: random.Random) -> RunHandle:
+    """Submit a small run, pause it at some moment, perhaps twice, resume it and wait for its end."""
+    handle = _small(client, chance)
+    _await_moment(rig, handle, chance)
+    for _ in range(chance.choice((1, 1, 2))):
+        handle.pause("a look", by="ann")
+    time.sleep(chance.uniform(0, 0.3))  # so long it is paused
+    for _ in range(chance.choice((1, 1, 2))):
+        handle.resume(by="bob")
+    handle.wait(60)
+    return handle
+
+
+def _while_paused(events: list[Any]) -> Iterator[str]:
+    """What went out of a run although it was paused."""
+    stopped = False
+    for it in events:
+        if it.node is None:
+            stopped = it.move == "paused"
+        elif stopped and it.move == "dispatch":
+            yield f"{it.node} was sent while the run was paused"
+
+
+def _small(client: Client, chance: random.Random) -> RunHandle:
+    """A run of four short nodes."""
     graph = Graph("small", retry=1, queue_class="work")
     step = partial(graph.add, "faults.step")
     first = step(key="a", name="a", ms=chance.uniform(1, 30), parents=[])
     both = [step(key=key, name=key, ms=chance.uniform(1, 30), parents=[first]) for key in ("b", "c")]
     step(key="d", name="d", ms=1, parents=both)
-    handle = client.submit(graph, check=False)
+    return client.submit(graph, check=False)
+
+
+def _cancel(rig: Rig, client: Client, chance: random.Random) -> tuple[RunHandle, float]:
+    """Submit a small run, cancel it at some moment, perhaps twice, and wait for its end; how long that took, in s."""
+    handle = _small(client, chance)
     _await_moment(rig, handle, chance)
     for _ in range(chance.choice((1, 1, 2))):
         handle.cancel("a race")
