@@ -90,7 +90,8 @@ def see(
 def stop_if_true(run: Run, decision: Decision, sight: Sight, moved: Container[int] | None = None) -> bool:
     """The first stop condition that is true ends the run: what is not in flight is skipped, the rest ends by itself.
 
-    A condition that has no value while nodes that it reads are open is not true yet; later it is an error of the graph.
+    A condition that has no value while nodes that it reads are open is not true yet, and one that asks for what a node
+    never gave (it was skipped, say) is not true. Values that it cannot judge are an error of the graph.
 
     Args:
         moved: only conditions that read one of these nodes can have become true; None asks all.
@@ -105,7 +106,7 @@ def stop_if_true(run: Run, decision: Decision, sight: Sight, moved: Container[in
         try:
             true, why = sight.value(stop.when)
         except EvaluationError as failed:
-            if any(sight.state(node) < FIRST_ENDED for node in reads):
+            if failed.kind == "missing" or any(sight.state(node) < FIRST_ENDED for node in reads):
                 continue
             outcome, why = RunState.FAILED, f"policy: a stop condition has no value: {failed}"
         else:

@@ -276,7 +276,7 @@ class Graph:
         """Ends the run once a condition is true: what has not begun is skipped, what runs ends by itself.
 
         Args:
-            condition: asked whenever a node that it reads has moved; while it has no value it is not true.
+            condition: asked whenever a node that it reads has moved; what is not there, or not yet, makes it not true.
             outcome: how the run ends then, "succeeded" or "failed".
             reason: in your words, for whoever asks why.
 
