@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .expressions import EvaluationError, Expression, Missing, Read, evaluated, follow, parse, worded
@@ -25,6 +26,8 @@ Path = tuple[str | int, ...]
 Facts = dict[tuple[str, Path], Any]
 """What expressions may see of an ended node: ("output" or "error", path) -> value; what is not there is left out."""
 
+_parsed = lru_cache(2_000)(parse)
+"""Runs of one graph share its expressions, which never change."""
 GUARD_FAILED = "ExpressionFailed"
 """Type of the error of a node whose guard, gate or choice had no value."""
 
@@ -95,10 +98,7 @@ class Guards:
         texts: dict[str, Expression] = {}
 
         def read(text: str) -> Expression:
-            found = texts.get(text)
-            if found is None:
-                found = texts[text] = parse(text)
-            return found
+            return texts.setdefault(text, _parsed(text))
 
         it = cls()
         for page in pages:

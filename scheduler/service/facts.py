@@ -2,7 +2,7 @@
 is loaded. For runs with expressions only, and only for nodes that one of them reads.
 
 An output that lies aside as a blob is fetched for it: one GET, in the loop, so who decides on large outputs should hand
-a small one to the decision.
+a small one to the decision. It is looked for where the attempt's blob must lie, whatever the report says.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def facts_of(runs: Runs, run: Run, node: int, kind: str, output: bytes | None) -
 
     Args:
         kind: inline, blob or none.
-        output: raw JSON, of a blob what names it; checked already.
+        output: raw JSON, checked already.
     """
     if run.guards is None or output is None or node not in run.guards.wanted:
         return None
-    return run.guards.facts(node, "output", _value(runs, output, blob=kind == "blob"))
+    return run.guards.facts(node, "output", _value(runs, run, node, output, blob=kind == "blob"))
 
 
 def recall(runs: Runs, run: Run) -> None:
@@ -41,13 +41,13 @@ def recall(runs: Runs, run: Run) -> None:
         return
     for node, raw in runs.values(RunId(run.id), sorted(ended)).items():
         blob = ended[node] == "output" and run.output_kind[node] == _BLOB
-        run.facts[node] = run.guards.facts(node, ended[node], _value(runs, raw, blob=blob))
+        run.facts[node] = run.guards.facts(node, ended[node], _value(runs, run, node, raw, blob=blob))
 
 
-def _value(runs: Runs, raw: bytes, *, blob: bool) -> Any:
+def _value(runs: Runs, run: Run, node: int, raw: bytes, *, blob: bool) -> Any:
     """The value of raw JSON; of a blob that is gone nothing can be read."""
-    value = json.loads(raw)
     if not blob:
-        return value
-    found = runs.blob(value["blob"])
+        return json.loads(raw)
+    id_ = RunId(run.id)
+    found = runs.blob(runs.keys_of(id_).blob(run.attempt_id(runs.shard(id_), node)))
     return None if found is None else json.loads(found)

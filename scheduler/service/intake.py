@@ -175,7 +175,7 @@ class Intake:
         if run is None:
             self._counts["late"] += 1
             return
-        if run.guards is not None and event.end == "succeeded" and event.node < run.n:
+        if run.guards is not None and event.end == "succeeded" and event.node in run.guards.wanted:
             _check_output(report, output, wanted=True)
             event = event._replace(facts=facts_of(self._runs, run, event.node, report.output, output))
         decision = decide(run, event, batch.now)
