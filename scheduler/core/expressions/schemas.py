@@ -22,7 +22,8 @@ Schema = Any
 NOTHING: Final[Mapping[str, Any]] = {"not": {}}
 """The schema that no value has."""
 
-MOST_BRANCHES: Final = 1_000
+MOST_BRANCHES: Final = 200
+_MOST_PARTS = 20
 _WORDS: Final[Mapping[str, frozenset[str]]] = {
     "boolean": frozenset({"bool"}),
     "integer": frozenset({"int"}),
@@ -61,14 +62,12 @@ def branches(schema: Schema, root: Schema) -> list[Mapping[str, Any]]:
     return found or [{}]
 
 
-def words_of(branch: Mapping[str, Any], root: Schema, levels: int = 8) -> frozenset[str]:
+def words_of(branch: Mapping[str, Any], root: Schema) -> frozenset[str]:
     """The types that a value of this branch may have; none where nothing may stand."""
-    if branch.get("not") == {}:
-        return frozenset()
     words = _own_words(branch)
     parts = branch.get("allOf")
-    for part in parts[:MOST_BRANCHES] if isinstance(parts, list) and levels else []:
-        words &= frozenset().union(*(words_of(it, root, levels - 1) for it in branches(part, root)))
+    for part in parts[:_MOST_PARTS] if isinstance(parts, list) else []:  # a part that is an allOf itself is left out
+        words &= frozenset().union(*map(_own_words, branches(part, root)))
     return words
 
 
@@ -119,6 +118,8 @@ def fields_of(branch: Mapping[str, Any]) -> list[str]:
 
 
 def _own_words(branch: Mapping[str, Any]) -> frozenset[str]:
+    if branch.get("not") == {}:
+        return frozenset()
     said = branch.get("type")
     names = said if isinstance(said, list) else [said]
     words = frozenset().union(*(_WORDS.get(name, ()) for name in names if isinstance(name, str)))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.core.expressions import EvaluationError, Missing, Read, evaluated, follow, parse, worded
+from scheduler.core.expressions import EvaluationError, Missing, Read, evaluate, evaluated, follow, parse, worded
 from tests.unit.core.expressions import expression_trees as trees
 
 OUTPUT = {
@@ -362,8 +362,8 @@ def test_random_trees_have_the_value_of_the_oracle(tree: trees.Tree, data: dict[
 
 
 VALUES = [
-    *(None, True, False, 0, 1, -7, 2, trees.SMALLEST, trees.LARGEST, 2**53 + 1, -0.0, 0.5, 1.0, -2.0, 2.0**53),
-    *(1e300, 5e-324, "", "a", "B", "é", [], [1], [1.0, "a"], [True], {}, {"a": 1}, {"a": 1.0}),
+    *(None, True, False, 0, 1, -7, trees.SMALLEST, trees.LARGEST, 2**53 + 1, -0.0, 0.5, 1.0, 2.0**53),
+    *(1e300, 5e-324, "", "a", "B", [], [1], [1.0], [True, "a"], {"a": 1}, {"a": 1.0}),
 ]
 
 
@@ -411,7 +411,7 @@ WILD: list[Any] = [
     *(nested(3_000), {"\ud800": "\udc00"}, {1: 2}, {None: []}, {(1,): 1}, [math.nan], [{1}], {"k": object()}),
     *({1}, object(), b"x", (1, 2), 1j, range(3), Ellipsis, type, dict.fromkeys(map(str, range(2_000)))),
 ]
-USUAL: list[Any] = [1, "k", [0], {"k": 0}, True, None]
+USUAL: list[Any] = [1, "k", [0], {"k": 0}]
 ONE = ["!a.output", "-a.output", "size(a.output)", "a.output.k", "a.output[0]", "has(a.output.k)", "[a.output]"]
 TWO = [f"a.output {name} b.output" for name in trees.INFIX] + ["a.output[b.output]", "a.output ? 1 : b.output"]
 
@@ -426,9 +426,11 @@ def test_no_value_raises_anything_else(text: str) -> None:
 
 
 @pytest.mark.parametrize("endless", [ENDLESS, ENDLESS_MAP])
-def test_what_has_no_end_costs_too_much(endless: Any) -> None:
+def test_what_has_no_end_costs_too_much(endless: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A list or map that holds itself is met without recursion."""
-    valued_or_refused("a.output == b.output", endless, endless)
+    monkeypatch.setattr(evaluate, "MOST_COST", 10_000)
+    with pytest.raises(EvaluationError, match="costs more"):
+        parse("a.output == b.output").evaluate(lambda _: endless)
 
 
 def valued_or_refused(text: str, left: Any, right: Any) -> None:

@@ -141,6 +141,7 @@ def schema_of(node: str, what: str) -> Schema | None:
         ("a.output.ok ? 1 : 0.5", "double"),
         ("a.output.ok ? a.output.tags : []", "list"),
         ("(a.output.ok ? a.output.tags : [])[0]", "string"),
+        ("(a.output.ok ? [1] : [2, 3])[0]", "int"),
         ("(a.output.ok ? a.output.maybe : a.error).k", "any"),
         ("a.output.tags[a.output.n]", "string"),
         ("a.output.pair[a.output.n]", "any"),
@@ -284,6 +285,11 @@ BROKEN: list[Any] = [
         {"const": {}},
         {"enum": [[], {}]},
         {"anyOf": [{"title": str(i)} for i in range(2_000)]},
+        {"allOf": [{"$ref": "#"}] * 1_000},
+        {
+            "$defs": {"x": {"anyOf": [{"allOf": [{"$ref": "#/$defs/x"}] * 50}] * 50}},
+            "allOf": [{"$ref": "#/$defs/x"}] * 50,
+        },
     ),
 ]
 
