@@ -3,6 +3,8 @@
 VENV  := .venv
 STAMP := $(VENV)/installed
 BIN   := $(VENV)/bin
+# Tests wait more than they compute, so files run two at a time; JOBS=0 runs them one after the other.
+PYTEST = $(BIN)/python -m pytest --numprocesses $(or $(JOBS),2) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench faults mutants soak up test-matrix clean
@@ -20,10 +22,10 @@ check: $(STAMP) ## ruff, mypy, unit and contract tests: what CI runs first
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
-	$(BIN)/python -m pytest tests/unit tests/contract
+	$(PYTEST) tests/unit tests/contract
 
-test: $(STAMP) ## all tests, on real Redis servers and real Celery workers
-	$(BIN)/python -m pytest
+test: $(STAMP) ## all tests, on real Redis servers and real Celery workers; JOBS=2
+	$(PYTEST)
 
 # The constraints pin the newest Celery; another one brings its own kombu, redis and friends, so those lines are left out.
 test-matrix: ## all tests on Celery 5.6 and 5.7, each in an environment of its own
