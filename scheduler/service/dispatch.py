@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ..core.decide import decide
 from ..core.events import Admitted, Reported
@@ -18,7 +18,8 @@ from ..core.run import Run
 from ..core.states import RunState
 from ..errors import ExecutorNotAllowed, shown
 from ..settings import Settings
-from ..wire import RunId, error_record
+from ..store.runs import Runs
+from ..wire import AttemptId, RunId, error_record
 from .admission import Admission
 from .batch import Batch
 from .held import CHECK_MS, Held
@@ -32,6 +33,7 @@ ADMITTED_PER_TURN = 1000
 CLAIM_GRACE_MS = 15_000
 """A message that no worker has claimed this long after its class's target wait is looked for in the broker. Workers
 renew what they have taken from it, so a message that is neither there nor renewed is lost."""
+SWEEP_SECONDS = 60.0
 LIMIT_GRACE_MS = 5_000
 """A lease outlives a time limit that Celery was told by this, so that a pool that enforces it reports first."""
 
@@ -58,6 +60,7 @@ class Dispatch:
         self.outbox = Outbox(settings, app, self._transport, self.admission, counts)
         self._counts = counts
         self._passed_by: dict[str, int] = {}
+        self._sweep_at = time.monotonic() + SWEEP_SECONDS
 
     @property
     def unsent(self) -> list[Outgoing]:
@@ -210,6 +213,25 @@ class Dispatch:
                 except Exception:  # noqa: BLE001  any broker, any client library; whoever sends tells of it
                     waiting = None
                 window.look(self.admission.flying[name], waiting, ended, share, now)
+
+    def sweep(self, held: Mapping[int, Held], runs: Runs) -> None:
+        """Let go of what killed workers took from the broker and nobody waits for; of our shards, now and then."""
+        now = time.monotonic()
+        if now < self._sweep_at:
+            return
+        self._sweep_at = now + SWEEP_SECONDS
+
+        def is_over(id_: str) -> bool:
+            attempt = AttemptId.parse(id_)
+            mine = held.get(attempt.shard) if attempt is not None else None
+            if attempt is None or mine is None or id_ in mine.flying:
+                return False
+            return attempt.run in mine.runs or runs.known(attempt.run)  # other installations may have this broker too
+
+        try:
+            self._counts["unacknowledged"] += self._transport.sweep(is_over)
+        except Exception as broken:  # noqa: BLE001  any broker; a user of Redis may not be granted it
+            log.info("what killed workers left in the broker stays there: %s: %s", type(broken).__name__, broken)
 
     def looks_in(self, share: float) -> float | None:
         """Seconds until a queue should be looked at although nothing else happens; None for never."""

@@ -174,6 +174,7 @@ class Scheduler:
             if self.settings.heartbeat_file is not None:
                 self.settings.heartbeat_file.touch()
         self._safety.check_when_due(self._client, now_here)
+        self._dispatch.sweep(self._owned.held, self._owned.runs)
         self._owned.load_some(self._inboxes, self._loading, self._settle, TURN_SECONDS)
         self._gather()
         entries, now = self._read()

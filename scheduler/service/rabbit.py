@@ -9,7 +9,7 @@ the batch is sent again. A queue that is there is used as it is; one that is not
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from amqp.exceptions import NotFound, PreconditionFailed
@@ -175,6 +175,10 @@ class RabbitTransport:
         self._events = self._events or task_events(self._app, self._connection)
         send_events(self._events, events)
         return True
+
+    def sweep(self, is_over: Callable[[str], bool]) -> int:  # noqa: ARG002  the protocol's
+        """RabbitMQ gives the messages of a connection that has gone out again by itself."""
+        return 0
 
     def describe(self) -> str:
         """Product and version of the broker, such as "RabbitMQ 3.10.8"."""

@@ -13,7 +13,7 @@ import os
 import re
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from celery import Celery
@@ -26,6 +26,9 @@ from .publisher import Letter, Template, as_kombu_lays_it
 Outgoing = Sequence[tuple[Template, Letter]]
 
 _REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "sentinel")
+UNACKED_SECONDS = 300.0
+"""What a worker has taken for less than this is its own affair, by the worker's clock."""
+UNACKED_AT_ONCE = 1_000
 ANSWER_SECONDS = 5.0
 """The loop stands still while it waits for the broker, and must not lose its shards over that."""
 _EVENTS = "task.multi"
@@ -51,6 +54,16 @@ class Transport(Protocol):
     def announce(self, events: list[dict[str, Any]]) -> bool:
         """Publish Celery events (type and fields) of the group "task"; returns whether anybody heard them."""
 
+    def sweep(self, is_over: Callable[[str], bool]) -> int:
+        """Let go of messages that killed workers took and never acknowledged, as far as the broker keeps such.
+
+        Args:
+            is_over: whether nobody waits for an attempt of this id any more.
+
+        Returns:
+            How many.
+        """
+
     def close(self) -> None:
         """Let go of connections."""
 
@@ -62,7 +75,10 @@ class RedisTransport:
         url = settings.broker_url or settings.redis_url or ""
         self.client: Any = connect(url, timeout_seconds=ANSWER_SECONDS)
         self._announcement: dict[str, Any] | None = None
-        self._prefix = str(settings.celery_settings().get("broker_transport_options", {}).get("global_keyprefix", ""))
+        options = settings.celery_settings().get("broker_transport_options", {})
+        self._prefix = str(options.get("global_keyprefix", ""))
+        self._unacked = self._prefix + str(options.get("unacked_key", "unacked"))
+        self._unacked_index = self._prefix + str(options.get("unacked_index_key", "unacked_index"))
 
     def send(self, outgoing: Outgoing) -> None:
         """One command per queue, one round trip."""
@@ -96,6 +112,25 @@ class RedisTransport:
         made["properties"] |= {"delivery_tag": str(time.time_ns()), "delivery_info": _EVENTS_INFO}
         database = self.client.connection_pool.connection_kwargs.get("db") or 0
         return bool(self.client.publish(f"{self._prefix}/{database}.celeryev/{_EVENTS}", json.dumps(made)))
+
+    def sweep(self, is_over: Callable[[str], bool]) -> int:
+        """What a worker has taken kombu keeps until it is acknowledged, or for a day: that of a killed worker.
+
+        What a worker took less than UNACKED_SECONDS ago is left alone. One read and, seldom, one write per 1,000
+        messages that workers hold; delivery tags begin with the id of the attempt (publisher.py).
+        """
+        until, gone, first = time.time() - UNACKED_SECONDS, 0, 0
+        while True:
+            tags = self.client.zrangebyscore(self._unacked_index, 0, until, start=first, num=UNACKED_AT_ONCE)
+            over = [tag for tag in tags if is_over(tag.decode("utf-8", "replace").partition("~")[0])]
+            if over:
+                with self.client.pipeline(transaction=True) as pipe:
+                    pipe.hdel(self._unacked, *over)
+                    pipe.zrem(self._unacked_index, *over)
+                    pipe.execute()
+            gone, first = gone + len(over), first + len(tags) - len(over)
+            if len(tags) < UNACKED_AT_ONCE:
+                return gone
 
     def close(self) -> None:
         """Close the connection."""
@@ -156,6 +191,10 @@ class KombuTransport:
         self._declare(queue)
         return int(self._declared[queue].queue_declare(passive=True).message_count)
 
+    def sweep(self, is_over: Callable[[str], bool]) -> int:  # noqa: ARG002  the protocol's
+        """The broker gives such messages out again by itself."""
+        return 0
+
     def announce(self, events: list[dict[str, Any]]) -> bool:
         """Through Celery's own dispatcher. The broker does not say whether anybody listens."""
         self._open()
@@ -203,6 +242,10 @@ class MemoryTransport:
     def announce(self, events: list[dict[str, Any]]) -> bool:  # noqa: ARG002  the protocol's
         """Nobody listens."""
         return False
+
+    def sweep(self, is_over: Callable[[str], bool]) -> int:  # noqa: ARG002  the protocol's
+        """Nothing is kept."""
+        return 0
 
     def close(self) -> None:
         """Nothing is open."""

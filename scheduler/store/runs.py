@@ -49,6 +49,11 @@ class Runs:
         """The keys of a run's shard."""
         return self.keys.shard(self.shard(run))
 
+    def known(self, run: RunId) -> bool:
+        """Whether the run is here, or was, and its idempotency key still stands for it."""
+        keys = self.keys_of(run)
+        return bool(self.client.exists(keys.run(run), keys.archived(run)))
+
     def remembered(self, run: RunId) -> bool:
         """Whether the run ended, was removed, and its idempotency key still stands for it."""
         return bool(self.client.exists(self.keys_of(run).archived(run)))

@@ -166,6 +166,10 @@ class AtOnce:
         """To nobody."""
         return False
 
+    def sweep(self, is_over: Callable[[str], bool]) -> int:
+        """Nothing is kept."""
+        return 0
+
     def close(self) -> None:
         """Nothing is open."""
 

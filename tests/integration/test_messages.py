@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
@@ -18,13 +19,14 @@ from kombu.entity import Queue
 from kombu.messaging import Consumer
 
 from scheduler.graph import Graph
+from scheduler.service import dispatch, transport
 from scheduler.service.publisher import Letter, Template, scheduler_app
 from scheduler.service.rabbit import RabbitTransport
 from scheduler.service.transport import MemoryTransport, RedisTransport, Transport, open_transport
 from scheduler.settings import QueueClass, Settings, broker_url_of
 from scheduler.wire import AttemptId
-from tests.integration.echo import STANDARD, AtOnce, Echo, Task
-from tests.integration.stage import Stage, diamond, eventually, settings_for
+from tests.integration.echo import STANDARD, AtOnce, Echo, Task, value
+from tests.integration.stage import Stage, diamond, eventually, layers, settings_for
 
 RABBIT = "amqp://guest:guest@127.0.0.1:5672//"
 RUN = "01jd0c0000000000000000000a"
@@ -349,6 +351,36 @@ def test_a_transport_knows_what_waits(redis_url: str, broker: str, own_queue: st
 
     eventually(seen)
     transport.close()
+
+
+def test_what_a_killed_worker_took_is_let_go(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of attempts that are over, once they have lain long enough; nothing else: no attempt in flight, no stranger's
+    message, none of another installation, none that was just taken.
+    """
+    monkeypatch.setattr(dispatch, "SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr(transport, "UNACKED_AT_ONCE", 2)
+    stage.publish("echo")
+    with stage.scheduler() as scheduler:
+        done, flying = stage.submit(layers(1)), stage.submit(layers(1))
+        eventually(lambda: len(stage.in_flight()) == 2, "both are out")
+        stage.attempts.report([Echo(stage.attempts).report(stage.attempt(done), value(1), 1)])
+        assert eventually(lambda: stage.runs.summary(done).state == "succeeded", "the end of one")
+        old, new = time.time() - 2 * transport.UNACKED_SECONDS, time.time()
+        elsewhere = f"{stage.runs.shard(stage.new_id(0))}.{stage.new_id(0)}.0.1.1"
+        kept = {
+            f"{stage.attempt(flying)}~a": old,
+            "8b0b3a4e": old,
+            f"{elsewhere}~b": old,
+            f"{stage.attempt(done)}~c": new,
+        }
+        gone = {f"{stage.attempt(done)}~{n}": old - n for n in range(5)}
+        stage.client.zadd("unacked_index", {**kept, **gone})
+        stage.client.hset("unacked", mapping=dict.fromkeys({**kept, **gone}, "a message"))
+        eventually(lambda: scheduler.counts["unacknowledged"] == len(gone), "the sweep")
+        assert {it.decode() for it in stage.client.hkeys("unacked")} == kept.keys()
+        assert {it.decode() for it in stage.client.zrange("unacked_index", 0, -1)} == kept.keys()
+        stage.attempts.report([Echo(stage.attempts).report(stage.attempt(flying), value(1), 1)])
+        assert stage.ended(done, flying) == ["succeeded"] * 2
 
 
 def test_a_run_goes_over_rabbitmq(stage: Stage, broker: str, own_queue: str) -> None:
