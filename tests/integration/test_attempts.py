@@ -252,7 +252,9 @@ def test_a_blob_is_found_by_its_key_and_does_not_stay_for_ever(attempts: Attempt
     assert attempts.get_blob(attempts.keys.shard(7).blob(attempt(9))) is None
 
 
-@pytest.mark.parametrize("bad", ["", "no", "7.short.1.1.1", f"7.{RUN}.1.1", f"x.{RUN}.1.1.1", f"7.{RUN}.1.1.1\n"])
+@pytest.mark.parametrize(
+    "bad", ["", "no", "7.short.1.1.1", f"7.{RUN}.1.1", f"x.{RUN}.1.1.1", f"7.{RUN}.1.1.1\n"], ids=range(6)
+)
 def test_what_is_no_attempt_id_never_reaches_redis(attempts: Attempts, bad: str) -> None:
     """Ids come from messages; nothing else becomes part of a key."""
     before = dump(attempts.client)
