@@ -28,10 +28,10 @@ LATER = {
     "service/publisher.py": [('{{"v":{VERSION},"run"', '{{"v":{VERSION},"novel":[1],"min_reader":1,"run"')],
     "service/batch.py": [('= {"progress": json', '= {"novel": "a fact of the run", "progress": json')],
     "store/commits.py": [('"*", "moves", entry', '"*", "novel", "of the log", "moves", entry')],
-    "store/runs.py": [
+    "store/submission.py": [
         ('"state": RunState.RUNNING.value,\n', '"state": RunState.RUNNING.value,\n            "novel": 1,\n'),
-        ('{"run": run, "reason": reason}', '{"run": run, "reason": reason, "novel": 1}'),
     ],
+    "store/runs.py": [('{"run": run, "reason": reason, **', '{"run": run, "reason": reason, "novel": 1, **')],
     "worker/contracts.py": [('"v": VERSION,\n', '"v": VERSION,\n        "novel": 1,\n')],
     "worker/heartbeat.py": [
         ('"host": socket.gethostname(),\n', '"host": socket.gethostname(),\n            "novel": 1,\n')

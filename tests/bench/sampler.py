@@ -25,7 +25,7 @@ ROOMS: dict[str, str] = {
     "core/run.py:_take_record": "load",
     "core/run.py:record": "commit",
     "core/decide.py:_opened": "load",
-    "store/runs.py": "load",
+    "store/loading.py": "load",
     "service/loading.py": "load",
     "core/": "decide",
     "service/intake.py": "read",

@@ -120,8 +120,8 @@ MUTANTS = (
     Mutant(
         "losses have no cap",
         "core/decide.py",
-        "    if losses > most:\n",
-        "    if False:\n",
+        "    if losses > most or run.stopped:\n",
+        "    if run.stopped:\n",
         ((21, "a pool process"),),
     ),
     Mutant(
