@@ -59,6 +59,7 @@ _READY, _DISPATCH, _SUCCEED, _SKIP, _UPSTREAM_FAIL = (
 _WAIT, _START = Answer.WAIT, Answer.START
 _PENDING, _AT_READY, _WAITING = int(NodeState.PENDING), int(NodeState.READY), int(NodeState.WAITING)
 _IN_FLIGHT = frozenset(map(int, IN_FLIGHT))
+_RUNNING, _PAUSED = RunState.RUNNING, RunState.PAUSED
 _BAD_ENDS = (NodeState.FAILED, NodeState.UPSTREAM_FAILED, NodeState.CANCELLED)
 
 
@@ -235,7 +236,7 @@ def _cause(run: Run, node: int, states: Container[int]) -> int:
 
 def _finish(run: Run, decision: Decision) -> Decision:
     """The moves that follow from nodes that end, then perhaps the end of the run."""
-    if run.run_state in GOING_ON:
+    if run.run_state is _RUNNING or run.run_state is _PAUSED:  # the hash of an enum's member takes Python's time
         sight = Sight.of(run, decision)
         _cascade(run, decision, {}, sight)
         if sight is not None:

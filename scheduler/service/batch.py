@@ -129,7 +129,8 @@ class Batch:
     def _follow(self, page: Pages, decision: Decision) -> None:
         """What a decision brings besides moves: timers, and perhaps another state of the run."""
         run = page.run
-        page.values.update(decision.outputs)
+        if decision.outputs:
+            page.values.update(decision.outputs)
         for timer in decision.timers:
             self.timers[f"{run.id} {timer.name}"] = timer.due_at_ms
         for name in decision.cancelled:

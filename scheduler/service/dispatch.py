@@ -34,6 +34,7 @@ CLAIM_GRACE_MS = 15_000
 """A message that no worker has claimed this long after its class's target wait is looked for in the broker. Workers
 renew what they have taken from it, so a message that is neither there nor renewed is lost."""
 SWEEP_SECONDS = 60.0
+_PAUSED = RunState.PAUSED
 LIMIT_GRACE_MS = 5_000
 """A lease outlives a time limit that Celery was told by this, so that a pool that enforces it reports first."""
 
@@ -134,7 +135,7 @@ class Dispatch:
         """
         waits = False
         for run, node in batch.ready:
-            if run.run_state is RunState.PAUSED:
+            if run.run_state is _PAUSED:
                 continue  # it is asked for again when the run goes on
             why = self.admission.add(run, node)
             if why:
