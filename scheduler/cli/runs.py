@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -198,12 +198,7 @@ def cancel(ids: tuple[str, ...], reason: str, yes: bool, place: Place, out: Outp
             raise RunNotFound(run)
     for run in checked:
         runs.cancel(run, reason)
-    if out.json:
-        out.document({"asked": list(checked)})
-    else:
-        for run in checked:
-            out.line(run)
-    note("Asked. `celeriac runs show RUN` tells when it is done; a scheduler must be running.")
+    _asked(out, checked)
 
 
 def _asking(command: Callable[..., None]) -> Callable[..., None]:
@@ -238,10 +233,15 @@ def _ask(verb: str, ids: tuple[str, ...], reason: str, by: str | None, place: Pl
             handle.state  # noqa: B018  asked for what it raises: nothing is done if one of them is not there
         for handle in handles:
             getattr(handle, verb)(reason, by)
+    _asked(out, checked)
+
+
+def _asked(out: Output, runs: Sequence[str]) -> None:
+    """Tell that a request for these runs is stored."""
     if out.json:
-        out.document({"asked": list(checked)})
+        out.document({"asked": list(runs)})
     else:
-        for run in checked:
+        for run in runs:
             out.line(run)
     note("Asked. `celeriac runs show RUN` tells when it is done; a scheduler must be running.")
 

@@ -13,6 +13,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..core.expressions.schemas import branches as branches_of
+from ..core.expressions.schemas import mapping, resolved
 from ..errors import InputMismatch, PathNotInOutput, UnknownExecutor, did_you_mean, quoted, shown
 from .handles import Reference
 from .inputs import GAP, Trail
@@ -27,7 +29,6 @@ Schema = Any
 Problem = tuple[Trail, str]
 """Where, and what."""
 
-_MAX_BRANCHES = 1_000
 _MAX_STEPS = 100_000
 _MAX_LEVELS = 100
 
@@ -102,8 +103,8 @@ class _Inputs:
         self.left = _MAX_STEPS
 
     def check(self, kwargs: Mapping[str, Any], positional: bool) -> None:
-        schema = _resolved(self.root, self.root)
-        properties = _mapping(schema, "properties")
+        schema = resolved(self.root, self.root)
+        properties = mapping(schema, "properties")
         closed = bool(properties) and "patternProperties" not in schema
         extra = schema.get("additionalProperties", not closed)
         for name, value in kwargs.items():
@@ -147,7 +148,7 @@ class _Inputs:
             return None
         problems: list[Problem] = []
         near: list[Problem] = []
-        branches = _branches(schema, self.root)
+        branches = branches_of(schema, self.root)
         for branch in branches:
             problem = self._branch_problem(branch, value, trail, depth)
             if problem is None:
@@ -200,7 +201,7 @@ class _Inputs:
         for name in required if isinstance(required, list) else []:
             if isinstance(name, str) and name not in value:
                 return trail, f"the field {shown(name)} is missing"
-        properties = _mapping(schema, "properties")
+        properties = mapping(schema, "properties")
         others = schema.get("additionalProperties", True)
         for name, inner in value.items():
             if name in properties:
@@ -217,63 +218,16 @@ class _Inputs:
         return None
 
 
-def _mapping(schema: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = schema.get(name)
-    return found if isinstance(found, Mapping) else {}
-
-
-def _resolved(schema: Schema, root: Schema) -> Mapping[str, Any]:
-    """A schema with its local $ref followed; `{}`, which allows all, for what cannot be understood."""
-    for _ in range(32):
-        if not isinstance(schema, Mapping):
-            return {"not": {}} if schema is False else {}
-        reference = schema.get("$ref")
-        if reference is None:
-            return schema
-        siblings = {k: v for k, v in schema.items() if k in ("anyOf", "oneOf", "properties", "items", "type")}
-        if siblings or not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
-            return {}
-        target = root
-        for part in reference[2:].split("/") if reference != "#" else []:
-            name = part.replace("~1", "/").replace("~0", "~")
-            target = target.get(name) if isinstance(target, Mapping) else None
-        schema = {} if target is None else target
-    return {}
-
-
-def _branches(schema: Schema, root: Schema) -> list[Mapping[str, Any]]:
-    """The alternatives of a schema, nested anyOf and oneOf taken apart, each once; never empty.
-
-    A schema that has no end, or more alternatives than anybody writes, says nothing.
-    """
-    found: list[Mapping[str, Any]] = []
-    seen: set[int] = set()
-    left = [schema]
-    while left:
-        one = _resolved(left.pop(), root)
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        if len(seen) > _MAX_BRANCHES:
-            return [{}]
-        choices = next((one[name] for name in ("anyOf", "oneOf") if isinstance(one.get(name), list)), None)
-        if choices:
-            left.extend(reversed(choices))
-        else:
-            found.append(one)
-    return found or [{}]
-
-
 def _path_problem(schema: Schema, path: Sequence[str | int]) -> PathProblem | None:
     """Follows all alternatives step by step; a problem where none is left."""
-    current = _branches(schema, schema)
+    current = branches_of(schema, schema)
     for number, step in enumerate(path):
         following: list[Schema] = []
         problems: list[str] = []
         names: set[str] = set()
         for branch in current:
             found, problem = _step(branch, step)
-            names.update(k for k in _mapping(branch, "properties"))
+            names.update(k for k in mapping(branch, "properties"))
             if problem:
                 problems.append(problem)
             else:
@@ -286,7 +240,7 @@ def _path_problem(schema: Schema, path: Sequence[str | int]) -> PathProblem | No
                 listed = ", ".join(shown(n) for n in sorted(names)[:20])
                 remedy = f"Its fields are {listed}.{did_you_mean(step, sorted(names))}"
             return PathProblem(number, problem, remedy)
-        current = _branches({"anyOf": following}, schema)
+        current = branches_of({"anyOf": following}, schema)
     return None
 
 
@@ -333,10 +287,10 @@ def _type_of(value: Any) -> set[str]:
 def _field(schema: Mapping[str, Any], types: set[str], name: str) -> tuple[Schema, str]:
     if types and "object" not in types:
         return {}, f"{' or '.join(sorted(types))} has no field {shown(name)}"
-    properties = _mapping(schema, "properties")
+    properties = mapping(schema, "properties")
     if name in properties:
         return properties[name], ""
-    patterns = _mapping(schema, "patternProperties")
+    patterns = mapping(schema, "patternProperties")
     for pattern, inner in patterns.items():
         try:
             if re.search(pattern, name):

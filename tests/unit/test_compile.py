@@ -267,7 +267,7 @@ PAGE = {
         "any": True,
         "tree": {"$ref": "#/$defs/Tree"},
         "codes": {"type": "object", "patternProperties": {"^x-": {"type": "integer"}}, "additionalProperties": False},
-        "mixed": {"allOf": [{"$ref": "#/$defs/Link"}]},
+        "mixed": {"allOf": [{"$ref": "#/$defs/Link"}, {"required": ["x"]}]},
         "loop": {"$ref": "#/$defs/Loop"},
         "elsewhere": {"$ref": "https://example.org/schema"},
     },

@@ -48,7 +48,7 @@ def branches(schema: Schema, root: Schema) -> list[Mapping[str, Any]]:
     seen: set[int] = set()
     left = [schema]
     while left:
-        one = _resolved(left.pop(), root)
+        one = resolved(left.pop(), root)
         if id(one) in seen:
             continue
         seen.add(id(one))
@@ -108,13 +108,13 @@ def members(branch: Mapping[str, Any], root: Schema, word: str) -> Iterator[Sche
         yield from first if isinstance(first, list) else []
         yield branch.get("items", True)
     else:
-        yield from _mapping(branch, "properties").values()
+        yield from mapping(branch, "properties").values()
         yield _others(branch)
 
 
 def fields_of(branch: Mapping[str, Any]) -> list[str]:
     """The names of fields that a branch lists."""
-    return list(_mapping(branch, "properties"))
+    return list(mapping(branch, "properties"))
 
 
 def _own_words(branch: Mapping[str, Any]) -> frozenset[str]:
@@ -131,20 +131,21 @@ def _own_words(branch: Mapping[str, Any]) -> frozenset[str]:
     return WORDS
 
 
-def _mapping(schema: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def mapping(schema: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A part of a schema that is an object; {} for none."""
     found = schema.get(name)
     return found if isinstance(found, Mapping) else {}
 
 
 def _others(branch: Mapping[str, Any]) -> Schema:
     """The schema of fields that are not listed."""
-    if _mapping(branch, "patternProperties"):
+    if mapping(branch, "patternProperties"):
         return {}
-    return branch.get("additionalProperties", not _mapping(branch, "properties"))
+    return branch.get("additionalProperties", not mapping(branch, "properties"))
 
 
 def _field(branch: Mapping[str, Any], name: str) -> tuple[Schema, str]:
-    properties = _mapping(branch, "properties")
+    properties = mapping(branch, "properties")
     if name in properties:
         return properties[name], ""
     others = _others(branch)
@@ -162,7 +163,7 @@ def _item(branch: Mapping[str, Any], index: int) -> tuple[Schema, str]:
     return (rest, "") if rest is not False else (NOTHING, f"there is no item {index}")
 
 
-def _resolved(schema: Schema, root: Schema) -> Mapping[str, Any]:
+def resolved(schema: Schema, root: Schema) -> Mapping[str, Any]:
     """A schema with its local $ref followed; `{}`, which allows all, for what cannot be understood."""
     for _ in range(32):
         if not isinstance(schema, Mapping):
