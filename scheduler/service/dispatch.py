@@ -10,6 +10,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import cache
 
 from ..core.decide import decide
 from ..core.events import Admitted, Reported
@@ -221,13 +222,14 @@ class Dispatch:
         if now < self._sweep_at:
             return
         self._sweep_at = now + SWEEP_SECONDS
+        known = cache(runs.known)
 
         def is_over(id_: str) -> bool:
             attempt = AttemptId.parse(id_)
             mine = held.get(attempt.shard) if attempt is not None else None
             if attempt is None or mine is None or id_ in mine.flying:
                 return False
-            return attempt.run in mine.runs or runs.known(attempt.run)  # other installations may have this broker too
+            return attempt.run in mine.runs or known(attempt.run)  # other installations may have this broker too
 
         try:
             self._counts["unacknowledged"] += self._transport.sweep(is_over)

@@ -239,9 +239,8 @@ class Intake:
         if what == "pause":
             self._dispatch.admission.forget([run_id])
         else:
-            others = [
-                it for it in batch.ready if it[0] is not run
-            ]  # each of its ready nodes once, also those of this turn
+            # those of this turn are among the ready ones
+            others = [it for it in batch.ready if it[0] is not run]
             batch.ready = others + [(run, node) for node, state in enumerate(run.state) if state == NodeState.READY]
 
     def _take_archive(self, held: Held, record: bytes) -> None:

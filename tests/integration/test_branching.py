@@ -7,7 +7,7 @@ import pytest
 from scheduler import Client, NodeFailed, NodeWithoutOutput
 from scheduler.graph import Graph
 from scheduler.store.audit import audit
-from tests.integration.echo import AtOnce, Echo, echo, failure, value
+from tests.integration.echo import AtOnce, Echo, Ending, echo, failure, value
 from tests.integration.stage import Stage, eventually, idle
 
 
@@ -108,4 +108,27 @@ def test_a_retry_goes_the_new_way(stage: Stage, worker: Echo, at_once: AtOnce) -
         eventually(lambda: stage.runs.summary(run).state == "succeeded", "the end of the retry")
         assert stage.ended(run) == ["succeeded"]
     assert stage.states(run) == {"base": "succeeded", "shaky": "succeeded", "high": "succeeded", "low": "skipped"}
+    idle(stage)
+
+
+def test_a_large_output_that_is_no_json_stops_nobody(stage: Stage, worker: Echo, at_once: AtOnce) -> None:
+    """The node that asks for a part of it fails as the policy's; neither the loop stumbles nor the next owner."""
+    worker.act = lambda task: None
+    graph = Graph("junk")
+    big = graph.add("echo", key="big")
+    graph.add("echo", key="asks", when=big.out.value > 1)
+    graph.add("echo", key="other", after=big)
+    with stage.scheduler(at_once):
+        run = stage.submit(graph)
+        eventually(lambda: stage.states(run)["big"] == "dispatched", "the big one is out")
+        report = worker.report(stage.attempt(run), Ending(value=1, kind="blob"), 1)
+        stage.client.set(stage.runs.keys_of(run).blob(stage.attempt(run)), b"{no json")
+        worker.attempts.report([report])
+        eventually(lambda: stage.states(run)["asks"] == "failed", "the failure")
+    worker.act = echo
+    with stage.scheduler(at_once):
+        node = stage.load(run).keys.index("other")
+        worker.attempts.report([worker.report(stage.attempt(run, node), value(1), 1)])
+        assert stage.ended(run) == ["failed"]
+    assert stage.states(run) == {"big": "succeeded", "asks": "failed", "other": "succeeded"}
     idle(stage)
