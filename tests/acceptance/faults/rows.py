@@ -18,6 +18,7 @@ import pkgutil
 import shutil
 import time
 import traceback
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,7 +110,8 @@ def run_row(it: Row, seed: int, home: Path, *, keep: bool = False, options: dict
         home: a directory of its own is made below it, and removed when all was well, unless `keep`.
         options: of every Rig, unless the row names them itself.
     """
-    place = home / f"row{it.number}-{''.join(c for c in it.title if c.isalnum())[:12]}-seed{seed}"
+    slug = "".join(c for c in it.title if c.isalnum())[:8]  # short, for sockets are in it; titles begin alike
+    place = home / f"row{it.number}-{slug}-{zlib.crc32(it.title.encode()):08x}-seed{seed}"
     made: list[Rig] = []
 
     def rigs(**wanted: Any) -> Rig:
