@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .client import Client, Completed, Event, NodeView, RunHandle
     from .core.states import NodeState, RunState
     from .errors import (
+        AnswerRefused,
         ArchiveError,
         CeleriacError,
         ContractBroken,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         SecretMissing,
         SelfLoop,
         SettingsError,
+        SignalRefused,
         StoreError,
         StoreFull,
         StoreRefused,
@@ -70,13 +72,15 @@ if TYPE_CHECKING:
         WaitTimeout,
         WireError,
     )
-    from .graph import Choice, Edge, Formula, Graph, Node, Path, Retry, Secret, has, size, within
+    from .graph import Choice, Edge, Formula, Graph, Node, Path, Retry, Secret, Timing, has, size, within
     from .settings import QueueClass, Settings
+    from .store.approvals import Question
     from .store.summaries import Summary
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AnswerRefused",
     "ArchiveError",
     "CeleriacError",
     "Choice",
@@ -113,6 +117,7 @@ __all__ = [
     "Path",
     "PathNotInOutput",
     "Permanent",
+    "Question",
     "QueueClass",
     "RateLimited",
     "Retry",
@@ -129,6 +134,7 @@ __all__ = [
     "SelfLoop",
     "Settings",
     "SettingsError",
+    "SignalRefused",
     "StoreError",
     "StoreFull",
     "StoreRefused",
@@ -136,6 +142,7 @@ __all__ = [
     "StoreUnreachable",
     "StoreUnsafe",
     "Summary",
+    "Timing",
     "TooLarge",
     "Transient",
     "UnknownClass",
@@ -162,6 +169,7 @@ _HOME = {
     "NodeState": "core.states",
     "NodeView": "client",
     "Path": "graph",
+    "Question": "store.approvals",
     "QueueClass": "settings",
     "Retry": "graph",
     "RunHandle": "client",
@@ -169,6 +177,7 @@ _HOME = {
     "Secret": "graph",
     "Settings": "settings",
     "Summary": "store.summaries",
+    "Timing": "graph",
     "has": "graph",
     "size": "graph",
     "within": "graph",

@@ -29,6 +29,8 @@
     │   │   ├── RunLost         it was here, and is no more: the store went back in time, or it was removed
     │   │   └── RunArchived     it ended and was removed from Redis; `.place` says where its archive is
     │   ├── NodeNotFound        the run has no such node (also a LookupError)
+    │   ├── SignalRefused       nothing in the run waits, or will ever wait, for such a signal; `.reason`
+    │   ├── AnswerRefused       an approval was not answered: nothing is asked there, or not you; `.reason`
     │   ├── WaitTimeout         not ended in time; the run goes on (also a TimeoutError)
     │   └── KeyReused           the idempotency key belongs to a run of another graph
     ├── StoreError              Redis
@@ -464,6 +466,30 @@ class RunError(CeleriacError):
     def __init__(self, message: str, *, run: str = "") -> None:
         super().__init__(message)
         self.run = run
+
+
+class SignalRefused(RunError):
+    """A signal that nothing in the run waits, or will ever wait, for.
+
+    Attributes:
+        name: of the signal.  reason: why.
+    """
+
+    def __init__(self, run: str, name: str, reason: str, remedy: str) -> None:
+        self.name, self.reason = name, reason
+        super().__init__(f"run {run} takes no signal {shown(name)}: {reason}. {remedy}", run=run)
+
+
+class AnswerRefused(RunError):
+    """An approval that was not answered.
+
+    Attributes:
+        node: that was to be answered.  reason: why not.
+    """
+
+    def __init__(self, run: str, node: str, reason: str, remedy: str) -> None:
+        self.node, self.reason = node, reason
+        super().__init__(f"run {run}: node {shown(node)} takes no answer: {escaped(reason, 500)}. {remedy}", run=run)
 
 
 class NodeFailed(RunError):

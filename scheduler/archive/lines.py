@@ -5,6 +5,7 @@ r"""What an archived run looks like: JSON lines that hold all that the store kep
     {"celeriac_archive": 1, "run": "01jd...", "namespace": "cel", "ended_at_ms": 17..., "fields": {}, "header": {}}
     {"page": 0, "graph": {...}}                              the compiled graph, page by page, as submit stored it
     {"node": 3, "key": "load", "state": "succeeded", "record": "S|1|1|0|0|...", "value": "{\"rows\":7}"}
+    {"signal": "17...-0.0", "value": "{\"name\": ...}"}        a signal that the run has taken
     {"blob": "{cel:7}:blob:7.01jd....3.1.1", "base64": "..."}  a large output, in pieces of 1 MiB
     {"log": "17...-0", "moves": [...]}                       an entry of the run's log
     {"end": 1234}                                            how many lines came before: the file is whole
@@ -39,7 +40,7 @@ class Archived:
     """One run as read from its archive: what the store held of it.
 
     Attributes:
-        fields: of its hash, "header" included.  pages, records, values: by number.
+        fields: of its hash, "header" included.  pages, records, values: by number.  signals: by id.
         log: (id, fields) in order.
     """
 
@@ -50,6 +51,7 @@ class Archived:
     pages: dict[int, bytes] = field(default_factory=dict)
     records: dict[int, bytes] = field(default_factory=dict)
     values: dict[int, bytes] = field(default_factory=dict)
+    signals: dict[str, bytes] = field(default_factory=dict)
     log: list[tuple[bytes, dict[bytes, bytes]]] = field(default_factory=list)
 
 
@@ -85,6 +87,8 @@ def _lines(namespace: str, it: Ended, pieces: Iterable[Piece]) -> Iterator[str]:
             yield _encode({"page": name, "graph": graph})
         elif kind == "node":
             yield _encode(_node(name, keys.get(name), *raw))
+        elif kind == "signal":
+            yield _encode({"signal": name, "value": _text(raw)})
         elif kind == "blob":
             yield _encode({"blob": name, "base64": base64.b64encode(raw).decode()})
         else:
@@ -171,6 +175,8 @@ def _take(found: Archived, line: Any) -> int | None:
             found.values[node] = _bytes(line["value"])
     elif "page" in line:
         found.pages[int(line["page"])] = _zipped(line["graph"])
+    elif "signal" in line:
+        found.signals[line["signal"]] = _bytes(line["value"])
     elif "log" in line:
         if "moves" in line:
             fields = {b"moves": _encode(line["moves"]).encode("utf-8", "surrogatepass")}

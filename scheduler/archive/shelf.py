@@ -36,6 +36,7 @@ class Shelf(Runs):
         keys = self.keys.shard(self.shard(it.run))
         memory.hashes[keys.run(it.run)] = it.fields
         memory.hashes[keys.spec(it.run)] = {str(number).encode(): page for number, page in it.pages.items()}
+        memory.hashes[keys.signals(it.run)] = {id_.encode(): raw for id_, raw in it.signals.items()}
         memory.streams[keys.log(it.run)] = it.log
         for named, found in ((keys.nodes, it.records), (keys.values, it.values)):
             for node, raw in found.items():

@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ..errors import ExecutorNotAllowed, RunNotFound, quoted
 from ..graph import CompiledGraph, Graph
-from ..graph.limits import name_of
-from ..graph.policy import Duration
+from ..graph.limits import Duration, name_of
+from ..store.approvals import Question
 from ..store.connection import UNREACHABLE
 from ..store.summaries import Summary
 from ..wire import RunId, is_run_id, new_run_id, run_id_for_key
 from .access import Access
 from .given import facts_of, graph_of, namespace_of, url_of
 from .handle import RunHandle
+from .outside import complete, open_questions
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -179,6 +180,36 @@ class Client:
     async def aruns(self, *, limit: int = 100, live: bool = True, ended: bool = True) -> list[Summary]:
         """`runs` for a coroutine."""
         return await asyncio.to_thread(self.runs, limit=limit, live=live, ended=ended)
+
+    # --- what waits for somebody ---------------------------------------------------------------------------
+
+    def approvals(self) -> list[Question]:
+        """What people are asked and have not answered, the oldest first; `run(id).answer(node, choice)` answers."""
+        return open_questions(self._access)
+
+    async def aapprovals(self) -> list[Question]:
+        """`approvals` for a coroutine."""
+        return await asyncio.to_thread(self.approvals)
+
+    def complete(self, token: str, output: Any = None, *, error: Mapping[str, Any] | None = None) -> None:
+        """Ends a job that an attempt has begun and that somebody outside does (`Timing(outside=...)`).
+
+        Returns when it is stored. A job that has ended already, or was begun anew since, stays as it is.
+
+        Args:
+            token: the attempt's id, which its executor knows as `scheduler.worker.attempt().id`.
+            output: any JSON value up to 256 KB: the node's output.
+            error: instead of an output: {"kind", "type", "message"}; the node's retry policy has its say.
+
+        Raises:
+            InvalidValue: the token is none, the output too large, or the error's kind unknown.
+            StoreUnreachable: no answer.
+        """
+        complete(self._access, token, output, None if error is None else dict(error))
+
+    async def acomplete(self, token: str, output: Any = None, *, error: Mapping[str, Any] | None = None) -> None:
+        """`complete` for a coroutine."""
+        await asyncio.to_thread(self.complete, token, output, error=error)
 
     # --- life --------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import re
 from collections.abc import Mapping
@@ -9,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from ..errors import InvalidValue, SettingsError, quoted, shown
 from ..graph import Graph
-from ..graph.limits import MAX_LABELS, kind_of, name_of, seconds_of
-from ..graph.policy import Duration
+from ..graph.limits import MAX_LABELS, Duration, kind_of, name_of, seconds_of
 
 if TYPE_CHECKING:
     from ..settings import Settings
 
+MAX_REASON = 2_000
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 
 
@@ -73,3 +74,21 @@ def facts_of(key: object, labels: object, correlation_id: object, deadline: Dura
     if deadline is not None:
         facts["deadline_ms"] = max(1, round(seconds_of(deadline, "deadline") * 1000))
     return facts
+
+
+def who_of(by: object) -> str:
+    """Who asks: as was said, else the user that this process belongs to; "" when nobody knows."""
+    if by is None:
+        try:
+            return getpass.getuser()
+        except (OSError, KeyError):  # a container without a passwd entry; KeyError before Python 3.13
+            return ""
+    return name_of(by, "by")
+
+
+def reason_of(value: object) -> str:
+    """Somebody's words, checked."""
+    if not isinstance(value, str) or len(value) > MAX_REASON:
+        problem = "is too long" if isinstance(value, str) else f"is not text but {kind_of(value)}"
+        raise InvalidValue("reason", value, problem, f"Write text of at most {MAX_REASON} characters.")
+    return value

@@ -9,30 +9,27 @@ log in Redis and survives its restarts (waiting.py). Every method that asks the 
 from __future__ import annotations
 
 import asyncio
-import getpass
 import json
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar, overload
 
 from ..core.states import ENDED_RUNS, RunState
-from ..errors import InvalidValue
 from ..graph.handles import Node
-from ..graph.limits import kind_of, name_of, seconds_of
-from ..graph.policy import Duration
+from ..graph.limits import Duration, seconds_of
 from ..store.runs import Runs
 from ..store.summaries import Summary
 from ..wire import RunId
 from .access import Access
+from .given import reason_of, who_of
+from .outside import Outside
 from .steps import Completed, RunSteps
 from .views import Event, NodeView, Workers, view_nodes
 from .waiting import Steps, Stream, Waiting
 
 T = TypeVar("T")
 
-MAX_REASON = 2_000
 
-
-class RunHandle:
+class RunHandle(Outside):
     """One run. Made by `Client.submit` and `Client.run`; cheap, and safe to share between threads.
 
     Attributes:
@@ -87,7 +84,7 @@ class RunHandle:
         Raises:
             RunNotFound: there is no such run.
         """
-        text = _reason(reason)
+        text = reason_of(reason)
 
         def ask() -> None:
             self._steps.state()
@@ -115,7 +112,7 @@ class RunHandle:
         self._ask_as(self._access.runs.resume, reason, by)
 
     def _ask_as(self, verb: Callable[[RunId, str, str], None], reason: str, by: str | None) -> None:
-        text, who = _reason(reason), _who(by)
+        text, who = reason_of(reason), who_of(by)
 
         def ask() -> None:
             self._steps.state()
@@ -138,7 +135,7 @@ class RunHandle:
             RunNotFound, StoreUnreachable: see `wait`.
             WaitTimeout: no scheduler has taken it up; the request stands.
         """
-        text = _reason(reason)
+        text = reason_of(reason)
         self._waiting(self._steps.retry(lambda: self._access.runs.retry(self.id, text)), timeout).result()
 
     # --- waiting -----------------------------------------------------------------------------------------
@@ -254,7 +251,7 @@ class RunHandle:
 
     async def aretry(self, reason: str = "", timeout: Duration | None = None) -> None:  # noqa: ASYNC109  as above
         """`retry` for a coroutine."""
-        text = _reason(reason)
+        text = reason_of(reason)
         await self._waiting(self._steps.retry(lambda: self._access.runs.retry(self.id, text)), timeout).aresult()
 
     async def acancel(self, reason: str = "") -> None:
@@ -279,20 +276,3 @@ class RunHandle:
         if isinstance(node, Node):
             return self._steps.output(node.key, node.decode or json.loads)
         return self._steps.output(node)
-
-
-def _who(by: object) -> str:
-    """Who asks: as was said, else the user that this process belongs to; "" when nobody knows."""
-    if by is None:
-        try:
-            return getpass.getuser()
-        except (OSError, KeyError):  # a container without a passwd entry; KeyError before Python 3.13
-            return ""
-    return name_of(by, "by")
-
-
-def _reason(value: object) -> str:
-    if not isinstance(value, str) or len(value) > MAX_REASON:
-        problem = "is too long" if isinstance(value, str) else f"is not text but {kind_of(value)}"
-        raise InvalidValue("reason", value, problem, f"Write text of at most {MAX_REASON} characters.")
-    return value

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ..core.run import Run
-from ..core.states import ENDED_RUNS, FIRST_ENDED, NodeState, RunState
+from ..core.states import ENDED_RUNS, FIRST_ENDED, TARGET, MoveKind, NodeState, RunState
 from ..errors import (
     InvalidValue,
     NodeFailed,
@@ -45,7 +45,7 @@ Decode = Callable[[bytes], Any]
 CHUNK = 500
 """Nodes whose outputs are read at once."""
 MOST_CAUSES = 100
-_ENDS = frozenset({"succeed", "fail", "skip", "upstream_fail", "cancel", "decide", "refuse"})
+_ENDS = frozenset(kind.word for kind in MoveKind if TARGET[kind] >= FIRST_ENDED)
 _EVENT_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})(?:\.([0-9]{1,9}))?")
 _PAUSES_SECONDS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, *([1.0] * 60))
 """Before each look at a node whose end is in the log and whose record is not there yet."""

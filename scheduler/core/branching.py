@@ -15,6 +15,7 @@ from .expressions import EvaluationError
 from .guards import Sight, guard_error
 from .run import Run
 from .states import FIRST_ENDED, GOING_ON, IN_FLIGHT, TARGET, MoveKind, NodeState, RunState
+from .waiting import begin_wait, give, limit_start, timers_of
 
 GUARD_WHY = 1_000
 """Characters that the log keeps of what a guard, a choice or a stop condition says."""
@@ -29,7 +30,7 @@ def begin(node: int, cause: int, seen: str, decision: Decision, sight: Sight) ->
         cause: the upstream node that brought it about, or -1.
         seen: what the rule saw, for the log.
     """
-    guards = sight.guards
+    guards, run = sight.guards, sight.run
     what = "when"
     try:
         if (guard := guards.when.get(node)) is not None:
@@ -38,15 +39,18 @@ def begin(node: int, cause: int, seen: str, decision: Decision, sight: Sight) ->
             if not true:
                 return Move(node, MoveKind.SKIP, -1, seen)  # for no upstream node's sake
         if (choice := guards.choices.get(node)) is None:
+            wait = guards.waits.get(node)
+            if wait is not None and (wait.kind != "outside" or wait.puts_off):
+                return begin_wait(run, wait, node, cause, seen, decision, sight.now)
+            if node in guards.timed:
+                limit_start(run, node, decision, sight.now, first=True)
             return Move(node, MoveKind.READY, cause, seen)
         what = "choice"
         branch, why = sight.chosen(choice)
     except EvaluationError as failed:
         return _refused(node, cause, what, failed)
-    decision.outputs[node] = json.dumps({"branch": branch}, ensure_ascii=False, separators=(",", ":")).encode()
-    if node in guards.wanted:
-        decision.facts[node] = guards.facts(node, "output", {"branch": branch})
-    return Move(node, MoveKind.DECIDE, cause, f"{seen}; {why}"[:GUARD_WHY])
+    output = json.dumps({"branch": branch}, ensure_ascii=False, separators=(",", ":")).encode()
+    return give(guards, node, MoveKind.DECIDE, output, decision, f"{seen}; {why}", cause)
 
 
 def _refused(node: int, cause: int, what: str, failed: EvaluationError) -> Move:
@@ -70,11 +74,13 @@ def see(
         Downstream nodes to which the edge from this node is closed, with the reasons.
     """
     sight.moved(move.node, target)
+    if target >= FIRST_ENDED and move.node in sight.guards.timed:
+        decision.cancelled += timers_of(run, move.node)
     if target == NodeState.FAILED:
         sight.error(move.node, move.error)
     if target != NodeState.SUCCEEDED or move.node not in sight.guards.gates:
         return {}
-    branch = json.loads(decision.outputs[move.node])["branch"] if move.node in decision.outputs else None
+    branch = json.loads(decision.outputs[move.node])["branch"] if move.node in sight.guards.choices else None
     shut, broken = sight.closed(move.node, branch)
     for child, failed in broken.items():
         shut[child] = ""
@@ -126,5 +132,5 @@ def _skip_the_rest(run: Run, decision: Decision, outcome: RunState, why: str) ->
     for node, state in enumerate(run.state):
         if state < FIRST_ENDED and state not in IN_FLIGHT and node not in decided:
             decision.moves.append(Move(node, MoveKind.SKIP, -1, why[:SHOWN_REASON]))
-            if state == NodeState.WAITING:
-                decision.cancelled.append(f"retry:{node}:{run.attempt[node]}")
+            if state != NodeState.PENDING:
+                decision.cancelled += timers_of(run, node)

@@ -16,9 +16,12 @@ from .branching import SHOWN_REASON, begin, see, stop_if_true
 from .events import (
     STALE,
     Admitted,
+    Answered,
     CancelRequested,
+    Completed,
     DeadlinePassed,
     Decision,
+    Escalated,
     Event,
     GraceOver,
     LeaseExpired,
@@ -29,7 +32,11 @@ from .events import (
     ResumeRequested,
     RetryDue,
     RetryRequested,
+    Signalled,
+    StartLimitPassed,
     Timer,
+    TotalLimitPassed,
+    WaitOver,
 )
 from .guards import Sight
 from .retry import MOST_EXCUSED, counts_as_loss, wait_ms, word_of
@@ -45,7 +52,24 @@ from .states import (
     NodeState,
     RunState,
 )
+from .waiting import (
+    answered,
+    escalated,
+    limit_start,
+    limit_wait,
+    signalled,
+    start_limit_passed,
+    still_waits,
+    take_up_signals,
+    timed_out,
+    timers_of,
+    total_limit_passed,
+    wait_over,
+)
+from .waits import Wait
 
+Ending = tuple[int | None, int, str, str]
+"""Of an attempt: claimed at, ended at, worker, output kind."""
 GRACE_MS = 15_000
 """How long attempts that run when their run is cancelled may still end by themselves."""
 
@@ -95,28 +119,72 @@ def _reported(run: Run, event: Reported, now: int) -> Decision:
         return STALE
     ending = (event.claimed_at_ms, event.at_ms, event.worker, event.output)
     if event.end == "succeeded":
+        if run.guards is not None and (wait := run.guards.waits.get(node)) is not None and wait.kind == "outside":
+            return _handed_over(run, node, wait, ending, now)
         decision = Decision([Move(node, _SUCCEED)], ending)
         if event.facts:
             decision.facts[node] = event.facts
-        return _finish(run, decision)
+        return _finish(run, decision, now)
     error = event.error or {"kind": "transient", "type": "Unknown", "message": "the worker gave no error"}
     if event.end == "lost":
-        return _lost(run, node, error, ending)
+        return _lost(run, node, error, ending, now)
     return _failed(run, node, error, ending, now, event.chance, event.retry_after_ms)
+
+
+def _handed_over(run: Run, node: int, wait: Wait, ending: Ending, now: int) -> Decision:
+    """Its worker has begun a job that somebody outside will end."""
+    if run.run_state is RunState.CANCELLING:
+        return _finish(run, Decision([Move(node, MoveKind.CANCEL, -1, run.reason)], ending), now)
+    decision = Decision([Move(node, MoveKind.HAND_OVER, -1, "the job is begun; waits for somebody outside")], ending)
+    limit_wait(run, node, wait, decision, now)
+    return decision
+
+
+def _completed(run: Run, event: Completed, now: int) -> Decision:
+    """Somebody outside ends a job, perhaps before its worker has told that it is begun."""
+    node = event.node
+    handed = run.handed.get(node)
+    current = _is_current(run, node, event.epoch, event.attempt) or (
+        handed is not None and event.attempt == run.attempt[node] and event.epoch == run.epoch[node]
+    )
+    wait = None if run.guards is None else run.guards.waits.get(node)
+    if not current or wait is None or wait.kind != "outside":
+        return STALE
+    claimed_at_ms, worker = handed or (None, "")
+    if event.error is not None:
+        ending = (claimed_at_ms, event.at_ms, worker, "none")
+        return _failed(run, node, event.error, ending, now, event.chance)
+    decision = Decision(
+        [Move(node, _SUCCEED, -1, "completed from outside")], (claimed_at_ms, event.at_ms, worker, "inline")
+    )
+    decision.outputs[node] = event.output
+    if event.facts:
+        decision.facts[node] = event.facts
+    return _finish(run, decision, now)
+
+
+def _wait_over(run: Run, event: WaitOver, now: int) -> Decision:
+    """The same for nodes that are parked and for jobs that nobody has ended in time."""
+    node = event.node
+    if still_waits(run, node, event.epoch) and node in run.handed:
+        claimed_at_ms, worker = run.handed[node]
+        error = timed_out("nobody has ended the job outside in time", "JobTimeout") | {"origin": "external"}
+        return _failed(run, node, error, (claimed_at_ms, now, worker, "none"), now, event.chance)
+    return _and_what_follows(wait_over)(run, event, now)
 
 
 def _failed(
     run: Run,
     node: int,
     error: dict[str, Any],
-    ending: tuple[int | None, int, str, str],
+    ending: Ending,
     now: int,
     chance: float,
     retry_after_ms: int | None = None,
 ) -> Decision:
     """A failed attempt: the node waits for its next try, or has failed for good."""
     if run.run_state is RunState.CANCELLING:
-        return _finish(run, Decision([Move(node, MoveKind.CANCEL, -1, run.reason, error)], ending))
+        return _finish(run, Decision([Move(node, MoveKind.CANCEL, -1, run.reason, error)], ending), now)
     profile = run.profiles[run.profile[node]]
     kind = str(error.get("kind", "transient"))
     failures = run.failures[node] + 1
@@ -132,16 +200,16 @@ def _failed(
     )
     if wait is None or run.stopped:
         why = f"{kind}: attempt failed {failures} of at most {profile.max_attempts} times{_last_one(run)}"
-        return _finish(run, Decision([Move(node, MoveKind.FAIL, -1, why, error)], ending))
+        return _finish(run, Decision([Move(node, MoveKind.FAIL, -1, why, error)], ending), now)
     why = f"{kind}: try again in {wait} ms, failed {failures} of at most {profile.max_attempts} times"
     timer = Timer(f"retry:{node}:{run.attempt[node]}", now + wait)
     return Decision([Move(node, MoveKind.RETRY, -1, why, error)], ending, [timer])
 
 
-def _lost(run: Run, node: int, error: dict[str, Any], ending: tuple[int | None, int, str, str]) -> Decision:
+def _lost(run: Run, node: int, error: dict[str, Any], ending: Ending, now: int) -> Decision:
     """An attempt that infrastructure took: at once again, under a cap of its own against poison."""
     if run.run_state is RunState.CANCELLING:
-        return _finish(run, Decision([Move(node, MoveKind.CANCEL, -1, run.reason, error)], ending))
+        return _finish(run, Decision([Move(node, MoveKind.CANCEL, -1, run.reason, error)], ending), now)
     if counts_as_loss(error):
         losses, most, what = run.losses[node] + 1, run.profiles[run.profile[node]].max_losses, "losses"
         why = f"lost: {losses} attempts lost to infrastructure, at most {most} allowed"
@@ -152,9 +220,11 @@ def _lost(run: Run, node: int, error: dict[str, Any], ending: tuple[int | None, 
         why += _last_one(run)
         message = f"{error.get('message', '')} ({why.removeprefix('lost: ')}: {_causes(run, node, error)})"
         last = error | {"kind": "lost", "message": message}
-        return _finish(run, Decision([Move(node, MoveKind.FAIL, -1, why, last)], ending))
+        return _finish(run, Decision([Move(node, MoveKind.FAIL, -1, why, last)], ending), now)
     why = f"lost: again at once, {losses} of at most {most} {what} ({word_of(error.get('type'))})"
-    return Decision([Move(node, MoveKind.LOSE, -1, why, error)], ending)
+    decision = Decision([Move(node, MoveKind.LOSE, -1, why, error)], ending)
+    limit_start(run, node, decision, now, first=False)
+    return decision
 
 
 def _last_one(run: Run) -> str:
@@ -179,14 +249,14 @@ def _lease_expired(run: Run, event: LeaseExpired, now: int) -> Decision:
     if event.claimed_at_ms is None:
         message = "the message was sent and no worker claimed it in time"
         error = {"kind": "lost", "type": "NeverClaimed", "message": message, "origin": "infrastructure"}
-        return _lost(run, node, error, ending)
+        return _lost(run, node, error, ending, now)
     if event.hard_end:
         message = "the attempt ran longer than its time limit and did not end"
         error = {"kind": "timeout", "type": "TimeLimitExceeded", "message": message, "origin": "executor"}
         return _failed(run, node, error, ending, now, event.chance)
     message = f"nothing was heard of worker {event.worker} for the length of a lease"
     error = {"kind": "lost", "type": "LeaseExpired", "message": message, "origin": "infrastructure"}
-    return _lost(run, node, error, ending)
+    return _lost(run, node, error, ending, now)
 
 
 def _opened(run: Run, event: Opened, now: int) -> Decision:
@@ -198,7 +268,9 @@ def _opened(run: Run, event: Opened, now: int) -> Decision:
         decision.timers.append(Timer("deadline", run.deadline_at_ms))
     if _stop_broken_off(run):
         return decision
-    sight = Sight.of(run, decision)
+    sight = Sight.of(run, decision, now)
+    if run.signals and not event.first:
+        take_up_signals(run, decision)
     if sight is not None and stop_if_true(run, decision, sight):
         return _end(run, decision)
     extra: dict[int, list[int]] = {}
@@ -234,10 +306,10 @@ def _cause(run: Run, node: int, states: Container[int]) -> int:
     return next((up for up in ended if run.state[up] in states), ended[-1] if ended else -1)
 
 
-def _finish(run: Run, decision: Decision) -> Decision:
+def _finish(run: Run, decision: Decision, now: int) -> Decision:
     """The moves that follow from nodes that end, then perhaps the end of the run."""
     if run.run_state is _RUNNING or run.run_state is _PAUSED:  # the hash of an enum's member takes Python's time
-        sight = Sight.of(run, decision)
+        sight = Sight.of(run, decision, now)
         _cascade(run, decision, {}, sight)
         if sight is not None:
             stop_if_true(run, decision, sight, {move.node for move in decision.moves})
@@ -323,11 +395,15 @@ def _admitted(run: Run, event: Admitted, _now: int) -> Decision:
     return Decision([Move(node, _DISPATCH) for node in ready])
 
 
-def _retry_due(run: Run, event: RetryDue, _now: int) -> Decision:
+def _retry_due(run: Run, event: RetryDue, now: int) -> Decision:
     node = event.node
     if not 0 <= node < len(run.state) or run.state[node] != _WAITING or run.attempt[node] != event.attempt:
         return STALE
-    return Decision([Move(node, MoveKind.WAKE, -1, "the wait before the next try is over")])
+    if node in run.parked or node in run.handed:
+        return STALE
+    decision = Decision([Move(node, MoveKind.WAKE, -1, "the wait before the next try is over")])
+    limit_start(run, node, decision, now, first=False)
+    return decision
 
 
 def _pause_requested(run: Run, event: PauseRequested, _now: int) -> Decision:
@@ -379,8 +455,8 @@ def _stop(run: Run, reason: str, running: frozenset[int], now: int, end: int | N
 
 def _cancel(run: Run, node: int, reason: str, decision: Decision) -> None:
     decision.moves.append(Move(node, MoveKind.CANCEL, -1, reason[:SHOWN_REASON]))
-    if run.state[node] == _WAITING:
-        decision.cancelled.append(f"retry:{node}:{run.attempt[node]}")
+    if run.state[node] == _WAITING or (run.guards is not None and node in run.guards.timed):
+        decision.cancelled += timers_of(run, node)
 
 
 def _wind_down(run: Run, event: Opened, now: int) -> Decision:
@@ -422,6 +498,16 @@ def _retry_requested(run: Run, event: RetryRequested, _now: int) -> Decision:
     return Decision(moves, run=RunState.RUNNING, why=f"retry: {event.reason}") if any(again) else STALE
 
 
+def _and_what_follows(answer: Callable[[Run, Any, int], Decision]) -> Callable[[Run, Any, int], Decision]:
+    """An answer, and what follows from the nodes that end by it."""
+
+    def whole(run: Run, event: Any, now: int) -> Decision:
+        decision = answer(run, event, now)
+        return decision if decision.stale or not decision.moves else _finish(run, decision, now)
+
+    return whole
+
+
 _ANSWERS: dict[type, Callable[[Run, Any, int], Decision]] = {
     Opened: _opened,
     Admitted: _admitted,
@@ -434,4 +520,11 @@ _ANSWERS: dict[type, Callable[[Run, Any, int], Decision]] = {
     RetryRequested: _retry_requested,
     PauseRequested: _pause_requested,
     ResumeRequested: _resume_requested,
+    Completed: _completed,
+    WaitOver: _wait_over,
+    Escalated: escalated,
+    StartLimitPassed: _and_what_follows(start_limit_passed),
+    TotalLimitPassed: _and_what_follows(total_limit_passed),
+    Signalled: _and_what_follows(signalled),
+    Answered: _and_what_follows(answered),
 }

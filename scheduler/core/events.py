@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from .guards import Facts
 from .states import RunState
+from .waits import Signal
 
 
 class Opened(NamedTuple):
@@ -131,6 +132,98 @@ class GraceOver(NamedTuple):
     """What was still running when the run was cancelled has had its time."""
 
 
+class WaitOver(NamedTuple):
+    """A node's instant has come, or the time is over in which somebody was to end its wait.
+
+    Attributes:
+        chance: a random number for the jitter of a retry, 0 <= chance < 1.
+    """
+
+    node: int
+    epoch: int
+    chance: float
+
+
+class Escalated(NamedTuple):
+    """Nobody has answered an approval for as long as one of its escalations says; `step` is its number."""
+
+    node: int
+    epoch: int
+    step: int
+
+
+class StartLimitPassed(NamedTuple):
+    """A node was to have begun by now.
+
+    Attributes:
+        begun: a worker has claimed its attempt.
+    """
+
+    node: int
+    epoch: int
+    begun: bool
+
+
+class TotalLimitPassed(NamedTuple):
+    """A node was to have ended by now, all its attempts and the waits between them included."""
+
+    node: int
+    epoch: int
+
+
+class Signalled(NamedTuple):
+    """A signal was sent to the run.
+
+    Attributes:
+        id: of the entry of the inbox that brought it.
+        key: idempotency key, "" for none.  by: who sent it, as they say.  payload: raw JSON, checked already.
+    """
+
+    id: str
+    name: str
+    key: str
+    by: str
+    payload: bytes
+
+
+class Answered(NamedTuple):
+    """A person answers an approval.
+
+    Attributes:
+        id: of the answer, so that whoever gave it finds what became of it in the log.
+        answer: raw JSON of what the form asks for, checked already; "null" for nothing.
+        comment: in that person's words.  at_ms: when.
+    """
+
+    node: int
+    epoch: int
+    id: str
+    choice: str
+    answer: bytes
+    by: str
+    comment: str
+    at_ms: int
+
+
+class Completed(NamedTuple):
+    """Somebody outside ends a job that an attempt has begun.
+
+    Attributes:
+        error: of a job that failed; None when it succeeded, and then it has an output.
+        chance: a random number for the jitter of a retry, 0 <= chance < 1.
+        facts: what the graph's expressions read of the output; None for nothing.
+    """
+
+    node: int
+    epoch: int
+    attempt: int
+    at_ms: int
+    output: bytes
+    error: dict[str, Any] | None
+    chance: float
+    facts: Facts | None = None
+
+
 Event = (
     Opened
     | Admitted
@@ -143,6 +236,13 @@ Event = (
     | RetryRequested
     | PauseRequested
     | ResumeRequested
+    | WaitOver
+    | Escalated
+    | StartLimitPassed
+    | TotalLimitPassed
+    | Signalled
+    | Answered
+    | Completed
 )
 
 
@@ -171,6 +271,14 @@ class Timer(NamedTuple):
     due_at_ms: int
 
 
+class Note(NamedTuple):
+    """A line for the run's log that is no move; of the run itself when `node` is -1."""
+
+    node: int
+    word: str
+    why: str
+
+
 @dataclass(slots=True)
 class Decision:
     """What follows from an event: moves of nodes, timers, perhaps the end of the run.
@@ -183,7 +291,10 @@ class Decision:
         run: the run's new state, with its reason in `why`.
         facts: node -> what expressions may see of it from now on.
         closed: node -> downstream nodes for which the edge from it is closed.
-        outputs: node -> raw JSON that the scheduler itself gives as its output: the branch of a choice.
+        outputs: node -> raw JSON of an output that no worker reported: the branch of a choice, a signal, an answer.
+        signals: that the run takes.
+        taken: (id of a signal, (node, epoch) whose wait it ends).
+        notes: lines for the log that are no moves.
         resumes: a paused run goes on, with what it had.
         stopped: a stop condition is true: how the run ends, and why in words.
         stale: the event concerned a past attempt or an ended node, so it decided nothing.
@@ -199,6 +310,9 @@ class Decision:
     closed: dict[int, tuple[int, ...]] = field(default_factory=dict)
     outputs: dict[int, bytes] = field(default_factory=dict)
     stopped: tuple[RunState, str] | None = None
+    signals: list[Signal] = field(default_factory=list)
+    taken: list[tuple[str, tuple[int, int]]] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
     resumes: bool = False
     stale: bool = False
 

@@ -25,8 +25,15 @@ from .states import (
 _READY, _DISPATCH, _SUCCEED = int(MoveKind.READY), int(MoveKind.DISPATCH), int(MoveKind.SUCCEED)
 _IN_FLIGHT = frozenset(map(int, IN_FLIGHT))
 _K = MoveKind
-_UNSENT = frozenset(map(int, (_K.SKIP, _K.UPSTREAM_FAIL, _K.REFUSE, _K.DECIDE, _K.REOPEN, _K.WAKE)))
+_UNSENT = frozenset(
+    map(
+        int,
+        (_K.SKIP, _K.UPSTREAM_FAIL, _K.REFUSE, _K.DECIDE, _K.REOPEN, _K.WAKE, _K.PARK, _K.RESOLVE, _K.EXPIRE),
+    )
+)
 """Moves of nodes of which no attempt is out."""
+_GIVEN = (_K.DECIDE, _K.RESOLVE)
+"""Moves that bring an output which no worker made."""
 
 
 def evolve(run: Run, decision: Decision, now: int) -> None:
@@ -81,18 +88,35 @@ def _become(run: Run, state: RunState, why: str) -> None:
 
 
 def _learn(run: Run, decision: Decision) -> None:
-    """What a decision brings for the run's expressions, before its moves: edges are counted by what is closed."""
+    """What a decision brings for the run's expressions and waits, before its moves: edges are counted by what is
+    closed.
+    """
     run.facts.update(decision.facts)
     run.closed.update(decision.closed)
+    if run.handed and decision.ending is not None:
+        run.handed.pop(decision.moves[0].node, None)  # a job that was begun ends, one way or another
+    run.outputs.update({node: output for node, output in decision.outputs.items() if run.readers[node]})
     run.stopped = decision.stopped or run.stopped
+    for signal in decision.signals:
+        run.signals[signal.id] = signal
+    for id_, taken in decision.taken:
+        run.signals[id_] = run.signals[id_]._replace(taken=taken)
 
 
 def _apply_rare(run: Run, move: Move, decision: Decision, offset: int) -> None:
     """What a move means besides its state, for moves off the hot path."""
     node, kind = move.node, move.kind
     if kind in _UNSENT:
-        _apply_unsent(run, move, decision, offset)
+        _apply_unsent(run, move, offset)
         return
+    if kind == MoveKind.HAND_OVER:
+        claimed_at_ms, _, worker, _ = decision.ending  # type: ignore[misc]  # a report always brings it
+        run.handed[node] = claimed_at_ms, worker
+        return
+    if kind == MoveKind.CANCEL and run.state[node] == NodeState.WAITING:
+        _wait_ends(run, node, offset, "cancelled")
+        return
+    run.handed.pop(node, None)
     if decision.ending is None:
         if kind == MoveKind.CANCEL and run.state[node] in _IN_FLIGHT:
             run.ended[node] = run.close_try(node, None, run.created_at_ms + offset, "cancelled", "")
@@ -121,23 +145,36 @@ def _apply_rare(run: Run, move: Move, decision: Decision, offset: int) -> None:
         run.number_attempt(node)
 
 
-def _apply_unsent(run: Run, move: Move, decision: Decision, offset: int) -> None:
+def _apply_unsent(run: Run, move: Move, offset: int) -> None:
     """The same for moves of nodes of which no attempt is out."""
     node, kind = move.node, move.kind
     if kind == MoveKind.REOPEN:
         _reopen(run, node)
     elif kind == MoveKind.WAKE:
+        run.parked.pop(node, None)
         run.ready_at[node] = offset
         run.number_attempt(node)
-    elif kind == MoveKind.DECIDE:
+    elif kind == MoveKind.PARK:
+        run.parked[node] = offset
+    elif kind in _GIVEN:
         run.output_kind[node] = ord("i")
-        if run.readers[node]:
-            run.outputs[node] = decision.outputs[node]
+        _wait_ends(run, node, offset, "succeeded")
     elif kind != MoveKind.REFUSE:
         if move.cause >= 0:
             run.cause[node] = move.cause
         if run.state[node] == NodeState.READY:
             _never_sent(run, node)
+        _wait_ends(run, node, offset, "failed" if kind == MoveKind.EXPIRE else "skipped")
+
+
+def _wait_ends(run: Run, node: int, offset: int, end: str) -> None:
+    """A node that waited has ended: since when and how long it waited, onto its timeline."""
+    since = run.parked.pop(node, None)
+    if since is not None:
+        run.ended[node] = f"{since},,,{max(0, offset - since)},{end},"
+    elif node in run.handed:
+        claimed_at_ms, worker = run.handed.pop(node)
+        run.ended[node] = run.close_try(node, claimed_at_ms, run.created_at_ms + offset, end, worker)
 
 
 def _never_sent(run: Run, node: int) -> None:

@@ -1,6 +1,6 @@
-"""Guards of nodes and edges, choices and stop conditions: what a graph's expressions mean for one run.
+"""What has a say beside trigger rules: guards of nodes and edges, choices, stop conditions, waits, limits of time.
 
-Pure. A run without expressions has none of this (`Run.guards` is None) and pays nothing for it. Expressions see
+Pure. A run without any of them has none of this (`Run.guards` is None) and pays nothing for it. Expressions see
 facts: the parts of outputs and error records that some expression reads, taken out when a node ends and read from the
 store again when the run is loaded; and the states of nodes, as they are when a decision is made.
 
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .expressions import EvaluationError, Expression, Missing, Read, evaluated, follow, parse, worded
 from .states import FIRST_ENDED, NodeState, RunState
+from .waits import Wait
 
 if TYPE_CHECKING:
     from .events import Decision
@@ -66,13 +67,15 @@ class Stop(NamedTuple):
 
 @dataclass(slots=True)
 class Guards:
-    """The expressions of a graph, by the numbers of its nodes.
+    """The expressions and waits of a graph, by the numbers of its nodes.
 
     Attributes:
         when: node -> its guard.
         gates: upstream node -> downstream node -> the guard of that edge.
         choices: nodes that are no work but a decision.
         stops: conditions that end the run, the first one that is true counts.
+        waits: nodes that wait without a worker, before their work, after it, or instead of it.
+        timed: nodes that may have timers to be forgotten when they end.
         wanted: node -> which parts of its output and error some expression reads.
         index: key -> number, of the nodes that expressions read.
     """
@@ -81,17 +84,19 @@ class Guards:
     gates: dict[int, dict[int, Gate]] = field(default_factory=dict)
     choices: dict[int, Choice] = field(default_factory=dict)
     stops: list[Stop] = field(default_factory=list)
+    waits: dict[int, Wait] = field(default_factory=dict)
+    timed: set[int] = field(default_factory=set)
     wanted: dict[int, set[tuple[str, Path]]] = field(default_factory=dict)
     index: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_records(
         cls, pages: Iterable[Mapping[str, Any]], stops: Iterable[Mapping[str, Any]], keys: list[str]
-    ) -> Guards | None:
-        """The guards of a compiled graph; None when it has none.
+    ) -> Guards:
+        """The guards of a compiled graph.
 
         Args:
-            pages: the fields "when", "gates" and "choices" of its pages.
+            pages: the fields "when", "gates", "choices" and "waits" of its pages.
             stops: the field "stops" of its header.
             keys: node -> key.
         """
@@ -110,10 +115,11 @@ class Guards:
                     it.gates.setdefault(upstream, {})[int(node)] = gate
             for node, (branches, otherwise) in page.get("choices", {}).items():
                 it.choices[int(node)] = Choice(tuple((name, read(text)) for name, text in branches), otherwise)
+            for node, record in page.get("waits", {}).items():
+                it.waits[int(node)] = Wait.from_record(record)
+        it.timed.update(it.waits)
         for stop in stops:
             it.stops.append(Stop(read(stop["when"]), RunState(stop["outcome"]), stop.get("reason", "")))
-        if not (it.when or it.gates or it.choices or it.stops):
-            return None
         it._know(texts.values(), keys)
         return it
 
@@ -145,18 +151,20 @@ class Sight:
         run: as it stands.
         guards: of the run.
         decision: in the making; facts and closed gates are noted in it.
+        now: ms since 1970, by Redis.
     """
 
-    def __init__(self, run: Run, guards: Guards, decision: Decision) -> None:
+    def __init__(self, run: Run, guards: Guards, decision: Decision, now: int) -> None:
         self.guards = guards
-        self._run = run
+        self.now = now
+        self.run = run
         self._decision = decision
         self._states: dict[int, int] = {}
 
     @classmethod
-    def of(cls, run: Run, decision: Decision) -> Sight | None:
-        """None for a run without expressions."""
-        return None if run.guards is None else cls(run, run.guards, decision)
+    def of(cls, run: Run, decision: Decision, now: int) -> Sight | None:
+        """None for a run without expressions, waits and limits of time."""
+        return None if run.guards is None else cls(run, run.guards, decision, now)
 
     def moved(self, node: int, state: int) -> None:
         """A node has moved in this decision."""
@@ -164,7 +172,7 @@ class Sight:
 
     def state(self, node: int) -> int:
         """Where a node stands, with the moves of this decision."""
-        return self._states.get(node, self._run.state[node])
+        return self._states.get(node, self.run.state[node])
 
     def error(self, node: int, error: Mapping[str, Any] | None) -> None:
         """A node fails in this decision; its error record is a fact."""
@@ -177,10 +185,10 @@ class Sight:
         if read.what == "state":
             return NodeState(state).word
         if read.what == "attempts":
-            return self._run.attempt[node]
+            return self.run.attempt[node]
         if state < FIRST_ENDED:
             raise Missing(0, f"nothing yet, for the node is {NodeState(state).word}")
-        facts = self._decision.facts.get(node) or self._run.facts.get(node, {})
+        facts = self._decision.facts.get(node) or self.run.facts.get(node, {})
         wanted = (read.what, read.path)
         if wanted in facts:
             return facts[wanted]

@@ -12,7 +12,9 @@ A record is one short line, so that a hundred of them fit a compact hash in Redi
     |  | | | | |                                 before the end: excused losses of this epoch, "" for none
     |  | | | | timeline, one entry per attempt joined by ";": ready (ms after the run's start), then the waits to
     |  | | | |   dispatched, claimed and ended (ms after the one before), how it ended, which worker;
-    |  | | | |   ",,,,rewound,20" stands for twenty numbers left out, for the store may have lost such attempts
+    |  | | | |   ",,,,rewound,20" stands for twenty numbers left out, for the store may have lost such attempts;
+    |  | | | |   "120,,,,parked," for a node that waits without a worker since then (waiting.py), and
+    |  | | | |   "120,3,4,,handed over,celery@host" for one whose worker has begun a job that somebody outside will end
     |  | | | losses: attempts that infrastructure took
     |  | | failures: attempts that failed
     |  | attempt, counted from 1 and on over epochs
@@ -33,9 +35,10 @@ from typing import Any, NamedTuple
 from .guards import Facts, Guards
 from .rules import Rule, parse_rule
 from .states import FIRST_ENDED, IN_FLIGHT, LETTERS, NodeState, RunState
+from .waits import Signal
 
-GRAPH_FORMAT = 2
-"""Of compiled graphs, the newest that is read. 2 has expressions."""
+GRAPH_FORMAT = 3
+"""Of compiled graphs, the newest that is read. 2 has expressions, 3 waits and limits of time."""
 DEFAULT_TIMEOUT_MS = 3_600_000
 KEPT_TRIES = 200
 """Attempts of one node that its timeline tells of, some 50 bytes each; older ones stay counted and in the log."""
@@ -56,6 +59,13 @@ class Profile:
     max_losses: int = 5
     timeout_ms: int | None = None
     soft_timeout_ms: int | None = None
+    start_ms: int | None = None
+    total_ms: int | None = None
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether time may be over for its nodes before or between their attempts."""
+        return self.start_ms is not None or self.total_ms is not None
 
     @property
     def work(self) -> str:
@@ -94,6 +104,8 @@ _UNSAFE = re.compile(r"[|;\ud800-\udfff]")
 LEFT_OUT = ",,,,rewound,"
 """How an entry of a timeline begins that stands for numbers which no attempt got; then how many."""
 UNCLAIMED_AT_MOST = 8
+PARKED, HANDED = "parked", "handed over"
+"""How an entry of a timeline ends whose node waits."""
 
 Template = str | list[Any]
 """Inputs as they will stand in the message: text, or text and references in turn."""
@@ -167,6 +179,9 @@ class Run:
     guards: Guards | None = None
     facts: dict[int, Facts] = field(default_factory=dict)
     closed: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    parked: dict[int, int] = field(default_factory=dict)
+    handed: dict[int, tuple[int | None, str]] = field(default_factory=dict)
+    signals: dict[str, Signal] = field(default_factory=dict)
     stopped: tuple[RunState, str] | None = None
 
     @property
@@ -244,8 +259,10 @@ class Run:
             if "guards" in page:
                 guarded.append(page["guards"])
             yield None
-        if guarded or "stops" in header:
+        limited = {number for number, it_ in enumerate(it.profiles) if it_.is_limited}
+        if guarded or limited or "stops" in header:
             it.guards = Guards.from_records(guarded, header.get("stops", ()), it.keys)
+            it.guards.timed.update(node for node, profile in enumerate(it.profile) if profile in limited)
         yield from it._finish_edges()
         n = it.n
         it.state, it.output_kind = bytearray(n), bytearray(n)
@@ -323,14 +340,52 @@ class Run:
             if tries:
                 self.ended[node] = tries.pop()
             spread(self, node, state)
-        elif last.isdecimal():
-            self.excused[node] = int(last)
+        else:
+            if last.isdecimal():
+                self.excused[node] = int(last)
+            if state == NodeState.WAITING and tries:
+                self._take_wait(node, tries)
         if state in _TRYING:
             ready, waited = tries.pop().split(",")[:2]
             self.ready_at[node] = int(ready)
             self.dispatched_at[node] = int(ready) + int(waited or 0)
         if tries:
             self.past[node] = ";".join(tries)
+
+    def take_signals(self, signals: Iterable[Signal]) -> None:
+        """Signals that the run has taken. One that has ended a wait of which no record knows ends none: a crash came
+        between the two.
+        """
+        for signal in signals:
+            if signal.taken is not None:
+                node, epoch = signal.taken
+                if self.state[node] < FIRST_ENDED and self.epoch[node] == epoch:
+                    signal = signal._replace(taken=None)  # noqa: PLW2901  the same signal
+            self.signals[signal.id] = signal
+
+    def _take_wait(self, node: int, tries: list[str]) -> None:
+        """A waiting node's last entry says whether it is parked or handed over; else it waits for its next try."""
+        ready, waited, claimed, _, end, worker = tries[-1].split(",", 5)
+        if end not in (PARKED, HANDED):
+            return
+        tries.pop()
+        if end == PARKED:
+            self.parked[node] = int(ready)
+            return
+        self.ready_at[node] = int(ready)
+        self.dispatched_at[node] = int(ready) + int(waited)
+        at = self.created_at_ms + self.dispatched_at[node] + int(claimed or 0)
+        self.handed[node] = at if claimed else None, worker
+
+    def _open_wait(self, node: int) -> str:
+        """The entry of a waiting node that _take_wait reads; "" for one that waits for its next try."""
+        if node in self.parked:
+            return f"{self.parked[node]},,,,{PARKED},"
+        if node in self.handed:
+            entry = self.close_try(node, self.handed[node][0], 0, HANDED, self.handed[node][1])
+            ready, waited, claimed, _, end, worker = entry.split(",", 5)
+            return f"{ready},{waited},{claimed},,{end},{worker}"
+        return ""
 
     def record(self, node: int) -> str:
         """What the store keeps of a node, as _take_record reads it."""
@@ -349,6 +404,8 @@ class Run:
                 now = f"{ready},{self.dispatched_at[node] - ready}"
             elif state == NodeState.READY:
                 now = f"{self.ready_at[node]},"
+            elif state == NodeState.WAITING:
+                now = self._open_wait(node)
             else:
                 now = ""
         timeline = f"{past};{now}" if past and now else past or now

@@ -12,6 +12,11 @@ changes nothing. Names are Airflow's and Temporal's where they have one.
     pending -> failed           refuse: a guard or a choice has no value
     pending, ready, waiting -> skipped      skip: a rule, a guard, or the end of a run that has what it wants
 
+    pending -> waiting          park: for an instant, a signal or a person; no worker is held
+    running -> waiting          hand_over: its worker has begun a job that somebody outside will end
+    waiting -> succeeded        resolve: what it waited for has come; succeed: the job outside has ended
+    ready, waiting -> failed    expire: a time limit is over
+
 `running` is entered by the worker's claim, which the store records at once; decide learns of it from
 the next event of that attempt. A report therefore implies its claim: moves that end an attempt
 start from dispatched as well as from running.
@@ -86,6 +91,10 @@ class MoveKind(enum.IntEnum):
     REOPEN = 11
     DECIDE = 12
     REFUSE = 13
+    PARK = 14
+    HAND_OVER = 15
+    RESOLVE = 16
+    EXPIRE = 17
 
     @property
     def word(self) -> str:
@@ -94,13 +103,15 @@ class MoveKind(enum.IntEnum):
 
 
 _S = NodeState
+_TRIED = IN_FLIGHT | {_S.WAITING}
+"""An attempt that was handed over waits, and ends like one in flight."""
 MOVES: dict[MoveKind, tuple[frozenset[NodeState], NodeState]] = {
     MoveKind.READY: (frozenset({_S.PENDING}), _S.READY),
     MoveKind.DISPATCH: (frozenset({_S.READY}), _S.DISPATCHED),
     MoveKind.CLAIM: (frozenset({_S.DISPATCHED}), _S.RUNNING),
-    MoveKind.SUCCEED: (IN_FLIGHT, _S.SUCCEEDED),
-    MoveKind.FAIL: (IN_FLIGHT, _S.FAILED),
-    MoveKind.RETRY: (IN_FLIGHT, _S.WAITING),
+    MoveKind.SUCCEED: (_TRIED, _S.SUCCEEDED),
+    MoveKind.FAIL: (_TRIED, _S.FAILED),
+    MoveKind.RETRY: (_TRIED, _S.WAITING),
     MoveKind.WAKE: (frozenset({_S.WAITING}), _S.READY),
     MoveKind.LOSE: (IN_FLIGHT, _S.READY),
     MoveKind.SKIP: (frozenset({_S.PENDING, _S.READY, _S.WAITING}), _S.SKIPPED),
@@ -109,6 +120,10 @@ MOVES: dict[MoveKind, tuple[frozenset[NodeState], NodeState]] = {
     MoveKind.REOPEN: (frozenset(_S) - OPEN, _S.PENDING),
     MoveKind.DECIDE: (frozenset({_S.PENDING}), _S.SUCCEEDED),
     MoveKind.REFUSE: (frozenset({_S.PENDING}), _S.FAILED),
+    MoveKind.PARK: (frozenset({_S.PENDING}), _S.WAITING),
+    MoveKind.HAND_OVER: (IN_FLIGHT, _S.WAITING),
+    MoveKind.RESOLVE: (frozenset({_S.WAITING}), _S.SUCCEEDED),
+    MoveKind.EXPIRE: (frozenset({_S.READY, _S.WAITING}), _S.FAILED),
 }
 
 RUN_MOVES: dict[RunState, frozenset[RunState]] = {

@@ -12,6 +12,7 @@ from .compile import CompiledGraph
 from .formulas import Formula, has, size, within
 from .handles import Choice, Edge
 from .secret import Secret
+from .timing import Timing
 
 __all__ = [
     "Choice",
@@ -23,6 +24,7 @@ __all__ = [
     "Path",
     "Retry",
     "Secret",
+    "Timing",
     "has",
     "size",
     "within",

@@ -18,8 +18,8 @@ from typing import NamedTuple
 from ..core.expressions import Expression
 from ..errors import InvalidValue, quoted
 from .formulas import formula_of
-from .limits import kind_of, name_of
-from .policy import only_fields
+from .limits import kind_of, name_of, only_fields
+from .waits import Wait
 
 MAX_BRANCHES = 100
 MAX_STOPS = 20
@@ -67,6 +67,7 @@ class Branching(NamedTuple):
     when: Expression | None
     gates: tuple[Gate, ...]
     choice: Branches | None
+    wait: Wait | None = None
 
     @property
     def expressions(self) -> tuple[Expression, ...]:
@@ -96,10 +97,15 @@ class Stop(NamedTuple):
         return {"when": self.when.text, "outcome": self.outcome, "reason": self.reason}
 
 
-def branching(when: Expression | None, gates: Iterable[Gate], choice: Branches | None = None) -> Branching | None:
+def branching(
+    when: Expression | None, gates: Iterable[Gate], choice: Branches | None = None, wait: Wait | None = None
+) -> Branching | None:
     """All of it together; None for nothing, as most nodes have it."""
-    sorted_ = tuple(sorted(gates, key=lambda it: it.key))
-    return Branching(when, sorted_, choice) if when is not None or sorted_ or choice is not None else None
+    found = Branching(when, tuple(sorted(gates, key=lambda it: it.key)), choice, wait)
+    return None if found == _NOTHING else found
+
+
+_NOTHING = Branching(None, (), None)
 
 
 def gates_of(gates: Iterable[Gate], at: str) -> tuple[Gate, ...]:

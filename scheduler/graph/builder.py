@@ -18,13 +18,28 @@ from .compile import CompiledGraph, compile_graph
 from .formulas import Formula, formula_of, has, size, within
 from .handles import Choice, Edge, Node, Path
 from .inputs import NO_INPUTS
-from .limits import MAX_NAME, kind_of, name_of, seconds_of
-from .policy import DEFAULT_RETRY, DEFAULT_RULE, Duration, Policy, Retry, check_limits, choice_policy, rule_of
+from .limits import MAX_NAME, Duration, kind_of, name_of, seconds_of
+from .policy import DEFAULT_RETRY, DEFAULT_RULE, Policy, Retry, check_limits, choice_policy, rule_of
 from .signatures import is_signature, read_signature
 from .spec import Spec, after_of, graph_text, hash_of, labels_of
+from .timing import NO_TIMING, Timing
 from .values import Walk, kwargs_of
+from .waiting import WaitingNodes
 
-__all__ = ["Choice", "CompiledGraph", "Edge", "Formula", "Graph", "Node", "Path", "Retry", "has", "size", "within"]
+__all__ = [
+    "Choice",
+    "CompiledGraph",
+    "Edge",
+    "Formula",
+    "Graph",
+    "Node",
+    "Path",
+    "Retry",
+    "Timing",
+    "has",
+    "size",
+    "within",
+]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -47,7 +62,7 @@ Condition = Formula | Path | str | bool
 """What `when` takes: a comparison of handles, or the text of an expression."""
 
 
-class Graph:
+class Graph(WaitingNodes):
     """A graph that is being written. Not thread-safe; build it where it is submitted.
 
     Args:
@@ -100,6 +115,7 @@ class Graph:
         after: After = (),
         trigger_rule: str = DEFAULT_RULE,
         when: Condition | None = None,
+        timing: Timing | None = None,
         retry: Retry | int | None = None,
         timeout: Duration | None = None,
         soft_timeout: Duration | None = None,
@@ -119,6 +135,7 @@ class Graph:
         after: After = (),
         trigger_rule: str = DEFAULT_RULE,
         when: Condition | None = None,
+        timing: Timing | None = None,
         retry: Retry | int | None = None,
         timeout: Duration | None = None,
         soft_timeout: Duration | None = None,
@@ -138,6 +155,7 @@ class Graph:
         after: After = (),
         trigger_rule: str = DEFAULT_RULE,
         when: Condition | None = None,
+        timing: Timing | None = None,
         retry: Retry | int | None = None,
         timeout: Duration | None = None,
         soft_timeout: Duration | None = None,
@@ -156,6 +174,7 @@ class Graph:
         after: After = (),
         trigger_rule: str = DEFAULT_RULE,
         when: Condition | None = None,
+        timing: Timing | None = None,
         retry: Retry | int | None = None,
         timeout: Duration | None = None,
         soft_timeout: Duration | None = None,
@@ -177,6 +196,7 @@ class Graph:
                 comparison of handles (formulas.py), or its text. Nodes that it reads become upstream, unless they are
                 ancestors already.
             trigger_rule: which ends of the upstream nodes let this one start.
+            timing: when it may begin, how long all of it may take, whether somebody outside ends it: a `Timing`.
             retry: a `Retry`, or how many attempts.
             timeout, soft_timeout: per attempt: seconds, "20s", "10m" or a timedelta; default: the executor's.
             queue_class: overrides the executor's class.
@@ -202,10 +222,10 @@ class Graph:
         if inputs is not None:
             kwargs = _merged(kwargs, kwargs_of(inputs, "inputs"), executor)
         key = self._next_key(executor) if key is None else self._new_key(key)
-        if trigger_rule == DEFAULT_RULE and retry is timeout is soft_timeout is queue_class is None:
+        if trigger_rule == DEFAULT_RULE and retry is timeout is soft_timeout is queue_class is None and timing is None:
             policy = self._plain.get(executor) or self._plain_policy(executor, key)
         else:
-            policy = self._policy(executor, key, trigger_rule, retry, timeout, soft_timeout, queue_class)
+            policy = self._policy(executor, key, trigger_rule, retry, timeout, soft_timeout, queue_class, timing)
         if not isinstance(args, list | tuple):
             raise InvalidValue(
                 f"nodes[{quoted(key)}].args", args, f"is not a list but {kind_of(args)}", "Write args=[value, ...]."
@@ -218,7 +238,8 @@ class Graph:
             if labels is None
             else {**(self._labels or {}), **(labels_of(labels, f"nodes[{quoted(key)}].labels") or {})}
         )
-        self._specs[key] = Spec(key, policy, made, keys, merged or None, branching(guard, gates))
+        says = branching(guard, gates, None, policy.timing.wait)
+        self._specs[key] = Spec(key, policy, made, keys, merged or None, says)
         self._hash = None
         return Node(self, key, decode)
 
@@ -439,6 +460,7 @@ class Graph:
         timeout: Duration | None,
         soft_timeout: Duration | None,
         queue_class: str | None,
+        timing: Timing | None = None,
     ) -> Policy:
         at = f"nodes[{quoted(key)}]"
         hard = self._timeout if timeout is None else seconds_of(timeout, f"{at}.timeout")
@@ -451,6 +473,7 @@ class Graph:
             timeout_seconds=hard,
             soft_timeout_seconds=soft,
             queue_class=self._queue_class if queue_class is None else name_of(queue_class, f"{at}.queue_class"),
+            timing=NO_TIMING if timing is None else _timing(timing, f"{at}.timing"),
         )
         return self._policies.setdefault(policy, policy)
 
@@ -483,6 +506,12 @@ class Graph:
 
 def _retry(value: object, at: str) -> Retry:
     return value if isinstance(value, Retry) else Retry(value, at=at)  # type: ignore[arg-type]  # checks it itself
+
+
+def _timing(value: object, at: str) -> Timing:
+    if not isinstance(value, Timing):
+        raise InvalidValue(at, value, f"is no Timing but {kind_of(value)}", 'Write timing=Timing(delay="10m").')
+    return value
 
 
 def _merged(first: Mapping[str, Any], second: Mapping[str, Any], executor: object) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from .guards import (
     check_names,
     check_types,
     has_guards,
+    has_waits,
     missing_edges,
     page_guards,
 )
@@ -36,6 +37,8 @@ from .values import Walk
 FORMAT = 1
 GUARDED_FORMAT = 2
 """Of graphs with expressions: who reads version 1 only must not run them without."""
+WAITING_FORMAT = 3
+"""Of graphs with waits or limits of time before or between attempts."""
 _ANCESTORS_AT_ONCE = 4_096
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 
@@ -102,7 +105,7 @@ class CompiledGraph:
         secrets = {str(first + i): s.inputs.secrets for i, s in enumerate(specs) if s.inputs.secrets}
         if secrets:
             page["secrets"] = secrets
-        if self.header["v"] == GUARDED_FORMAT and (guards := page_guards(specs, first, self._index)):
+        if self.header["v"] != FORMAT and (guards := page_guards(specs, first, self._index)):
             page["guards"] = guards
         return _json(page)
 
@@ -160,8 +163,9 @@ def compile_graph(
     if guarded:
         check_types(specs, stops, index, contracts or {})
     numbers = {id(policy): i for i, policy in enumerate(policies)}
+    version = WAITING_FORMAT if has_waits(specs, policies) else GUARDED_FORMAT if guarded else FORMAT
     header: dict[str, Any] = {
-        "v": GUARDED_FORMAT if guarded else FORMAT,
+        "v": version,
         "name": name,
         "hash": hash_,
         "nodes": len(specs),
@@ -170,8 +174,8 @@ def compile_graph(
         "profiles": [policy.profile() for policy in policies],
         "returns": None if returns is None else index[returns],
     }
-    if guarded:
-        header["min_reader"] = GUARDED_FORMAT
+    if version != FORMAT:
+        header["min_reader"] = version
     if stops:
         header["stops"] = [stop.record() for stop in stops]
     return CompiledGraph(header, specs, up, [numbers[id(s.policy)] for s in specs])
@@ -375,13 +379,14 @@ def _policies(specs: Sequence[Spec], up: Sequence[list[int]], classes: Collectio
 
 def _check_contracts(specs: Sequence[Spec], contracts: Contracts) -> None:
     executors = {s.key: s.policy.executor for s in specs}
+    outside = {s.key for s in specs if s.policy.timing.outside}
     for spec in specs:
-        if spec.branching is not None and spec.branching.choice is not None:
-            continue
+        if not spec.policy.executor:
+            continue  # a choice, or a wait
         contracts.check_executor(spec.policy.executor, f"nodes[{quoted(spec.key)}].executor")
         contracts.check_inputs(spec)
         for i, reference in enumerate(spec.inputs.references):
-            if reference.path and reference.what == "output":
+            if reference.path and reference.what == "output" and reference.key not in outside:
                 executor = executors[reference.key]
                 problem = contracts.path_problem(executor, reference.path)
                 if problem:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 from ..errors import DuplicateNode, InvalidValue, TooLarge, UnreadableDocument, escaped, quoted, shown
 from .branching import CHOICE_FIELDS, Gate, Stop, branches_of, branching, condition, gate_of, gates_of, stops_of
 from .inputs import NO_INPUTS
-from .limits import MAX_NODES, MIN_SECONDS, kind_of, name_of
+from .limits import MAX_NODES, MIN_SECONDS, kind_of, name_of, only_fields, plain_seconds
 from .policy import (
     DEFAULT_RETRY,
     DEFAULT_RULE,
@@ -21,12 +21,12 @@ from .policy import (
     Retry,
     check_limits,
     choice_policy,
-    only_fields,
-    plain_seconds,
     rule_of,
 )
 from .spec import FORMAT, Spec, after_of, labels_of
+from .timing import NO_TIMING, Timing
 from .values import Walk, kwargs_of
+from .waits import WAIT_FIELDS, wait_of
 
 GRAPH_FIELDS = ("celeriac", "name", "nodes", "returns", "stops")
 NODE_FIELDS = (
@@ -42,7 +42,12 @@ NODE_FIELDS = (
     "queue_class",
     "labels",
     "when",
+    "timing",
 )
+
+
+_FORMS = {"choice": (CHOICE_FIELDS, ("key", "choice", "otherwise")), "wait": (WAIT_FIELDS, ("key", "wait"))}
+"""Nodes that are no work: by the field that tells, the fields that they may have and those that they must."""
 
 
 class Parsed(NamedTuple):
@@ -164,13 +169,14 @@ def _node(node: object, index: int, policies: dict[Policy, Policy]) -> Spec:
     at = f"nodes[{index}]"
     if not isinstance(node, Mapping):
         raise InvalidValue(at, node, f"is not an object but {kind_of(node)}", 'Write {"key": ..., "executor": ...}.')
-    chooses = "choice" in node
-    fields = only_fields(node, CHOICE_FIELDS if chooses else NODE_FIELDS, at)
-    _required(fields, ("key", "choice", "otherwise") if chooses else ("key", "executor"), at)
+    known, required = next((it for name, it in _FORMS.items() if name in node), (NODE_FIELDS, ("key", "executor")))
+    fields = only_fields(node, known, at)
+    _required(fields, required, at)
     key = name_of(fields["key"], f"{at}.key")
     at = f"nodes[{quoted(key)}]"
-    choice = branches_of(fields["choice"], fields["otherwise"], at) if chooses else None
-    policy = _policy(fields, at) if choice is None else choice_policy(_rule(fields, at))
+    choice = branches_of(fields["choice"], fields["otherwise"], at) if "choice" in fields else None
+    wait = wait_of(fields["wait"], f"{at}.wait") if "wait" in fields else None
+    policy = _policy(fields, at) if choice is None and wait is None else choice_policy(_rule(fields, at))
     policy = policies.setdefault(policy, policy)
     args = fields.get("args", ())
     if not isinstance(args, list | tuple):
@@ -180,7 +186,9 @@ def _node(node: object, index: int, policies: dict[Policy, Policy]) -> Spec:
     keys, gates = _after(fields.get("after", ()), f"{at}.after")
     when = condition(fields["when"], f"{at}.when") if "when" in fields else None
     labels = labels_of(fields["labels"], f"{at}.labels") if "labels" in fields else None
-    return Spec(key, policy, inputs, after_of(keys), labels, branching(when, gates_of(gates, f"{at}.after"), choice))
+    wait = wait or policy.timing.wait
+    says = branching(when, gates_of(gates, f"{at}.after"), choice, wait)
+    return Spec(key, policy, inputs, after_of(keys), labels, says)
 
 
 def _after(after: object, at: str) -> tuple[list[str], list[Gate]]:
@@ -216,4 +224,5 @@ def _policy(fields: Mapping[str, Any], at: str) -> Policy:
         queue_class=None if queue_class is None else name_of(queue_class, f"{at}.queue_class"),
         timeout_seconds=hard,
         soft_timeout_seconds=soft,
+        timing=Timing.from_document(fields["timing"], f"{at}.timing") if "timing" in fields else NO_TIMING,
     )

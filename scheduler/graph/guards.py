@@ -15,7 +15,9 @@ from ..core.expressions import Expression, check
 from ..errors import ExpressionError, InvalidValue, NotAnAncestor, SelfLoop, UnknownNode, did_you_mean, quoted
 from .branching import Branching, Stop
 from .formulas import reads_of
+from .policy import Policy
 from .spec import Spec
+from .waits import same_signals
 
 Pair = tuple[int, int]
 """(node, the node that is to be its ancestor)."""
@@ -24,12 +26,18 @@ NotAncestors = Callable[[Collection[Pair]], set[Pair]]
 
 
 def has_guards(specs: Sequence[Spec], stops: Sequence[Stop]) -> bool:
-    """Whether there is any expression."""
+    """Whether there is any expression or wait."""
     return bool(stops) or any(spec.branching is not None for spec in specs)
 
 
+def has_waits(specs: Sequence[Spec], policies: Sequence[Policy]) -> bool:
+    """Whether there is any wait, or limit of time before or between attempts."""
+    waits = any(spec.branching is not None and spec.branching.wait is not None for spec in specs)
+    return waits or any(policy.timing.limits for policy in policies)
+
+
 def check_names(specs: Sequence[Spec], stops: Sequence[Stop], index: Mapping[str, int]) -> None:
-    """Every node that an expression reads exists, no node waits for itself, every branch is one.
+    """Every node that an expression reads exists, no node waits for itself, every branch is one, signals agree.
 
     Raises:
         UnknownNode, SelfLoop, InvalidValue: one does not.
@@ -38,6 +46,7 @@ def check_names(specs: Sequence[Spec], stops: Sequence[Stop], index: Mapping[str
         for read in expression.reads:
             if read.node not in index:
                 raise UnknownNode(read.node, at, index)
+    same_signals((spec.key, it.wait) for spec, it in _branching(specs) if it.wait is not None)
     for spec, it in _branching(specs):
         if spec.key in reads_of(it.expressions):
             raise SelfLoop(spec.key, at=f"nodes[{quoted(spec.key)}].when")
@@ -97,6 +106,8 @@ def check_types(
         if spec.branching is not None and spec.branching.choice is not None:
             branch = {"enum": list(spec.branching.choice.names)}
             return {"type": "object", "properties": {"branch": branch}, "required": ["branch"]}
+        if spec.branching is not None and spec.branching.wait is not None:
+            return spec.branching.wait.output_schema  # of a job that ends outside nobody knows
         return contracts.get(spec.policy.executor, {}).get("output_schema")
 
     for at, expression in _expressions(specs, stops):
@@ -116,6 +127,7 @@ def page_guards(specs: Sequence[Spec], first: int, index: Mapping[str, int]) -> 
     when: dict[str, str] = {}
     gates: dict[str, list[list[Any]]] = {}
     choices: dict[str, list[Any]] = {}
+    waits: dict[str, Any] = {}
     for number, spec in enumerate(specs, first):
         it = spec.branching
         if it is None:
@@ -128,7 +140,10 @@ def page_guards(specs: Sequence[Spec], first: int, index: Mapping[str, int]) -> 
             ]
         if it.choice is not None:
             choices[str(number)] = [[[name, one.text] for name, one in it.choice.open], it.choice.otherwise]
-    return {name: it for name, it in (("when", when), ("gates", gates), ("choices", choices)) if it}
+        if it.wait is not None:
+            waits[str(number)] = it.wait.record
+    found = (("when", when), ("gates", gates), ("choices", choices), ("waits", waits))
+    return {name: it for name, it in found if it}
 
 
 def _branching(specs: Sequence[Spec]) -> Iterator[tuple[Spec, Branching]]:

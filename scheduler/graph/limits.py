@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
+from typing import Any
 
-from ..errors import InvalidValue, NotJson
+from ..errors import InvalidValue, NotJson, did_you_mean
 
 MAX_NAME = 256
 MAX_NODE_BYTES = 1_048_576
@@ -40,6 +41,7 @@ _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 DURATION_REMEDY = 'Write a number of seconds, or text such as "500ms", "20s", "10m", "2h", "1d".'
 
+Duration = int | float | str | timedelta
 At = str | Callable[[], str]
 """A place, or what makes it when an error needs it: places are asked for far less often than they are passed."""
 
@@ -153,3 +155,27 @@ def seconds_of(value: object, at: At, low: float = MIN_SECONDS) -> float:
     if found > MAX_SECONDS:
         raise InvalidValue(place(at), value, "is longer than 366 days", DURATION_REMEDY)
     return float(found)
+
+
+def plain_seconds(value: object, at: At, low: float) -> float:
+    """A duration in a document: a number, never text."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidValue(place(at), value, f"is not a number but {kind_of(value)}", "Write a number of seconds.")
+    return seconds_of(value, at, low)
+
+
+def only_fields(value: Mapping[Any, Any], known: tuple[str, ...], at: str) -> dict[str, Any]:
+    """The object's fields, all of them known ones.
+
+    Raises:
+        InvalidValue: a field that is not in `known`; spelling mistakes must not pass for defaults.
+    """
+    for name in value:
+        if not isinstance(name, str) or name not in known:
+            raise InvalidValue(
+                at or "the graph document",
+                name,
+                "is not a field here",
+                f"Known are {', '.join(known)}.{did_you_mean(name, known) if isinstance(name, str) else ''}",
+            )
+    return dict(value)

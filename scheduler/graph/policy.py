@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
@@ -21,14 +20,17 @@ from .limits import (
     MAX_LOSSES,
     MAX_SECONDS,
     At,
+    Duration,
     count_of,
     kind_of,
     number_of,
+    only_fields,
     place,
+    plain_seconds,
     seconds_of,
 )
+from .timing import NO_TIMING, Timing
 
-Duration = int | float | str | timedelta
 DEFAULT_RULE = "all_success"
 
 
@@ -121,30 +123,6 @@ def _bounds(backoff: object, at: str) -> tuple[float, float]:
     return seconds_of(parts[0].strip(), at, 0), seconds_of(parts[1].strip(), at, 0)
 
 
-def plain_seconds(value: object, at: At, low: float) -> float:
-    """A duration in a document: a number, never text."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidValue(place(at), value, f"is not a number but {kind_of(value)}", "Write a number of seconds.")
-    return seconds_of(value, at, low)
-
-
-def only_fields(value: Mapping[Any, Any], known: tuple[str, ...], at: str) -> dict[str, Any]:
-    """The object's fields, all of them known ones.
-
-    Raises:
-        InvalidValue: a field that is not in `known`; spelling mistakes must not pass for defaults.
-    """
-    for name in value:
-        if not isinstance(name, str) or name not in known:
-            raise InvalidValue(
-                at or "the graph document",
-                name,
-                "is not a field here",
-                f"Known are {', '.join(known)}.{did_you_mean(name, known) if isinstance(name, str) else ''}",
-            )
-    return dict(value)
-
-
 def rule_of(value: object, at: At) -> str:
     """A trigger rule's name, checked."""
     if not isinstance(value, str):
@@ -171,6 +149,7 @@ class Policy:
     timeout_seconds: float | None
     soft_timeout_seconds: float | None
     queue_class: str | None
+    timing: Timing = NO_TIMING
 
     @cached_property
     def executor_json(self) -> str:
@@ -185,6 +164,7 @@ class Policy:
             "retry": self.retry.document() or None,
             "soft_timeout_seconds": self.soft_timeout_seconds,
             "timeout_seconds": self.timeout_seconds,
+            "timing": self.timing.document() or None,
             "trigger_rule": None if self.rule == DEFAULT_RULE else self.rule,
         }
         given = {name: value for name, value in fields.items() if value is not None}
@@ -204,6 +184,7 @@ class Policy:
             "max_losses": self.retry.max_losses,
             "timeout_ms": _ms(self.timeout_seconds),
             "soft_timeout_ms": _ms(self.soft_timeout_seconds),
+            **self.timing.limits,
         }
 
 

@@ -14,6 +14,8 @@ from ..core.rules import RULE_NAMES
 from . import limits
 from .branching import MAX_BRANCHES, MAX_STOPS, OUTCOMES
 from .policy import DEFAULT_RETRY, DEFAULT_RULE
+from .schema_parts import closed, labels, number, or_null, ref, whole
+from .schema_waits import timing, waiting_node
 from .secret import NAME_PATTERN
 from .spec import FORMAT
 
@@ -31,18 +33,18 @@ def graph_schema() -> dict[str, Any]:
         "$id": SCHEMA_ID,
         "title": "celeriac graph",
         "description": "A dependency graph of nodes; each node is run by a Celery worker that has its executor.",
-        **_object(
+        **closed(
             {
                 "celeriac": {"const": FORMAT, "description": "Version of this format."},
-                "name": {**_ref("name"), "description": "What runs of this graph are called."},
+                "name": {**ref("name"), "description": "What runs of this graph are called."},
                 "nodes": {
                     "type": "array",
                     "minItems": 1,
                     "maxItems": limits.MAX_NODES,
-                    "items": _ref("node"),
+                    "items": ref("node"),
                     "description": "In any order; keys must be unique.",
                 },
-                "returns": {**_or_null(_ref("name")), "description": "Key of the node whose output is the result."},
+                "returns": {**or_null(ref("name")), "description": "Key of the node whose output is the result."},
                 "stops": {
                     "type": "array",
                     "maxItems": MAX_STOPS,
@@ -64,11 +66,15 @@ def graph_schema() -> dict[str, Any]:
             "node": {
                 "if": {"type": "object", "required": ["choice"]},
                 "then": _choice(),
-                "else": _node(),
+                "else": {
+                    "if": {"type": "object", "required": ["wait"]},
+                    "then": waiting_node(),
+                    "else": _node(),
+                },
             },
             "after": {
                 "type": "array",
-                "items": {"if": {"type": "object"}, "then": _gate(), "else": _ref("name")},
+                "items": {"if": {"type": "object"}, "then": _gate(), "else": ref("name")},
                 "description": "Nodes that end first without handing anything over; an object guards the edge.",
                 "default": [],
             },
@@ -86,8 +92,8 @@ def graph_schema() -> dict[str, Any]:
                     {"type": "string", "pattern": r"^quorum\([1-9][0-9]{0,6}\)$", "not": {"pattern": r"\n"}},
                 ],
             },
-            "seconds": _number(limits.MIN_SECONDS, limits.MAX_SECONDS),
-            "values": {"type": "object", "additionalProperties": _ref("value")},
+            "seconds": number(limits.MIN_SECONDS, limits.MAX_SECONDS),
+            "values": {"type": "object", "additionalProperties": ref("value")},
             "value": _value(),
             "reference": _reference(),
             "secret": _secret(),
@@ -96,44 +102,35 @@ def graph_schema() -> dict[str, Any]:
 
 
 def _node() -> dict[str, Any]:
-    return _object(
+    return closed(
         {
-            "key": {**_ref("name"), "description": "The node's name in this graph."},
-            "executor": {**_ref("name"), "description": "Name of a Celery task."},
-            "args": {"type": "array", "items": _ref("value"), "default": []},
-            "inputs": {**_ref("values"), "description": "Arguments by name.", "default": {}},
-            "after": _ref("after"),
-            "trigger_rule": _ref("rule"),
+            "key": {**ref("name"), "description": "The node's name in this graph."},
+            "executor": {**ref("name"), "description": "Name of a Celery task."},
+            "args": {"type": "array", "items": ref("value"), "default": []},
+            "inputs": {**ref("values"), "description": "Arguments by name.", "default": {}},
+            "after": ref("after"),
+            "trigger_rule": ref("rule"),
             "when": {
-                **_ref("condition"),
+                **ref("condition"),
                 "description": "Asked when the rule lets the node start.",
             },
-            "retry": _ref("retry"),
-            "timeout_seconds": {**_or_null(_ref("seconds")), "description": "Hard limit per attempt."},
-            "soft_timeout_seconds": {**_or_null(_ref("seconds")), "description": "Warning before the hard limit."},
-            "queue_class": {**_or_null(_ref("name")), "description": "Overrides the executor's class."},
-            "labels": _labels(),
+            "timing": timing(),
+            "retry": ref("retry"),
+            "timeout_seconds": {**or_null(ref("seconds")), "description": "Hard limit per attempt."},
+            "soft_timeout_seconds": {**or_null(ref("seconds")), "description": "Warning before the hard limit."},
+            "queue_class": {**or_null(ref("name")), "description": "Overrides the executor's class."},
+            "labels": labels(),
         },
         required=["key", "executor"],
     )
 
 
-def _labels() -> dict[str, Any]:
-    return {
-        "type": "object",
-        "maxProperties": limits.MAX_LABELS,
-        "propertyNames": _ref("name"),
-        "additionalProperties": _ref("name"),
-        "default": {},
-    }
-
-
 def _choice() -> dict[str, Any]:
     """A node that is no work but a decision."""
-    branch = _object({"branch": _ref("name"), "when": _ref("condition")}, required=["branch", "when"])
-    return _object(
+    branch = closed({"branch": ref("name"), "when": ref("condition")}, required=["branch", "when"])
+    return closed(
         {
-            "key": {**_ref("name"), "description": "The node's name in this graph."},
+            "key": {**ref("name"), "description": "The node's name in this graph."},
             "choice": {
                 "type": "array",
                 "minItems": 1,
@@ -141,11 +138,11 @@ def _choice() -> dict[str, Any]:
                 "items": branch,
                 "description": "The first branch whose condition is true is taken; names are unique.",
             },
-            "otherwise": {**_ref("name"), "description": "The branch for when none is true."},
-            "after": _ref("after"),
-            "trigger_rule": _ref("rule"),
-            "when": _ref("condition"),
-            "labels": _labels(),
+            "otherwise": {**ref("name"), "description": "The branch for when none is true."},
+            "after": ref("after"),
+            "trigger_rule": ref("rule"),
+            "when": ref("condition"),
+            "labels": labels(),
         },
         required=["key", "choice", "otherwise"],
     )
@@ -153,30 +150,28 @@ def _choice() -> dict[str, Any]:
 
 def _gate() -> dict[str, Any]:
     """An edge that is not always open."""
-    known: dict[str, Any] = {"node": _ref("name"), "when": _ref("condition"), "branch": _ref("name")}
-    return {**_object(known, required=["node"]), "oneOf": [{"required": ["when"]}, {"required": ["branch"]}]}
+    known: dict[str, Any] = {"node": ref("name"), "when": ref("condition"), "branch": ref("name")}
+    return {**closed(known, required=["node"]), "oneOf": [{"required": ["when"]}, {"required": ["branch"]}]}
 
 
 def _stop() -> dict[str, Any]:
-    reason = {"anyOf": [_ref("name"), {"const": ""}]}
-    return _object(
-        {"when": _ref("condition"), "outcome": {"enum": list(OUTCOMES)}, "reason": reason}, required=["when"]
-    )
+    reason = {"anyOf": [ref("name"), {"const": ""}]}
+    return closed({"when": ref("condition"), "outcome": {"enum": list(OUTCOMES)}, "reason": reason}, required=["when"])
 
 
 def _retry() -> dict[str, Any]:
     d = DEFAULT_RETRY
-    return _object(
+    return closed(
         {
-            "max_attempts": {**_whole(1, limits.MAX_ATTEMPTS), "default": d.max_attempts},
-            "base_seconds": {**_number(0, limits.MAX_SECONDS), "default": d.base_seconds},
-            "factor": {**_number(1, limits.MAX_FACTOR), "default": d.factor},
+            "max_attempts": {**whole(1, limits.MAX_ATTEMPTS), "default": d.max_attempts},
+            "base_seconds": {**number(0, limits.MAX_SECONDS), "default": d.base_seconds},
+            "factor": {**number(1, limits.MAX_FACTOR), "default": d.factor},
             "cap_seconds": {
-                **_number(0, limits.MAX_SECONDS),
+                **number(0, limits.MAX_SECONDS),
                 "default": d.cap_seconds,
                 "description": "Not less than base_seconds.",
             },
-            "max_losses": {**_whole(0, limits.MAX_LOSSES), "default": d.max_losses},
+            "max_losses": {**whole(0, limits.MAX_LOSSES), "default": d.max_losses},
         }
     )
 
@@ -187,30 +182,30 @@ def _value() -> dict[str, Any]:
         "description": 'Any JSON value. {"$ref": key} stands for a node\'s output; {"$secret": name} for a text that '
         'only workers know; {"$literal": {...}} for an object that has such a key itself.',
         "if": {"type": "object", "required": ["$ref"]},
-        "then": _ref("reference"),
+        "then": ref("reference"),
         "else": {
             "if": {"type": "object", "required": ["$literal"]},
-            "then": _object({"$literal": {"type": "object"}}),
+            "then": closed({"$literal": {"type": "object"}}),
             "else": {
                 "if": {"type": "object", "required": ["$secret"]},
-                "then": _ref("secret"),
-                "else": {"additionalProperties": _ref("value"), "items": _ref("value")},
+                "then": ref("secret"),
+                "else": {"additionalProperties": ref("value"), "items": ref("value")},
             },
         },
     }
 
 
 def _reference() -> dict[str, Any]:
-    return _object(
+    return closed(
         {
-            "$ref": {**_ref("name"), "description": "Key of the node whose output is wanted; makes an edge."},
+            "$ref": {**ref("name"), "description": "Key of the node whose output is wanted; makes an edge."},
             "path": {
                 "type": "array",
                 "maxItems": limits.MAX_PATH,
                 "items": {
                     "anyOf": [
                         {"type": "string", "maxLength": limits.MAX_STEP},
-                        _whole(0, limits.MAX_INDEX),
+                        whole(0, limits.MAX_INDEX),
                     ]
                 },
                 "default": [],
@@ -228,25 +223,4 @@ def _reference() -> dict[str, Any]:
 
 def _secret() -> dict[str, Any]:
     name = {"type": "string", "pattern": NAME_PATTERN, "not": {"pattern": r"\n"}}
-    return _object({"$secret": {**name, "description": "Name of a secret that workers have."}}, required=["$secret"])
-
-
-def _object(properties: dict[str, Any], required: list[str] | None = None) -> dict[str, Any]:
-    closed: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
-    return {**closed, "required": required} if required else closed
-
-
-def _ref(name: str) -> dict[str, Any]:
-    return {"$ref": f"#/$defs/{name}"}
-
-
-def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
-def _number(low: float, high: float) -> dict[str, Any]:
-    return {"type": "number", "minimum": low, "maximum": high}
-
-
-def _whole(low: int, high: int) -> dict[str, Any]:
-    return {"type": "integer", "minimum": low, "maximum": high}
+    return closed({"$secret": {**name, "description": "Name of a secret that workers have."}}, required=["$secret"])

@@ -61,6 +61,10 @@ class Spec:
         after = f'"after":{_json([gates.get(key, key) for key in self.after])},' if self.after else ""
         when = "" if it.when is None else f',"when":{_json(it.when.text)}'
         tail = self.policy.tail_json
+        if it.wait is not None and it.wait.document is not None:
+            shown = f"{kwargs[1:]}," if kwargs else ""
+            wait = f',"wait":{_json(it.wait.document)}'
+            return f'{{{after}{shown}"key":{_json(self.key)}{labels}{tail}{wait}{when}}}'
         if it.choice is None:
             return f'{{{after}{args}{self.policy.executor_json}{kwargs},"key":{_json(self.key)}{labels}{tail}{when}}}'
         choice = f'"choice":{it.choice.text},"key":{_json(self.key)}{labels},"otherwise":{_json(it.choice.otherwise)}'

@@ -9,13 +9,12 @@ from ..core.decide import decide
 from ..core.events import CancelRequested, Event
 from ..core.evolve import evolve
 from ..core.run import Run
-from ..core.states import IN_FLIGHT, MoveKind
+from ..core.states import FIRST_ENDED, IN_FLIGHT, TARGET
 from .batch import Batch
 from .dispatch import Dispatch
 from .held import Held
 
 _IN_FLIGHT = frozenset(map(int, IN_FLIGHT))
-_CANCEL = int(MoveKind.CANCEL)
 
 
 def apply(dispatch: Dispatch, held: Held, batch: Batch, run: Run, event: Event, attempt: str = "") -> bool:
@@ -23,7 +22,9 @@ def apply(dispatch: Dispatch, held: Held, batch: Batch, run: Run, event: Event, 
     decision = decide(run, event, batch.now)
     if decision.stale:
         return False
-    stopped = [move.node for move in decision.moves if move.kind == _CANCEL and run.state[move.node] in _IN_FLIGHT]
+    stopped = [
+        move.node for move in decision.moves if TARGET[move.kind] >= FIRST_ENDED and run.state[move.node] in _IN_FLIGHT
+    ]
     if isinstance(event, CancelRequested):
         stopped += event.running
     evolve(run, decision, batch.now)

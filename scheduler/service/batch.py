@@ -12,9 +12,11 @@ from typing import Any
 from ..core.events import Decision
 from ..core.run import Run
 from ..core.states import ENDED_RUNS, FIRST_ENDED, TARGET, MoveKind, RunState
+from ..store.approvals import question_record
 from ..store.commits import NODES_PER_CALL, Commit
 from ..store.dead import Dead
 from ..store.keys import ShardKeys
+from ..store.loading import signal_record
 from ..wire import RunId
 
 LOG_PAGE = 1000
@@ -26,7 +28,7 @@ _WITH_ERROR = frozenset(map(int, (MoveKind.FAIL, MoveKind.RETRY, MoveKind.LOSE, 
 class Pages:
     """What a batch changes in one run."""
 
-    __slots__ = ("changed", "dirty", "log", "renumbered", "run", "values")
+    __slots__ = ("changed", "dirty", "log", "renumbered", "run", "signals", "values")
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -34,6 +36,7 @@ class Pages:
         self.dirty: dict[int, None] = {}
         self.values: dict[int, bytes] = {}
         self.log: list[list[Any]] = []
+        self.signals: dict[str, bytes] = {}
 
 
 class Batch:
@@ -67,6 +70,8 @@ class Batch:
         self.blobs: list[str] = []
         self.consumed: list[bytes] = []
         self.dead: list[Dead] = []
+        self.asked: dict[str, bytes] = {}
+        self.asked_no_more: list[str] = []
 
     def page(self, run: Run) -> Pages:
         """The changes in one run."""
@@ -135,6 +140,10 @@ class Batch:
             self.timers[f"{run.id} {timer.name}"] = timer.due_at_ms
         for name in decision.cancelled:
             self.timers_done.append(f"{run.id} {name}")
+        for note in decision.notes:
+            page.log.append([note.node, note.word, 0, -1, note.why])
+        if run.guards is not None and run.guards.waits:
+            self._waits(page, decision)
         if decision.run is not None:
             page.changed = True
             page.log.append([-1, decision.run.value, 0, -1, decision.why])
@@ -142,6 +151,20 @@ class Batch:
                 self.ended.append(run)
             elif decision.run is RunState.RUNNING and not decision.resumes:
                 self.reopened.append(run)
+
+    def _waits(self, page: Pages, decision: Decision) -> None:
+        """What a decision means for who waits: signals that came, questions that people are asked."""
+        run = page.run
+        for id_ in (*(it.id for it in decision.signals), *(id_ for id_, _ in decision.taken)):
+            page.signals[id_] = signal_record(run.signals[id_])
+        for move in decision.moves:
+            wait = run.guards.waits.get(move.node) if run.guards else None
+            if wait is not None and wait.kind == "approval":
+                name = f"{run.id} {move.node} {run.epoch[move.node]}"
+                if move.kind == MoveKind.PARK:
+                    self.asked[name] = question_record(run, move.node, wait)
+                else:
+                    self.asked_no_more.append(name)
 
     def send(self, run: Run, node: int, attempt: str, state: str, claim_by_ms: int) -> None:
         """An attempt goes out: its state for the claim, and until when a worker must have claimed it."""
@@ -180,6 +203,8 @@ class Batch:
                 commit.run(page_id, self._facts(page))
             if page.values:
                 commit.values(page_id, page.values)
+            if page.signals:
+                commit.signals(page_id, page.signals)
             for at in range(0, len(page.log), LOG_PAGE):
                 moves = json.dumps(page.log[at : at + LOG_PAGE], ensure_ascii=False, separators=(",", ":"))
                 commit.log(page_id, moves.encode("utf-8", "replace"), run.n)
@@ -188,6 +213,8 @@ class Batch:
             commit.still(self.still)
         commit.out(self.states, self.deadlines)
         commit.timers(self.timers, self.timers_done)
+        if self.asked or self.asked_no_more:
+            commit.approvals(self.asked, self.asked_no_more)
         for attempt in self.blobs:
             commit.keep_blob(attempt)
         for run in self.ended:

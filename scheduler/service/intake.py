@@ -31,6 +31,7 @@ from .dispatch import Dispatch
 from .facts import facts_of, recall
 from .held import Held
 from .loading import Loading
+from .replies import told
 from .rewinds import renumber
 
 log = logging.getLogger("celeriac.scheduler")
@@ -93,14 +94,14 @@ class Intake:
                 batch.dead.append(Dead.made("record", why, {}, list(entry.records())))
                 batch.consumed.append(entry.id)
                 continue
-            for kind, record, output in _paired(entry):
+            for number, (kind, record, output) in enumerate(_paired(entry)):
                 try:
                     if kind == b"report":
                         self._take_report(held, batch, record, output, entry.at_ms)
                     elif kind == b"submit":
                         self._take_submit(held, record)
                     else:
-                        self._take_other(held, batch, kind, record)
+                        self._take_other(held, batch, kind, f"{entry.id.decode()}.{number}", record)
                 except WireError as broken:
                     self._counts["refused"] += 1
                     log.warning("%s", broken)
@@ -113,13 +114,19 @@ class Intake:
         self._loading.load_some(held, batch, until)
         return held.read_after == entries[-1].id
 
-    def _take_other(self, held: Held, batch: Batch, kind: bytes, record: bytes) -> None:
+    def _take_other(self, held: Held, batch: Batch, kind: bytes, id_: str, record: bytes) -> None:
         """A record that comes seldom.
+
+        Args:
+            id_: of the entry, and the record's place in it.
 
         Raises:
             WireError: it cannot be used.
         """
-        if kind == b"cancel":
+        if kind in (b"signal", b"answer", b"complete"):
+            self._loading.load_some(held, batch, math.inf)
+            self._take_told(held, batch, kind.decode(), id_, record)
+        elif kind == b"cancel":
             self._loading.load_some(held, batch, math.inf)
             self._take_cancel(held, batch, record)
         elif kind == b"retry":
@@ -187,7 +194,7 @@ class Intake:
         if event.output != "none" or output is not None:
             _check_output(report, output, bool(run.readers[event.node]))
         evolve(run, decision, batch.now)
-        if report.end == "succeeded":
+        if report.end == "succeeded" and run.state[event.node] == NodeState.SUCCEEDED:
             if output is not None and run.readers[event.node]:
                 run.outputs[event.node] = output
             if report.output == "blob":
@@ -226,6 +233,17 @@ class Intake:
                 del held.runs[run_id]
                 return
             held.to_open.append((run_id, 0))
+
+    def _take_told(self, held: Held, batch: Batch, kind: str, id_: str, record: bytes) -> None:
+        """What people and programs outside tell: it is decided, or the run's log says why not."""
+        found = told(held, batch, kind, id_, record)
+        if found is None:
+            self._counts["late"] += 1
+        elif found.event is None:
+            batch.note(found.run, found.node, "refused", found.refused)
+        elif not apply(self._dispatch, held, batch, found.run, found.event) and kind == "complete":
+            self._counts["late"] += 1
+            batch.note(found.run, found.node, "late", "completed from outside")
 
     def _take_pause(self, held: Held, batch: Batch, what: str, record: bytes) -> None:
         """A run stops sending, or goes on with what has become ready meanwhile."""

@@ -133,6 +133,14 @@ class Loading:
             if run is None or (event is not None and decide(run, event, now).stale):
                 done.append(timer)
         commit.timers({}, done)
+        commit.approvals({}, [it for it in found.approvals if not _is_asked(held, it)])
         for run_id in set(found.expected).difference(found.live):
             commit.unexpected(run_id)
         return commit
+
+
+def _is_asked(held: Held, name: str) -> bool:
+    """Whether an approval, "run node epoch", waits for its answer."""
+    run_id, node, epoch = name.split(" ")
+    run = held.runs.get(run_id)
+    return run is not None and int(node) in run.parked and run.epoch[int(node)] == int(epoch)

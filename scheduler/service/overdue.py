@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable
 
-from ..core.events import DeadlinePassed, Event, GraceOver, LeaseExpired, RetryDue
+from ..core.events import (
+    DeadlinePassed,
+    Escalated,
+    Event,
+    GraceOver,
+    LeaseExpired,
+    RetryDue,
+    StartLimitPassed,
+    TotalLimitPassed,
+    WaitOver,
+)
+from ..core.run import Run
+from ..core.states import IN_FLIGHT
 from ..store.inboxes import DUE_COUNT, Inboxes
 from ..wire import AttemptId
 from .apply import apply
@@ -43,8 +56,20 @@ class Overdue:
             run_id, _, name = timer.partition(" ")
             batch.timers_done.append(timer)
             run, event = held.runs.get(run_id), timer_event(name)
+            if run is not None and isinstance(event, StartLimitPassed):
+                event = self._whether_begun(held, batch, run, event)
             if run is not None and event is not None:
                 apply(self._dispatch, held, batch, run, event)
+
+    def _whether_begun(self, held: Held, batch: Batch, run: Run, event: StartLimitPassed) -> StartLimitPassed:
+        """Whether a worker has claimed a node's attempt; one that does so in this moment counts more."""
+        if not (event.node < run.n and run.state[event.node] in IN_FLIGHT):
+            return event
+        id_ = run.attempt_id(held.keys.shard, event.node)
+        state = self._inboxes.attempt(held.keys, id_)
+        if state.startswith("s"):
+            batch.still[id_] = state
+        return event._replace(begun=state.startswith("c"))
 
     def _lease_ended(
         self, held: Held, batch: Batch, id_: str, state: str, now: int, seen: dict[str, frozenset[str] | None]
@@ -74,11 +99,22 @@ class Overdue:
         self._dispatch.landed(held, id_)
 
 
+_TIMERS: dict[str, tuple[int, Callable[..., Event]]] = {
+    "retry": (2, RetryDue),
+    "wait": (2, lambda node, epoch: WaitOver(node, epoch, random.random())),
+    "escalate": (3, Escalated),
+    "start": (2, lambda node, epoch: StartLimitPassed(node, epoch, begun=False)),
+    "total": (2, TotalLimitPassed),
+    "grace": (0, GraceOver),
+    "deadline": (0, DeadlinePassed),
+}
+"""What a timer's name begins with -> how many numbers follow, and the event that they make."""
+
+
 def timer_event(name: str) -> Event | None:
     """The event that a timer of a run stands for; None for one that only a later version knows."""
     kind, *numbers = name.split(":")
-    if kind == "retry" and len(numbers) == 2 and all(it.isdecimal() for it in numbers):
-        return RetryDue(int(numbers[0]), int(numbers[1]))
-    if kind == "grace":
-        return GraceOver()
-    return DeadlinePassed() if kind == "deadline" else None
+    count, event = _TIMERS.get(kind, (-1, GraceOver))
+    if len(numbers) != count or not all(it.isdecimal() for it in numbers):
+        return None
+    return event(*map(int, numbers))

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..core.run import Run
-from ..core.states import ENDED_RUNS, FIRST_ENDED, IN_FLIGHT, LETTERS, NodeState, RunState
+from ..core.states import ENDED_RUNS, FIRST_ENDED, IN_FLIGHT, LETTERS, TARGET, MoveKind, NodeState, RunState
+from ..core.waiting import timer_of_wait
 from ..wire import RunId, is_run_id
 from .keys import BUCKET, ShardKeys
 from .runs import Runs
@@ -21,7 +22,7 @@ RESTART = "Restart its scheduler: whoever takes the shard over removes what no r
 AGAIN = "`celeriac runs cancel` it, then `celeriac runs retry` it."
 SUBMIT = "The store has lost a part of it: submit the graph again."
 _LOG_PAGE = 500
-_ENDS = {"succeed": "S", "fail": "F", "skip": "K", "upstream_fail": "U", "cancel": "C", "decide": "S", "refuse": "F"}
+_ENDS = {kind.word: LETTERS[TARGET[kind]] for kind in MoveKind if TARGET[kind] >= FIRST_ENDED}
 _SHOWN = 3
 
 
@@ -204,13 +205,18 @@ def _past(state: RunState, it: Run, told: tuple[dict[int, str], str]) -> Found:
 
 
 def _pending(runs: Runs, keys: ShardKeys, it: Run, state: RunState) -> Found:
-    """What is out is in flight with a lease, and what waits for its next try has a timer."""
+    """What is out is in flight with a lease, and what waits for an instant has a timer."""
     if state in ENDED_RUNS:
         return
     flying = [node for node, one in enumerate(it.state) if one in IN_FLIGHT]
-    waiting = [node for node, one in enumerate(it.state) if one == NodeState.WAITING]
+    wanted = {
+        node: name
+        for node, one in enumerate(it.state)
+        if one == NodeState.WAITING and (name := timer_of_wait(it, node)) is not None
+    }
+    waiting = list(wanted)
     ids = [it.attempt_id(keys.shard, node) for node in flying]
-    timers = [f"{it.id} retry:{node}:{it.attempt[node]}" for node in waiting]
+    timers = [f"{it.id} {name}" for name in wanted.values()]
     found = runs.client.hmget(keys.attempts, ids) if ids else []
     due = runs.client.zmscore(keys.timers, timers) if timers else []
     for node, attempt in zip(flying, found, strict=True):
@@ -218,7 +224,7 @@ def _pending(runs: Runs, keys: ShardKeys, it: Run, state: RunState) -> Found:
             yield f"out {node}", f"{_nodes(it, [node])} was sent, and its attempt is not in flight", AGAIN
     for node, at in zip(waiting, due, strict=True):
         if at is None:
-            yield f"waits {node}", f"{_nodes(it, [node])} waits for its next try, and no timer is set", AGAIN
+            yield f"waits {node}", f"{_nodes(it, [node])} waits for its instant, and no timer is set", AGAIN
     if state is RunState.CANCELLING and runs.client.zscore(keys.timers, f"{it.id} grace") is None:
         yield "grace", "is being cancelled, and no timer ends that", RESTART
 

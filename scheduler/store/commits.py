@@ -72,6 +72,15 @@ class Commit:
         for bucket, pairs in _in_buckets(values).items():
             _add(self._first, "HSET", self.keys.values(run, bucket), pairs)
 
+    def signals(self, run: RunId, signals: Mapping[str, bytes]) -> None:
+        """Signals that the run takes, or that have ended a wait: id -> JSON."""
+        _add(self._first, "HSET", self.keys.signals(run), [part for pair in signals.items() for part in pair])
+
+    def approvals(self, asked: Mapping[str, bytes], done: Sequence[str]) -> None:
+        """What people are asked from now on, "run node epoch" -> JSON, and what they are asked no more."""
+        _add(self._first, "HSET", self.keys.approvals, [part for pair in asked.items() for part in pair])
+        _add(self._last, "HDEL", self.keys.approvals, done)
+
     def out(self, attempts: Mapping[str, str], deadline_ms: Mapping[str, int]) -> None:
         """Attempts that go out: id -> state, and id -> instant by which a worker must have claimed it."""
         _add(self._first, "HSET", self.keys.attempts, [part for pair in attempts.items() for part in pair])

@@ -38,7 +38,7 @@ PIECE_BYTES = 1 << 20
 """A blob is read in pieces of this size."""
 Piece = tuple[str, Any, Any]
 """What is kept of a run, piece by piece: ("page", number, raw), ("node", number, (record, value)), ("blob", key, raw),
-("log", id, fields)."""
+("signal", id, raw), ("log", id, fields)."""
 
 
 @dataclass(slots=True)
@@ -131,11 +131,13 @@ class EndedRuns:
         return Ended(run, shard, int(at), state, int(fields[b"nodes"]), fields, log_end)
 
     def pieces(self, it: Ended) -> Iterator[Piece]:
-        """All that is kept of a run besides its hash: pages, nodes, large outputs, log. Notes the keys of blobs."""
+        """All that is kept of a run besides its hash: pages, signals, nodes, blobs, log. Notes the keys of blobs."""
         keys, client = self.keys.shard(it.shard), self.client
         pages = sorted(int(number) for number in client.hkeys(keys.spec(it.run)))
         for number in pages:
             yield "page", number, client.hget(keys.spec(it.run), str(number))
+        for id_, raw in client.hscan_iter(keys.signals(it.run)):
+            yield "signal", id_.decode(), raw
         for nodes, values in self._buckets(it):
             for node in sorted({*nodes, *values}):
                 record = nodes.get(node)
@@ -188,7 +190,7 @@ class EndedRuns:
     def weigh(self, it: Ended) -> int:
         """Bytes that a run takes in Redis, large outputs included, by MEMORY USAGE. Some calls per 100 nodes."""
         keys = self.keys.shard(it.shard)
-        named = [keys.run(it.run), keys.spec(it.run), keys.log(it.run), *_bucket_keys(keys, it)]
+        named = [keys.run(it.run), keys.spec(it.run), keys.signals(it.run), keys.log(it.run), *_bucket_keys(keys, it)]
         for nodes, _ in self._buckets(it):
             for node, record in nodes.items():
                 named += _blobs(keys, it, node, record)
@@ -237,7 +239,7 @@ def forget(client: Redis, keys: Keys, removals: Sequence[Removal], key_seconds: 
         rest = [*_bucket_keys(shard, it), *it.blobs] if it.whole else []
         named = [shard.epoch, shard.ended, shard.gone, shard.archived(it.run), shard.run(it.run), shard.log(it.run)]
         arguments = [epoch, it.run, it.at_ms, it.state, it.log_end, key_seconds, 0 if it.whole else it.nodes]
-        calls.append(([*named, shard.spec(it.run), *rest], arguments))
+        calls.append(([*named, shard.spec(it.run), shard.signals(it.run), *rest], arguments))
     return [answer.decode() for answer in FORGET.many(client, calls)]
 
 

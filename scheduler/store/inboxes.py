@@ -54,6 +54,7 @@ class Shard:
     Attributes:
         rewound_at_ms, missing: when the shard last went back in time, and by how many commits; 0 if it never did.
         expected: runs that the memory guard counts on.
+        approvals: "run node epoch" of those that wait for an answer.
         known: commits that another scheduler knows of, told because the shard has fewer.
     """
 
@@ -68,6 +69,7 @@ class Shard:
     missing: int = 0
     known: int = 0
     expected: list[str] = field(default_factory=list)
+    approvals: list[str] = field(default_factory=list)
 
 
 class Inboxes:
@@ -122,6 +124,11 @@ class Inboxes:
             None if timer < 0 else int(timer),
         )
 
+    def attempt(self, keys: ShardKeys, id_: str) -> str:
+        """The state of an attempt in flight; "" when it is none."""
+        found: bytes | None = self.client.hget(keys.attempts, id_)  # type: ignore[assignment]  # redis-py: also str
+        return (found or b"").decode()
+
     def adopt(self, keys: ShardKeys) -> Shard:
         """All that a new owner needs besides the runs themselves."""
         with self.client.pipeline(transaction=False) as pipe:
@@ -134,7 +141,8 @@ class Inboxes:
             pipe.get(keys.commits)
             pipe.hgetall(keys.rewound)
             pipe.hkeys(keys.expected)
-            attempts, leases, timers, outbox, live, gone, commits, rewound, expected = pipe.execute()
+            pipe.hkeys(keys.approvals)
+            attempts, leases, timers, outbox, live, gone, commits, rewound, expected, approvals = pipe.execute()
         return Shard(
             {id_.decode(): state.decode() for id_, state in attempts.items()},
             [id_.decode() for id_ in leases],
@@ -147,6 +155,7 @@ class Inboxes:
             missing=int(rewound.get(b"missing", 0)),
             known=int(rewound.get(b"known", 0)),
             expected=[it.decode() for it in expected if it != b"all"],
+            approvals=[it.decode() for it in approvals],
         )
 
 

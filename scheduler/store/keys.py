@@ -76,6 +76,8 @@ class ShardKeys:
         """zset: run -> created at, ms, for runs that have not ended."""
         self.expected = f"{tag}:expected"
         """hash: live run -> bytes that it may still come to take; "all" -> their sum. What the memory guard adds."""
+        self.approvals = f"{tag}:approvals"
+        """hash: "run node epoch" -> what is asked, JSON: approvals that wait for an answer."""
         self.ended = f"{tag}:ended"
         """zset: run -> ended at, ms."""
         self.gone = f"{tag}:gone"
@@ -109,6 +111,10 @@ class ShardKeys:
     def values(self, run: RunId, bucket: int) -> str:
         """hash: node -> output or error, JSON, BUCKET nodes each."""
         return f"{self.tag}:run:{run}:values:{bucket}"
+
+    def signals(self, run: RunId) -> str:
+        """hash: id -> signal that the run has taken, JSON."""
+        return f"{self.tag}:run:{run}:signals"
 
     def log(self, run: RunId) -> str:
         """stream: the run's decisions with their reasons, append-only."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from redis import Redis
 
 from ..core.run import Run
+from ..core.waits import Signal
 from ..errors import StoreUnsafe
 from ..wire import RunId
 from .keys import BUCKET, ShardKeys
@@ -46,24 +48,51 @@ def _load(
             keys = keys_of(run)
             pipe.hgetall(keys.run(run))
             pipe.hgetall(keys.spec(run))
+            pipe.hgetall(keys.signals(run))
         answers = pipe.execute()
-    found = [it for it in zip(runs, answers[::2], answers[1::2], strict=True) if it[1]]
+    found = [it for it in zip(runs, answers[::3], answers[1::3], answers[2::3], strict=True) if it[1]]
     with client.pipeline(transaction=False) as pipe:
-        for run, fields, _ in found:
+        for run, fields, _, _ in found:
             keys = keys_of(run)
             for bucket in range(-(-int(fields[b"nodes"]) // BUCKET)):
                 pipe.hgetall(keys.nodes(run, bucket))
         buckets = iter(pipe.execute())
-    for run, fields, spec in found:
+    for run, fields, spec, signals in found:
         mine = [next(buckets) for _ in range(-(-int(fields[b"nodes"]) // BUCKET))]
         try:
-            yield from _loaded(run, fields, spec, mine)
+            for loaded in _loaded(run, fields, spec, mine):
+                if loaded is not None:
+                    loaded.take_signals(signals_of(signals))
+                yield loaded
         except Exception as damage:
             what = f"run {run} cannot be read: {type(damage).__name__}: {damage}"
             unsafe = StoreUnsafe(what, "its keys were changed by another hand, or Redis lost some of them")
             if broken is None:
                 raise unsafe from damage
             broken(run, unsafe)
+
+
+def signals_of(fields: Mapping[bytes, bytes]) -> Iterator[Signal]:
+    """Signals as they are stored, the oldest first."""
+    for id_, raw in sorted(fields.items(), key=lambda it: _order(it[0])):
+        record = json.loads(raw)
+        taken = record.get("taken")
+        payload = json.dumps(record["payload"], ensure_ascii=False, separators=(",", ":")).encode()
+        yield Signal(
+            id_.decode(), record["name"], record["key"], record["by"], payload, None if taken is None else tuple(taken)
+        )
+
+
+def signal_record(signal: Signal) -> bytes:
+    """A signal as it is stored."""
+    said = {"name": signal.name, "key": signal.key, "by": signal.by, "payload": json.loads(signal.payload)}
+    taken = {} if signal.taken is None else {"taken": signal.taken}
+    return json.dumps(said | taken, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _order(id_: bytes) -> tuple[int, ...]:
+    """Entries of an inbox in the order in which they came."""
+    return tuple(int(part) for part in re.split(rb"[-.]", id_))
 
 
 def _loaded(

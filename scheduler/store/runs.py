@@ -6,7 +6,7 @@ For the client and the service. Reads never change anything; a run's state chang
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from redis import Redis
@@ -15,7 +15,7 @@ from redis.exceptions import NoPermissionError
 from ..core.run import Run
 from ..core.states import NodeState
 from ..errors import RunNotFound, StoreTooNew
-from ..wire import RunId, is_run_id, shard_of
+from ..wire import VERSION, RunId, is_run_id, shard_of
 from .keys import BUCKET, LAYOUT, Keys, ShardKeys
 from .loading import Broken, load_in_steps
 from .submission import Submission
@@ -89,10 +89,17 @@ class Runs:
         self._ask("archive", run, "")
 
     def _ask(self, what: str, run: RunId, reason: str, by: str = "") -> None:
-        keys = self.keys_of(run)
-        asked = {"run": run, "reason": reason, **({"by": by} if by else {})}
-        body = json.dumps(asked, ensure_ascii=False).encode("utf-8", "replace")
-        self.client.execute_command("XADD", keys.inbox, "*", what, body)
+        self.tell(what, run, {"run": run, "reason": reason, **({"by": by} if by else {})})
+
+    def tell(self, kind: str, run: RunId, record: Mapping[str, Any]) -> str:
+        """A record into the inbox of a run's shard; see service/replies.py for those that come from outside.
+
+        Returns:
+            The id of the entry.
+        """
+        body = json.dumps({"v": VERSION, **record}, ensure_ascii=False).encode("utf-8", "replace")
+        found: bytes = self.client.execute_command("XADD", self.keys_of(run).inbox, "*", kind, body)
+        return found.decode()
 
     def summary(self, run: str) -> Summary:
         """One run.

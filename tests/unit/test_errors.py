@@ -48,6 +48,8 @@ EXAMPLES: list[errors.CeleriacError] = [
     errors.RunArchived("r1", "/archive", "It cannot be retried"),
     errors.NodeNotFound("r1", "laod", ["load"]),
     errors.WaitTimeout(run="r1", seconds=2.5, state="running", node="a"),
+    errors.SignalRefused("r1", "paid", "no node of its graph waits for it", "Its signals are none."),
+    errors.AnswerRefused("r1", "review", "it asks nobody now, it is succeeded", "Look again."),
     errors.KeyReused("day-1", run="r1", graph_hash="aa", other_hash="bb"),
     errors.StoreError("no"),
     errors.StoreUnreachable("redis://localhost:6379/0", "connection refused"),

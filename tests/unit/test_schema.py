@@ -17,6 +17,7 @@ from scheduler.graph.branching import CHOICE_FIELDS
 from scheduler.graph.document import GRAPH_FIELDS, NODE_FIELDS
 from scheduler.graph.policy import RETRY_FIELDS
 from scheduler.graph.schema import graph_schema
+from scheduler.graph.waits import WAIT_FIELDS
 
 SCHEMA = graph_schema()
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
@@ -53,7 +54,8 @@ def test_the_schema_is_a_schema_and_names_every_field() -> None:
     """Draft 2020-12 accepts it, and its fields are those of the validator."""
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     assert tuple(SCHEMA["properties"]) == GRAPH_FIELDS
-    assert set(SCHEMA["$defs"]["node"]["else"]["properties"]) == set(NODE_FIELDS)
+    assert set(SCHEMA["$defs"]["node"]["else"]["else"]["properties"]) == set(NODE_FIELDS)
+    assert set(SCHEMA["$defs"]["node"]["else"]["then"]["properties"]) == set(WAIT_FIELDS)
     assert set(SCHEMA["$defs"]["node"]["then"]["properties"]) == set(CHOICE_FIELDS)
     assert tuple(SCHEMA["$defs"]["retry"]["properties"]) == RETRY_FIELDS
     assert SCHEMA["$defs"]["rule"]["anyOf"][0]["enum"] == list(RULE_NAMES)

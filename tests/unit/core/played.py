@@ -9,7 +9,17 @@ import json
 from typing import Any
 
 from scheduler.core.decide import decide
-from scheduler.core.events import Admitted, Decision, Event, Opened, Reported, RetryDue
+from scheduler.core.events import (
+    Admitted,
+    Decision,
+    Event,
+    Opened,
+    Reported,
+    RetryDue,
+    StartLimitPassed,
+    TotalLimitPassed,
+    WaitOver,
+)
 from scheduler.core.evolve import evolve
 from scheduler.core.run import Run
 from scheduler.core.states import MoveKind, NodeState
@@ -19,6 +29,15 @@ T0 = 1_700_000_000_000
 RUN = "01jd0c0000000000000000000a"
 
 
+_TIMERS = {WaitOver: "wait", StartLimitPassed: "start", TotalLimitPassed: "total", RetryDue: "retry"}
+
+
+def timer_of(event: Event) -> str:
+    """The timer whose end an event is."""
+    number = event[1]  # type: ignore[misc]  # of the epoch, or of the attempt
+    return f"{_TIMERS[type(event)]}:{event[0]}:{number}"  # type: ignore[misc]  # of the node
+
+
 class Played:
     """One run.
 
@@ -26,6 +45,7 @@ class Played:
         run: as it stands.
         log: (key, move, why) of every move.
         values: key -> output or error record, as the store would keep it.
+        timers: name -> due instant, of those that are set.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -35,6 +55,7 @@ class Played:
         self.now = T0
         self.log: list[tuple[str, str, str]] = []
         self.values: dict[str, Any] = {}
+        self.timers: dict[str, int] = {}
         self.happen(Opened())
 
     def happen(self, event: Event) -> Decision:
@@ -55,6 +76,9 @@ class Played:
             if move.node in decision.outputs:
                 self.values[key] = json.loads(decision.outputs[move.node])
         evolve(self.run, decision, self.now)
+        self.timers.update({timer.name: timer.due_at_ms for timer in decision.timers})
+        gone = set(decision.cancelled) | ({timer_of(event)} if type(event) in _TIMERS else set())
+        self.timers = {name: due for name, due in self.timers.items() if name not in gone}
         self._same_when_loaded()
         return decision
 
@@ -67,6 +91,7 @@ class Played:
         assert list(again.tally) == list(run.tally)
         assert again.closed == run.closed
         assert again.bad == run.bad
+        assert (again.parked, again.handed) == (run.parked, run.handed)
 
     def ends(self, key: str, output: Any = None) -> Decision:
         """An attempt succeeds."""

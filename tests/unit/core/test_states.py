@@ -35,6 +35,10 @@ TABLE = """
     pending      cancel         cancelled
     pending      decide         succeeded
     pending      refuse         failed
+    pending      park           waiting
+    ready        expire         failed
+    dispatched   hand_over      waiting
+    running      hand_over      waiting
     ready        dispatch       dispatched
     ready        cancel         cancelled
     ready        skip           skipped
@@ -50,6 +54,11 @@ TABLE = """
     running      lose           ready
     running      cancel         cancelled
     waiting      wake           ready
+    waiting      succeed        succeeded
+    waiting      fail           failed
+    waiting      retry          waiting
+    waiting      resolve        succeeded
+    waiting      expire         failed
     waiting      cancel         cancelled
     waiting      skip           skipped
     succeeded    reopen         pending
@@ -82,17 +91,18 @@ RUN_TABLE = {
     (RunState.CANCELLED, RunState.RUNNING),
 }
 ENDING = (T0, T0, "w", "inline")
+WITH_ENDING = (MoveKind.SUCCEED, MoveKind.FAIL, MoveKind.RETRY, MoveKind.HAND_OVER)
 
 
 @pytest.mark.parametrize(("state", "kind"), list(product(NodeState, MoveKind)), ids=lambda it: it.word)
 def test_a_node_moves_as_the_table_says_and_in_no_other_way(state: NodeState, kind: MoveKind) -> None:
-    """Of 120 pairs of state and move the 24 of the table are done; the others raise and change nothing."""
+    """Of 180 pairs of state and move the 33 of the table are done; the others raise and change nothing."""
     run = loaded([node(), node(0)])
     run.state[0] = state
     if state >= FIRST_ENDED:
         spread(run, 0, state)
     before = snapshot(run)
-    decision = Decision([Move(0, kind)], ENDING if kind in (MoveKind.SUCCEED, MoveKind.FAIL, MoveKind.RETRY) else None)
+    decision = Decision([Move(0, kind)], ENDING if kind in WITH_ENDING else None)
     if kind is MoveKind.LOSE:
         decision.ending = ENDING
 
