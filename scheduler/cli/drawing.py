@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..core.run import Run
+from ..core.run import Run, work_of
 from ..errors import escaped
 
 if TYPE_CHECKING:
@@ -46,13 +46,13 @@ def levels(shape: Run) -> list[list[int]]:
 def text(shape: Run) -> str:
     """The graph as lines: level, key, executor, upstream, and the rule if it is not the usual one."""
     keys = [escaped(key, _KEY_CHARACTERS) for key in shape.keys]
-    keys = [f"? {key}" if is_choice(shape, node) else key for node, key in enumerate(keys)]
-    executors = [escaped(it.work, _KEY_CHARACTERS) for it in shape.profiles]
+    keys = [f"? {key}" if is_decision(shape, node) else key for node, key in enumerate(keys)]
+    executors = [escaped(work_of(shape, node), _KEY_CHARACTERS) for node in range(shape.n)]
     wide, wide_executor = (min(max(map(len, names), default=0), 40) for names in (keys, executors))
     lines = []
     for number, nodes in enumerate(levels(shape), 1):
         for node in nodes:
-            line = f"{number:>3}  {keys[node]:<{wide}}  {executors[shape.profile[node]]:<{wide_executor}}"
+            line = f"{number:>3}  {keys[node]:<{wide}}  {executors[node]:<{wide_executor}}"
             up = shape.upstream(node)
             if up:
                 more = f", and {len(up) - _SHOWN_UPSTREAM} more" if len(up) > _SHOWN_UPSTREAM else ""
@@ -66,9 +66,12 @@ def text(shape: Run) -> str:
     return "\n".join(lines)
 
 
-def is_choice(shape: Run, node: int) -> bool:
-    """Whether a node is no work but a decision."""
-    return shape.guards is not None and node in shape.guards.choices
+def is_decision(shape: Run, node: int) -> bool:
+    """Whether a node is no work but a decision: a choice, or somebody's."""
+    guards = shape.guards
+    return guards is not None and (
+        node in guards.choices or (node in guards.waits and guards.waits[node].kind == "approval")
+    )
 
 
 def _gate(shape: Run, up: int, node: int) -> str:
@@ -87,6 +90,8 @@ def _guard(shape: Run, node: int) -> str:
     said = [guards.when[node].text] if node in guards.when else []
     if (choice := guards.choices.get(node)) is not None:
         said += [f"{name}: {when.text}" for name, when in choice.branches]
+    if (wait := guards.waits.get(node)) is not None and wait.question:
+        said.append(wait.question)
     return escaped("; ".join(said), _GUARD_CHARACTERS)
 
 
@@ -98,9 +103,9 @@ def mermaid(shape: Run) -> str:
     """A Mermaid flowchart; names stand in quotes, with entities for what Mermaid would read."""
     lines = ["flowchart TD"]
     for node, key in enumerate(shape.keys):
-        what, guard = shape.profiles[shape.profile[node]].work, _guard(shape, node)
+        what, guard = work_of(shape, node), _guard(shape, node)
         label = "<br/>".join(_for_mermaid(it) for it in (key, what, f"when {guard}" if guard else "") if it)
-        lines.append(f'    n{node}{{"{label}"}}' if is_choice(shape, node) else f'    n{node}["{label}"]')
+        lines.append(f'    n{node}{{"{label}"}}' if is_decision(shape, node) else f'    n{node}["{label}"]')
 
     def edge(up: int, node: int, rule: str) -> str:
         return f"    n{up} -->|{_for_mermaid(rule)}| n{node}" if rule else f"    n{up} --> n{node}"
@@ -112,9 +117,9 @@ def dot(shape: Run) -> str:
     """A Graphviz digraph."""
     lines = ["digraph {", "    rankdir=LR;", "    node [shape=box];"]
     for node, key in enumerate(shape.keys):
-        what, guard = shape.profiles[shape.profile[node]].work, _guard(shape, node)
+        what, guard = work_of(shape, node), _guard(shape, node)
         label = "\\n".join(_for_dot(it) for it in (key, what, f"when {guard}" if guard else "") if it)
-        lines.append(f'    n{node} [label="{label}"{", shape=diamond" if is_choice(shape, node) else ""}];')
+        lines.append(f'    n{node} [label="{label}"{", shape=diamond" if is_decision(shape, node) else ""}];')
 
     def edge(up: int, node: int, rule: str) -> str:
         return f'    n{up} -> n{node} [label="{_for_dot(rule)}"];' if rule else f"    n{up} -> n{node};"

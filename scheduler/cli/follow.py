@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..client import Event, RunHandle
-from ..core.run import Run
+from ..core.run import Run, work_of
 from ..core.states import ENDED_RUNS, FIRST_ENDED, TARGET, MoveKind, NodeState, RunState
 from ..errors import StoreUnreachable, WaitTimeout
 from .output import note
@@ -59,7 +59,7 @@ class Followed:
         self.failures: deque[Failed] = deque(maxlen=_LAST_FAILURES)
         self.counts = [0] * len(NodeState)
         self.counts[NodeState.PENDING] = run.n
-        self._executors = {key: run.profiles[it].work for key, it in zip(run.keys, run.profile, strict=True)}
+        self._executors = {key: work_of(run, node) for node, key in enumerate(run.keys)}
         self.totals = Counter(self._executors.values())
         self.groups = {executor: [0] * len(NodeState) for executor in self.totals}
         for executor, group in self.groups.items():

@@ -132,6 +132,25 @@ def _value(text: str) -> Any:
         return text
 
 
+def value_of(text: str) -> Any:
+    """An argument that is a value: JSON if it can be read as that, else text; or @FILE with JSON.
+
+    >>> value_of('{"sum": 7}'), value_of("fine")
+    ({'sum': 7}, 'fine')
+
+    Raises:
+        click.UsageError: the file cannot be read, or holds no JSON.
+    """
+    if not text.startswith("@"):
+        return _value(text)
+    try:
+        return json.loads(Path(text[1:]).read_text(encoding="utf-8"))
+    except OSError as missing:
+        raise click.UsageError(f"{text}: cannot be read: {missing.strerror}.") from None
+    except ValueError as broken:
+        raise click.UsageError(f"{text}: is not JSON: {broken}.") from None
+
+
 def _from_file(name: str) -> dict[str, Any]:
     try:
         found = json.loads(Path(name).read_text(encoding="utf-8"))

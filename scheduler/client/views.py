@@ -9,11 +9,14 @@ follows from the rest), the rule is asked again.
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from ..core.rules import Answer
-from ..core.run import Profile, Run, Try
+from ..core.run import Profile, Run, Try, work_of
 from ..core.states import ENDED_RUNS, FIRST_ENDED, NodeState, RunState
+from ..core.waiting import wait_of
+from ..core.waits import Wait
 from ..errors import SHOWN_CHARACTERS, escaped, shown
 
 if TYPE_CHECKING:
@@ -34,7 +37,8 @@ class Event(NamedTuple):
         at_ms: when, by Redis, ms since 1970.
         node: key of the node that moved; None for the run itself.
         move: ready, dispatch, succeed, fail, retry, wake, lose, skip, upstream_fail, cancel, decide (a choice is made),
-            refuse (a guard has no value); wait and late are notes;
+            refuse (a guard has no value), park, hand_over, resolve, expire (waits without a worker begin and end);
+            wait, late, signal, ignored, refused and escalate are notes;
             for the run itself its new state, or the note rewound: the store has lost commits of it.
         attempt: of the node.
         cause: key of the upstream node that brought it about, or None.
@@ -203,7 +207,7 @@ def view_nodes(run: Run, claimed: Mapping[int, tuple[int, str]], workers: Worker
             state,
             run.attempt[node],
             tries,
-            profile.work,
+            work_of(run, node),
             classes[run.profile[node]],
             profile.rule.name,
             run.labels.get(node, {}),
@@ -248,12 +252,36 @@ def _why_pending(profile: Profile, waits_for: tuple[str, ...], upstream: int) ->
     return f"{profile.rule.name} waits for {len(waits_for)} of {upstream} upstream nodes: {names}{more}"
 
 
+def _why_it_waits(run: Run, node: int, wait: Wait) -> str:
+    """Of nodes that are parked, or whose job somebody outside ends."""
+    if node in run.handed:
+        return "its job is begun; waits for somebody outside to end it"
+    since_ms = run.created_at_ms + run.parked[node]
+    if wait.puts_off:
+        return f"waits until {instant_text(wait.due_ms(since_ms))}"
+    until = "" if wait.within_ms is None else f", until {instant_text(since_ms + wait.within_ms)} at most"
+    if wait.kind == "signal":
+        return f"waits for the signal {shown(wait.name)}{until}"
+    return f"waits for an answer{until}: {escaped(wait.question, SHOWN_CHARACTERS)}"
+
+
+def instant_text(at_ms: int) -> str:
+    """An instant in UTC, to the second.
+
+    >>> instant_text(1_700_000_000_000)
+    '2023-11-14T22:13:20Z'
+    """
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def _why(run: Run, node: int, state: NodeState, worker: str, root: int | None) -> str:
     """Of nodes that run, wait for their next try, or have ended."""
     profile = run.profiles[run.profile[node]]
     if state is NodeState.RUNNING:
         return f"on {escaped(worker, SHOWN_CHARACTERS)}" if worker else ""
     if state is NodeState.WAITING:
+        if (wait := wait_of(run, node)) is not None:
+            return _why_it_waits(run, node, wait)
         return f"waits for its next try, failed {run.failures[node]} of at most {profile.max_attempts} times"
     if state in (NodeState.SKIPPED, NodeState.UPSTREAM_FAILED):
         name = profile.rule.name

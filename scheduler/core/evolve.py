@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .events import Decision, Move
 from .retry import counts_as_loss, word_of
-from .run import Run, gather, spread
+from .run import PARKED, Run, gather, spread
 from .states import (
     ENDED_RUNS,
     FIRST_ENDED,
@@ -168,10 +168,14 @@ def _apply_unsent(run: Run, move: Move, offset: int) -> None:
 
 
 def _wait_ends(run: Run, node: int, offset: int, end: str) -> None:
-    """A node that waited has ended: since when and how long it waited, onto its timeline."""
+    """A node that waited has ended: since when and how long it waited, onto its timeline.
+
+    Args:
+        end: how an attempt ends that was handed over.
+    """
     since = run.parked.pop(node, None)
     if since is not None:
-        run.ended[node] = f"{since},,,{max(0, offset - since)},{end},"
+        run.ended[node] = f"{since},,,{max(0, offset - since)},{PARKED},"
     elif node in run.handed:
         claimed_at_ms, worker = run.handed.pop(node)
         run.ended[node] = run.close_try(node, claimed_at_ms, run.created_at_ms + offset, end, worker)

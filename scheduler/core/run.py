@@ -13,7 +13,8 @@ A record is one short line, so that a hundred of them fit a compact hash in Redi
     |  | | | | timeline, one entry per attempt joined by ";": ready (ms after the run's start), then the waits to
     |  | | | |   dispatched, claimed and ended (ms after the one before), how it ended, which worker;
     |  | | | |   ",,,,rewound,20" stands for twenty numbers left out, for the store may have lost such attempts;
-    |  | | | |   "120,,,,parked," for a node that waits without a worker since then (waiting.py), and
+    |  | | | |   "120,,,,parked," for a node that waits without a worker since then (waiting.py), with a number more
+    |  | | | |   when it has ended, for so many ms later; and
     |  | | | |   "120,3,4,,handed over,celery@host" for one whose worker has begun a job that somebody outside will end
     |  | | | losses: attempts that infrastructure took
     |  | | failures: attempts that failed
@@ -66,11 +67,6 @@ class Profile:
     def is_limited(self) -> bool:
         """Whether time may be over for its nodes before or between their attempts."""
         return self.start_ms is not None or self.total_ms is not None
-
-    @property
-    def work(self) -> str:
-        """What its nodes are, in a word for people: the executor's name, or that they are choices."""
-        return self.executor or "choice"
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Profile:
@@ -445,7 +441,7 @@ class Run:
     def tries(self, node: int) -> Iterator[Try]:
         """The node's attempts so far, the current one last; of more than KEPT_TRIES the newest."""
         timeline = self.record(node).split("|")[5]
-        entries = timeline.split(";") if timeline else []
+        entries = [it for it in timeline.split(";") if it and f",{PARKED}," not in it]  # a wait is no attempt
         left_out = sum(int(it.removeprefix(LEFT_OUT)) - 1 for it in entries if it.startswith(LEFT_OUT))
         trimmed = len(entries) >= KEPT_TRIES - 1
         number = max(0, self.attempt[node] - len(entries) - left_out) if trimmed else 0
@@ -484,6 +480,15 @@ def _read_try(number: int, entry: str, created_at_ms: int) -> Try:
     ready, dispatched, claimed, ended = instants
     end, _, why = parts[4].partition(" ")
     return Try(number, ready, dispatched, claimed, ended, end, parts[5], why)
+
+
+def work_of(run: Run, node: int) -> str:
+    """What a node is, in a word for people: its executor's name, or that it is a choice, a timer, a signal..."""
+    executor = run.profiles[run.profile[node]].executor
+    if executor:
+        return executor
+    wait = None if run.guards is None else run.guards.waits.get(node)
+    return "choice" if wait is None else wait.kind
 
 
 def references(template: Template) -> Iterator[int]:

@@ -52,6 +52,12 @@ def timers_of(run: Run, node: int) -> list[str]:
     return found
 
 
+def wait_of(run: Run, node: int) -> Wait | None:
+    """How a node waits at this moment; None when it does not, or only for its next try."""
+    waits = node in run.parked or node in run.handed
+    return run.guards.waits.get(node) if waits and run.guards is not None else None
+
+
 def timer_of_wait(run: Run, node: int) -> str | None:
     """The timer that ends a waiting node's wait; None when only somebody outside can."""
     if node not in run.parked and node not in run.handed:

@@ -22,7 +22,8 @@ from ..wire import RunId
 LOG_PAGE = 1000
 _READY, _DISPATCH, _SUCCEED = int(MoveKind.READY), int(MoveKind.DISPATCH), int(MoveKind.SUCCEED)
 _WORDS = tuple(kind.word for kind in MoveKind)
-_WITH_ERROR = frozenset(map(int, (MoveKind.FAIL, MoveKind.RETRY, MoveKind.LOSE, MoveKind.CANCEL, MoveKind.REFUSE)))
+_K = MoveKind
+_WITH_ERROR = frozenset(map(int, (_K.FAIL, _K.RETRY, _K.LOSE, _K.CANCEL, _K.REFUSE, _K.EXPIRE)))
 
 
 class Pages:

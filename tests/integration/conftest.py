@@ -12,6 +12,7 @@ from scheduler.service.transport import MemoryTransport
 from scheduler.store.connection import connect
 from tests.integration.echo import AtOnce, Echo
 from tests.integration.invariants import check
+from tests.integration.lives import Fate, fate_of
 from tests.integration.stage import Stage
 
 
@@ -81,3 +82,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def folder(tmp_path: Path) -> Path:
     """Where the archive of a test lies; nothing is there yet."""
     return tmp_path / "archive"
+
+
+@pytest.fixture
+def fate(monkeypatch: pytest.MonkeyPatch) -> Fate:
+    """When this test's schedulers die."""
+    return fate_of(monkeypatch)

@@ -46,6 +46,7 @@ _SHARD = {
     r"live": "zset",
     r"expected": "hash",
     r"ended": "zset",
+    r"approvals": "hash",
     r"gone": "hash",
     r"archived:(?P<archived>[0-9a-z]{26})": "string",
     r"dead": "stream",
@@ -55,6 +56,7 @@ _SHARD = {
     rf"{_RUN}:spec:(?P<staged>[0-9a-f]{{32}}:[0-9a-f]{{16}})": "hash",
     rf"{_RUN}:nodes:(?P<bucket>\d+)": "hash",
     rf"{_RUN}:values:(?P<values>\d+)": "hash",
+    rf"{_RUN}:signals": "hash",
     rf"{_RUN}:log": "stream",
     r"blob:(?P<blob>\d+\.[0-9a-z]{26}\.\d+\.\d+\.\d+)": "string",
 }
@@ -74,7 +76,7 @@ _ENDINGS = {
     MoveKind.REFUSE,
 }
 _END_WORDS = frozenset(kind.word for kind in _ENDINGS)
-_NOTES = frozenset({"wait", "late", "rewound"})
+_NOTES = frozenset({"wait", "late", "rewound", "signal", "ignored", "refused", "escalate"})
 _LEFT_OUT = ",,,,rewound,"
 """Begins an entry of a timeline that stands for so many numbers left out."""
 
@@ -105,6 +107,7 @@ def problems(
         yield from _flights(store, shard, runs_of_their_own)
         yield from _indexes(shard)
         yield from _timers(shard)
+        yield from _approvals(shard)
         yield from _blobs(shard, runs_of_their_own)
         for run in shard.runs.values():
             for problem in _run(shard, run):
@@ -122,6 +125,7 @@ class _Stored:
     spec: dict[bytes, bytes] = field(default_factory=dict)
     records: dict[int, str] = field(default_factory=dict)
     values: dict[int, bytes] = field(default_factory=dict)
+    signals: dict[str, str] = field(default_factory=dict)
     log: list[list[Any]] = field(default_factory=list)
 
     @property
@@ -156,6 +160,7 @@ class _Shard:
     blobs: dict[str, int] = field(default_factory=dict)
     gone: dict[str, str] = field(default_factory=dict)
     expected: dict[str, str] = field(default_factory=dict)
+    approvals: dict[str, str] = field(default_factory=dict)
     archived: dict[str, str] = field(default_factory=dict)
 
     def run(self, id_: str) -> _Stored:
@@ -227,6 +232,7 @@ class _Store:
             "ended": lambda: shard.ended.update(_scores(client, key)),
             "gone": lambda: shard.gone.update(_texts(client.hgetall(key))),
             "expected": lambda: shard.expected.update(_texts(client.hgetall(key))),
+            "approvals": lambda: shard.approvals.update(_texts(client.hgetall(key))),
             "dead": lambda: None,
             "dead:counts": lambda: None,
         }
@@ -252,6 +258,8 @@ class _Store:
             run.values |= {int(node): value for node, value in values.items()}
         elif rest.endswith(":spec"):
             run.spec |= client.hgetall(key)
+        elif rest.endswith(":signals"):
+            run.signals |= _texts(client.hgetall(key))
         elif rest.endswith(":log"):
             run.log += (move for _, entry in client.xrange(key) for move in json.loads(entry[b"moves"]))
         else:
@@ -372,7 +380,7 @@ def _timers(shard: _Shard) -> Iterator[str]:
     for id_, run in shard.runs.items():
         for node, record in run.records.items():
             if record[0] == "W":
-                wanted.add(f"{id_} retry:{node}:{record.split('|')[2]}")
+                wanted |= {f"{id_} {name}" for name in _timers_of_wait(run, node, record)}
         if run.state == RunState.CANCELLING:
             wanted.add(f"{id_} grace")
     for timer in sorted(wanted - shard.timers.keys()):
@@ -381,8 +389,43 @@ def _timers(shard: _Shard) -> Iterator[str]:
         id_, _, name = timer.partition(" ")
         live = id_ in shard.live
         deadline = name == "deadline" and live and b"deadline_ms" in shard.runs[id_].fields
-        if timer not in wanted and not deadline:
+        limit = live and name.partition(":")[0] in ("start", "total", "escalate") and _is_open(shard.runs[id_], name)
+        if timer not in wanted and not deadline and not limit:
             yield f"timer {timer}: set, and nothing waits for it (its run {'lives' if live else 'does not live'})"
+
+
+def _timers_of_wait(run: _Stored, node: int, record: str) -> set[str]:
+    """Timers that a waiting node has, by the graph and its record."""
+    _, epoch, attempt, _, _, timeline, _ = record.split("|")
+    last = timeline.rpartition(";")[2].split(",")
+    kind = last[4] if len(last) >= 6 else ""
+    if kind not in ("parked", "handed over"):
+        return {f"retry:{node}:{attempt}"}
+    guards = run.loaded.guards
+    assert guards is not None
+    wait = guards.waits[node]
+    if wait.within_ms is not None or wait.kind in ("timer", "delay") or (kind == "parked" and wait.kind == "outside"):
+        return {f"wait:{node}:{epoch}"}
+    return set()
+
+
+def _is_open(run: _Stored, name: str) -> bool:
+    """Whether the timer of a limit or an escalation speaks of a node that has not ended in that epoch."""
+    _, node, epoch = name.split(":")[:3]
+    record = run.records.get(int(node), "P|1")
+    return record[0] in "PRDNW" and record.split("|")[1] == epoch
+
+
+def _approvals(shard: _Shard) -> Iterator[str]:
+    """Listed is what people are asked: approvals that wait, and no others."""
+    asked = set()
+    for id_, run in shard.runs.items():
+        for node, record in run.records.items():
+            guards = run.loaded.guards if record[0] == "W" else None
+            if guards is not None and node in guards.waits and guards.waits[node].kind == "approval":
+                asked.add(f"{id_} {node} {record.split('|')[1]}")
+    for name in asked ^ shard.approvals.keys():
+        yield f"approval {name}: {'waits, and is not' if name in asked else 'does not wait, and is'} listed"
 
 
 def _blobs(shard: _Shard, runs_of_their_own: bool) -> Iterator[str]:
@@ -439,7 +482,12 @@ def _nodes(run: _Stored) -> Iterator[str]:
         ends = [entry.split(",")[4] if entry.count(",") >= 5 else "" for entry in tries]
         value = run.values.get(node)
         left_out = sum(int(entry.removeprefix(_LEFT_OUT)) - 1 for entry in tries if entry.startswith(_LEFT_OUT))
+        waits = bool(ends) and ends[-1] in ("parked", "handed over")
+        tries = [entry for entry, end in zip(tries, ends, strict=True) if end != "parked"]
+        ends = [end for end in ends if end != "parked"]
         open_tries = {"D": 1, "N": 1, "R": 1}.get(letter, 0)
+        if waits and letter == "W" and int(record.split("|")[3]) > 0 and not number:
+            yield f"node {node}: {record} waits, and has failed without an attempt"
         numbered = len(tries) + left_out
         if numbered != int(number) and len(tries) < KEPT_TRIES - 1:
             yield f"node {node}: {len(tries)} tries on the timeline of {record}"
@@ -544,6 +592,8 @@ _LETTER_OF = {
     "cancel": "C",
     "decide": "S",
     "refuse": "F",
+    "resolve": "S",
+    "expire": "F",
 }
 
 

@@ -410,5 +410,6 @@ def test_a_parked_node_is_loaded_as_it_was() -> None:
     play = Played(g)
     assert play.run.record(0) == "W|1|0|0|0|1,,,,parked,|"
     play.happen(signal("s", 1))
-    assert play.run.record(0) == "S|1|0|0|0|1,,,1,succeeded,|i"
+    assert play.run.record(0) == "S|1|0|0|0|1,,,1,parked,|i"
+    assert list(play.run.tries(0)) == []
     assert NodeState(play.run.state[0]) is NodeState.SUCCEEDED
