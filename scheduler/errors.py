@@ -31,6 +31,7 @@
     │   ├── NodeNotFound        the run has no such node (also a LookupError)
     │   ├── SignalRefused       nothing in the run waits, or will ever wait, for such a signal; `.reason`
     │   ├── AnswerRefused       an approval was not answered: nothing is asked there, or not you; `.reason`
+    │   ├── RequestRefused      the scheduler does not do what was asked of a run; `.why`
     │   ├── WaitTimeout         not ended in time; the run goes on (also a TimeoutError)
     │   └── KeyReused           the idempotency key belongs to a run of another graph
     ├── StoreError              Redis
@@ -633,6 +634,23 @@ class NodeNotFound(RunError, LookupError):
         super().__init__(
             f"run {escaped(run, 64)} has no node {shown(node)}.{did_you_mean(node, known)} "
             f"`celeriac runs show {escaped(run, 64)}` lists its nodes.",
+            run=run,
+        )
+
+
+class RequestRefused(RunError):
+    """What was asked of a run does not fit how it stands, and nothing was changed.
+
+    Attributes:
+        verb: what was asked: cancel, skip, complete, rerun, deadline or priority.  why: it is refused.
+    """
+
+    def __init__(self, run: str, verb: str, why: str) -> None:
+        self.verb = verb
+        self.why = why
+        super().__init__(
+            f"run {escaped(run, 64)} refuses the {escaped(verb, 60)}: {escaped(why)}. "
+            f"`celeriac runs show {escaped(run, 64)} --nodes` tells how its nodes stand.",
             run=run,
         )
 

@@ -107,6 +107,7 @@ class Client:
         labels: Mapping[str, str] | None = None,
         correlation_id: str | None = None,
         deadline: Duration | None = None,
+        priority: int = 0,
         check: bool = True,
     ) -> RunHandle:
         """Makes a run of a graph. Returns when it is stored; everything is checked before anything is.
@@ -118,6 +119,8 @@ class Client:
             labels: names and texts to find the run by, up to 64.
             correlation_id: your own id, handed to every executor.
             deadline: seconds, "10m" or a timedelta from now, by when the run has ended or fails.
+            priority: -9 to 9: whose ready nodes are sent first within a queue class. Those of runs with a lower one
+                wait as long as those of runs with a higher one are ready.
             check: compare with what workers have published (executors, inputs, outputs) and with the declared classes;
                 False submits what no worker knows yet, and the nodes wait for one.
 
@@ -128,7 +131,7 @@ class Client:
             StoreUnreachable: no answer, also not when asked again. Whether the run is stored is then unknown; repeating
                 the call with the same key is harmless.
         """
-        facts = facts_of(key, labels, correlation_id, deadline)
+        facts = facts_of(key, labels, correlation_id, deadline, priority)
         compiled = self._compile(graph_of(graph), check)
         run = new_run_id(time.time_ns() // 1_000_000) if key is None else run_id_for_key(self.namespace, key)
         created = self._access.reach(lambda: self._send(run, compiled, facts))
@@ -145,11 +148,19 @@ class Client:
         labels: Mapping[str, str] | None = None,
         correlation_id: str | None = None,
         deadline: Duration | None = None,
+        priority: int = 0,
         check: bool = True,
     ) -> RunHandle:
         """`submit` for a coroutine, in a thread, because compiling is work. Cancelling it takes nothing back."""
         return await asyncio.to_thread(
-            self.submit, graph, key=key, labels=labels, correlation_id=correlation_id, deadline=deadline, check=check
+            self.submit,
+            graph,
+            key=key,
+            labels=labels,
+            correlation_id=correlation_id,
+            deadline=deadline,
+            priority=priority,
+            check=check,
         )
 
     # --- runs --------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ..core.node_verbs import MOST_PRIORITY
 from ..errors import InvalidValue, SettingsError, quoted, shown
 from ..graph import Graph
 from ..graph.limits import MAX_LABELS, Duration, kind_of, name_of, seconds_of
@@ -55,7 +56,17 @@ def graph_of(graph: object) -> Graph:
     return Graph.from_document(graph)
 
 
-def facts_of(key: object, labels: object, correlation_id: object, deadline: Duration | None) -> dict[str, str | int]:
+def priority_of(value: object) -> int:
+    """A priority, checked."""
+    if type(value) is not int or not -MOST_PRIORITY <= value <= MOST_PRIORITY:
+        problem = "is out of range" if type(value) is int else f"is {kind_of(value)}"
+        raise InvalidValue("priority", value, problem, f"Give a whole number from -{MOST_PRIORITY} to {MOST_PRIORITY}.")
+    return value
+
+
+def facts_of(
+    key: object, labels: object, correlation_id: object, deadline: Duration | None, priority: int = 0
+) -> dict[str, str | int]:
     """Further fields of the run, checked."""
     facts: dict[str, str | int] = {}
     if key is not None:
@@ -73,6 +84,8 @@ def facts_of(key: object, labels: object, correlation_id: object, deadline: Dura
         facts["correlation_id"] = name_of(correlation_id, "correlation_id")
     if deadline is not None:
         facts["deadline_ms"] = max(1, round(seconds_of(deadline, "deadline") * 1000))
+    if priority_of(priority):
+        facts["priority"] = priority
     return facts
 
 
@@ -87,7 +100,7 @@ def who_of(by: object) -> str:
 
 
 def reason_of(value: object) -> str:
-    """Somebody's words, checked."""
+    """Why somebody asks for something: any text, up to MAX_REASON characters."""
     if not isinstance(value, str) or len(value) > MAX_REASON:
         problem = "is too long" if isinstance(value, str) else f"is not text but {kind_of(value)}"
         raise InvalidValue("reason", value, problem, f"Write text of at most {MAX_REASON} characters.")

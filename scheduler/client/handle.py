@@ -20,16 +20,18 @@ from ..store.runs import Runs
 from ..store.summaries import Summary
 from ..wire import RunId
 from .access import Access
+from .asking import Requests
 from .given import reason_of, who_of
 from .outside import Outside
 from .steps import Completed, RunSteps
-from .views import Event, NodeView, Workers, view_nodes
+from .verbs import Verbs
+from .views import Event, NodeView, Workers, reasons_of, view_nodes
 from .waiting import Steps, Stream, Waiting
 
 T = TypeVar("T")
 
 
-class RunHandle(Outside):
+class RunHandle(Verbs, Outside):
     """One run. Made by `Client.submit` and `Client.run`; cheap, and safe to share between threads.
 
     Attributes:
@@ -40,6 +42,7 @@ class RunHandle(Outside):
         self.id = run
         self._access = access
         self._steps = RunSteps(access, run, keys, seen=seen)
+        self._asks = Requests(access, run, self._steps)
 
     def __repr__(self) -> str:
         return f"RunHandle({self.id})"
@@ -69,28 +72,10 @@ class RunHandle(Outside):
 
         def look(runs: Runs) -> list[NodeView]:
             run = runs.load(self.id)
-            return list(view_nodes(run, runs.claimed(run), Workers.read(runs, self._access.settings)))
+            workers = Workers.read(runs, self._access.settings)
+            return list(view_nodes(run, runs.claimed(run), workers, reasons_of(runs, run)))
 
         return self._access.reach(lambda: self._access.reading(self.id, look))
-
-    def cancel(self, reason: str = "") -> None:
-        """Asks for the run to stop: what has not begun is cancelled at once, what runs gets some seconds to end.
-
-        Returns when the request is stored; `wait()` tells when it is done. A run that has ended stays as it is.
-
-        Args:
-            reason: shown wherever the run is; up to 2,000 characters.
-
-        Raises:
-            RunNotFound: there is no such run.
-        """
-        text = reason_of(reason)
-
-        def ask() -> None:
-            self._steps.state()
-            self._access.runs.cancel(self.id, text)
-
-        self._access.reach(ask)
 
     def pause(self, reason: str = "", by: str | None = None) -> None:
         """Asks for nothing more of the run to be sent: what is out ends and counts, what becomes ready waits.
@@ -120,7 +105,7 @@ class RunHandle(Outside):
 
         self._access.reach(ask)
 
-    def retry(self, reason: str = "", timeout: Duration | None = None) -> None:
+    def retry(self, reason: str = "", timeout: Duration | None = None, by: str | None = None) -> None:
         """Runs what failed, or was cancelled, once more, and all that follows from it; what succeeded stays.
 
         Returns when the run goes on. A deadline that it had does not count any more.
@@ -128,6 +113,7 @@ class RunHandle(Outside):
         Args:
             reason: shown wherever the run is; up to 2,000 characters.
             timeout: how long to wait for a scheduler; None waits for ever.
+            by: who asks; None for the user of this process.
 
         Raises:
             RunError: the run has not ended, or nothing in it failed.
@@ -135,8 +121,8 @@ class RunHandle(Outside):
             RunNotFound, StoreUnreachable: see `wait`.
             WaitTimeout: no scheduler has taken it up; the request stands.
         """
-        text = reason_of(reason)
-        self._waiting(self._steps.retry(lambda: self._access.runs.retry(self.id, text)), timeout).result()
+        text, who = reason_of(reason), who_of(by)
+        self._waiting(self._steps.retry(lambda: self._access.runs.retry(self.id, text, who)), timeout).result()
 
     # --- waiting -----------------------------------------------------------------------------------------
 
@@ -249,14 +235,10 @@ class RunHandle(Outside):
         """`nodes` for a coroutine."""
         return await asyncio.to_thread(self.nodes)
 
-    async def aretry(self, reason: str = "", timeout: Duration | None = None) -> None:  # noqa: ASYNC109  as above
+    async def aretry(self, reason: str = "", timeout: Duration | None = None, by: str | None = None) -> None:  # noqa: ASYNC109  as above
         """`retry` for a coroutine."""
-        text = reason_of(reason)
-        await self._waiting(self._steps.retry(lambda: self._access.runs.retry(self.id, text)), timeout).aresult()
-
-    async def acancel(self, reason: str = "") -> None:
-        """`cancel` for a coroutine."""
-        await asyncio.to_thread(self.cancel, reason)
+        text, who = reason_of(reason), who_of(by)
+        await self._waiting(self._steps.retry(lambda: self._access.runs.retry(self.id, text, who)), timeout).aresult()
 
     async def apause(self, reason: str = "", by: str | None = None) -> None:
         """`pause` for a coroutine."""

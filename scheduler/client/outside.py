@@ -208,4 +208,4 @@ def complete(access: Access, token: str, output: Any, error: dict[str, Any] | No
             remedy = "Store it elsewhere and hand over its address."
             raise InvalidValue("output", shown(output), f"has {size:,} bytes, more than may be handed in", remedy)
         record["output"] = output
-    access.reach(lambda: access.runs.tell("complete", attempt.run, record))
+    access.reach(lambda: access.runs.tell("job", attempt.run, record))

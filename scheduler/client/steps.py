@@ -124,7 +124,7 @@ class RunSteps:
 
     def end(self) -> Steps[RunState]:
         """The run's state, once it has ended."""
-        after: str = yield Ask(self._log_end)
+        after: str = yield Ask(self.log_end)
         while True:
             state: RunState = yield Ask(self.state)
             if state in ENDED_RUNS:
@@ -137,7 +137,7 @@ class RunSteps:
 
     def retry(self, ask: Callable[[], None]) -> Steps[None]:
         """Ask for an ended run to be tried again, and wait until its scheduler has taken it up."""
-        after: str = yield Ask(self._log_end)
+        after: str = yield Ask(self.log_end)
         summary: Summary = yield Ask(self._summary)
         if self.access.is_archived(self.run):
             what = "It cannot be retried; submit its graph again"
@@ -180,7 +180,7 @@ class RunSteps:
 
     def result(self) -> Steps[Any]:
         """The output of the run; see RunHandle.result."""
-        run: Run = yield Ask(self._load)
+        run: Run = yield Ask(self.load)
         node = run.returns
         if node is None:
             sinks = [node for node in range(run.n) if run.is_sink(node)]
@@ -279,7 +279,7 @@ class RunSteps:
 
     def _node_end(self, node: int, key: str) -> Steps[Outcome]:
         """A node's outcome, once it has ended."""
-        after: str = yield Ask(self._log_end)
+        after: str = yield Ask(self.log_end)
         yield Ask(self.state)  # a run that is not there has no nodes either
         while True:
             found: dict[int, Outcome] = yield Ask(partial(read_outcomes, self.runs, self.run, [node]))
@@ -334,7 +334,9 @@ class RunSteps:
             return decode(b"null" if raw is None or outcome.output == "n" else raw)
         if state is NodeState.FAILED:
             return NodeFailed(run=self.run, node=key, attempt=outcome.attempt, error=_error(outcome))
-        if state is NodeState.CANCELLED:
+        if state in (NodeState.CANCELLED, NodeState.SKIPPED) and outcome.output == "n":  # by itself, by a person
+            cause = str(_error(outcome).get("message", ""))
+        elif state is NodeState.CANCELLED:
             summary: Summary = yield Ask(self._summary)
             if summary.state is not RunState.FAILED:
                 return RunCancelled(self.run, summary.reason)
@@ -351,9 +353,11 @@ class RunSteps:
             outcome = found[node]
             if outcome.cause is None:
                 said = ""
+                error = _error(outcome)
                 if outcome.state is NodeState.FAILED:
-                    error = _error(outcome)
                     said = f": {error.get('type', '')}: {error.get('message', '')}"
+                elif outcome.output == "n" and error.get("message"):
+                    said = f": {error['message']}"
                 return f"{cause_text(keys[node], outcome.state)}{escaped(said, 300)}"
         return ""
 
@@ -367,18 +371,20 @@ class RunSteps:
 
     # --- questions ---------------------------------------------------------------------------------------
 
-    def _log_end(self) -> str:
+    def log_end(self) -> str:
+        """Id of the newest entry of the run's log; not a step but a plain question."""
         return log_end(self.runs, self.run)
 
-    def _load(self) -> Run:
+    def load(self) -> Run:
+        """The run with all its nodes; not a step but a plain question."""
         found = self.access.reading(self.run, lambda runs: runs.load(self.run))
         self._known_keys = found.keys
         return found
 
     def _keys(self) -> Steps[Sequence[str]]:
         if self._known_keys is None:
-            yield Ask(self._load)
-        assert self._known_keys is not None  # noqa: S101  _load has set it
+            yield Ask(self.load)
+        assert self._known_keys is not None  # noqa: S101  load has set it
         return self._known_keys
 
     def _number(self, key: str) -> Steps[int]:

@@ -8,6 +8,7 @@ follows from the rest), the rule is asked again.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Container, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -18,6 +19,7 @@ from ..core.states import ENDED_RUNS, FIRST_ENDED, NodeState, RunState
 from ..core.waiting import wait_of
 from ..core.waits import Wait
 from ..errors import SHOWN_CHARACTERS, escaped, shown
+from ..wire import RunId
 
 if TYPE_CHECKING:
     from ..settings import QueueClass, Settings
@@ -37,10 +39,11 @@ class Event(NamedTuple):
         at_ms: when, by Redis, ms since 1970.
         node: key of the node that moved; None for the run itself.
         move: ready, dispatch, succeed, fail, retry, wake, lose, skip, upstream_fail, cancel, decide (a choice is made),
-            refuse (a guard has no value), park, hand_over, resolve, expire (waits without a worker begin and end);
-            wait, late, signal, ignored, refused and escalate are notes;
-            for the run itself its new state, or the note rewound: the store has lost commits of it.
-        attempt: of the node.
+            refuse (a guard has no value), reopen (a new epoch), complete (by hand), park, hand_over, resolve, expire
+            (waits without a worker begin and end); wait, late, signal, ignored, refused and escalate are notes;
+            for the run itself its new state, what somebody asked for (cancel, skip, complete, rerun, deadline,
+            priority; refused), or the note rewound: the store has lost commits of it.
+        attempt: of the node; of a request its number.
         cause: key of the upstream node that brought it about, or None.
         why: the reason, in words.
     """
@@ -172,11 +175,27 @@ def state_of(run: Run, node: int, claimed: Container[int] = ()) -> NodeState:
     return state
 
 
-def view_nodes(run: Run, claimed: Mapping[int, tuple[int, str]], workers: Workers) -> Iterator[NodeView]:
+def reasons_of(runs: Runs, run: Run) -> dict[int, str]:
+    """Why nodes were cancelled or skipped by themselves, in the words of whoever asked. One round trip, if any were."""
+    ended = (NodeState.CANCELLED, NodeState.SKIPPED)
+    if not any(run.by_state[state] for state in ended):
+        return {}
+    nodes = [node for node in range(run.n) if run.state[node] in ended and run.output_kind[node]]
+    found = runs.values(RunId(run.id), nodes) if nodes else {}
+    return {node: str(json.loads(raw).get("message", "")) for node, raw in found.items()}
+
+
+def view_nodes(
+    run: Run,
+    claimed: Mapping[int, tuple[int, str]],
+    workers: Workers,
+    reasons: Mapping[int, str] | None = None,
+) -> Iterator[NodeView]:
     """Every node of a run, in topological order. O(nodes + edges).
 
     Args:
         claimed: node -> (claimed at, ms; worker), see Runs.claimed.
+        reasons: node -> why it was cancelled or skipped by itself, see `reasons_of`.
     """
     classes = [workers.queue_class(profile) for profile in run.profiles]
     roots: dict[int, int] = {}
@@ -200,8 +219,14 @@ def view_nodes(run: Run, claimed: Mapping[int, tuple[int, str]], workers: Worker
             why = escaped(f"the run is {run.reason}", SHOWN_CHARACTERS) if paused else workers.why_not_sent(profile)
         elif state is NodeState.DISPATCHED:
             why = workers.why_not_begun(profile)
+        elif reasons and node in reasons:
+            why = escaped(reasons[node], SHOWN_CHARACTERS)
+        elif state is NodeState.SUCCEEDED and tries and tries[-1].end == "completed":
+            why = f"completed by {escaped(worker, SHOWN_CHARACTERS) or 'hand'}"
         else:
             why = _why(run, node, state, worker, roots.get(node))
+        if node in run.leaving:
+            why = escaped(f"is being {run.leaving[node]}", SHOWN_CHARACTERS)
         yield NodeView(
             run.keys[node],
             state,

@@ -80,7 +80,8 @@ def see(
         sight.error(move.node, move.error)
     if target != NodeState.SUCCEEDED or move.node not in sight.guards.gates:
         return {}
-    branch = json.loads(decision.outputs[move.node])["branch"] if move.node in sight.guards.choices else None
+    chosen = move.node in sight.guards.choices
+    branch = json.loads(decision.outputs[move.node])["branch"] if chosen else None
     shut, broken = sight.closed(move.node, branch)
     for child, failed in broken.items():
         shut[child] = ""

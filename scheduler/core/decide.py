@@ -12,37 +12,57 @@ from collections import Counter
 from collections.abc import Callable, Container
 from typing import Any
 
-from .branching import SHOWN_REASON, begin, see, stop_if_true
+from .branching import begin, see, stop_if_true
 from .events import (
     STALE,
     Admitted,
     Answered,
     CancelRequested,
     Completed,
+    CompleteRequested,
     DeadlinePassed,
+    DeadlineRequested,
     Decision,
+    Ending,
     Escalated,
     Event,
     GraceOver,
     LeaseExpired,
     Move,
+    NodeGraceOver,
+    NodesCancelRequested,
     Opened,
     PauseRequested,
+    PriorityRequested,
     Reported,
+    RerunRequested,
     ResumeRequested,
     RetryDue,
     RetryRequested,
     Signalled,
+    SkipRequested,
     StartLimitPassed,
     Timer,
     TotalLimitPassed,
     WaitOver,
 )
 from .guards import Sight
+from .node_verbs import (
+    cancelled_with_the_run,
+    complete_requested,
+    deadline_requested,
+    graces_again,
+    node_grace_over,
+    nodes_cancel_requested,
+    priority_requested,
+    rerun_requested,
+    skip_requested,
+)
 from .retry import MOST_EXCUSED, counts_as_loss, wait_ms, word_of
 from .rules import Answer
 from .run import CLOSED, COUNTED_AS, GOOD_ENDS, Run
 from .states import (
+    BAD_ENDS,
     ENDED_RUNS,
     FIRST_ENDED,
     GOING_ON,
@@ -52,9 +72,19 @@ from .states import (
     NodeState,
     RunState,
 )
+from .verbs import (
+    cancel_requested,
+    deadline_passed,
+    grace_over,
+    pause_requested,
+    resume_requested,
+    retry_requested,
+    wind_down,
+)
 from .waiting import (
     answered,
     escalated,
+    leave_timer,
     limit_start,
     limit_wait,
     signalled,
@@ -62,16 +92,10 @@ from .waiting import (
     still_waits,
     take_up_signals,
     timed_out,
-    timers_of,
     total_limit_passed,
     wait_over,
 )
 from .waits import Wait
-
-Ending = tuple[int | None, int, str, str]
-"""Of an attempt: claimed at, ended at, worker, output kind."""
-GRACE_MS = 15_000
-"""How long attempts that run when their run is cancelled may still end by themselves."""
 
 _READY, _DISPATCH, _SUCCEED, _SKIP, _UPSTREAM_FAIL = (
     int(MoveKind.READY),
@@ -84,7 +108,6 @@ _WAIT, _START = Answer.WAIT, Answer.START
 _PENDING, _AT_READY, _WAITING = int(NodeState.PENDING), int(NodeState.READY), int(NodeState.WAITING)
 _IN_FLIGHT = frozenset(map(int, IN_FLIGHT))
 _RUNNING, _PAUSED = RunState.RUNNING, RunState.PAUSED
-_BAD_ENDS = (NodeState.FAILED, NodeState.UPSTREAM_FAILED, NodeState.CANCELLED)
 
 
 def decide(run: Run, event: Event, now: int) -> Decision:
@@ -98,7 +121,10 @@ def decide(run: Run, event: Event, now: int) -> Decision:
     Returns:
         The moves, in order, and what else is to be done; STALE when the event concerns what is over.
     """
-    if (run.run_state in ENDED_RUNS) is not (type(event) is RetryRequested):
+    if run.run_state in ENDED_RUNS:
+        if type(event) not in _OPENING:
+            return STALE
+    elif type(event) is RetryRequested:
         return STALE
     return _ANSWERS[type(event)](run, event, now)
 
@@ -170,7 +196,7 @@ def _wait_over(run: Run, event: WaitOver, now: int) -> Decision:
         claimed_at_ms, worker = run.handed[node]
         error = timed_out("nobody has ended the job outside in time", "JobTimeout") | {"origin": "external"}
         return _failed(run, node, error, (claimed_at_ms, now, worker, "none"), now, event.chance)
-    return _and_what_follows(wait_over)(run, event, now)
+    return _followed(wait_over)(run, event, now)
 
 
 def _failed(
@@ -183,8 +209,8 @@ def _failed(
     retry_after_ms: int | None = None,
 ) -> Decision:
     """A failed attempt: the node waits for its next try, or has failed for good."""
-    if run.run_state is RunState.CANCELLING:
-        return _finish(run, Decision([Move(node, MoveKind.CANCEL, -1, run.reason, error)], ending), now)
+    if run.run_state is RunState.CANCELLING or node in run.leaving:
+        return _cancelled(run, node, error, ending, now)
     profile = run.profiles[run.profile[node]]
     kind = str(error.get("kind", "transient"))
     failures = run.failures[node] + 1
@@ -208,8 +234,8 @@ def _failed(
 
 def _lost(run: Run, node: int, error: dict[str, Any], ending: Ending, now: int) -> Decision:
     """An attempt that infrastructure took: at once again, under a cap of its own against poison."""
-    if run.run_state is RunState.CANCELLING:
-        return _finish(run, Decision([Move(node, MoveKind.CANCEL, -1, run.reason, error)], ending), now)
+    if run.run_state is RunState.CANCELLING or node in run.leaving:
+        return _cancelled(run, node, error, ending, now)
     if counts_as_loss(error):
         losses, most, what = run.losses[node] + 1, run.profiles[run.profile[node]].max_losses, "losses"
         why = f"lost: {losses} attempts lost to infrastructure, at most {most} allowed"
@@ -225,6 +251,12 @@ def _lost(run: Run, node: int, error: dict[str, Any], ending: Ending, now: int) 
     decision = Decision([Move(node, MoveKind.LOSE, -1, why, error)], ending)
     limit_start(run, node, decision, now, first=False)
     return decision
+
+
+def _cancelled(run: Run, node: int, error: dict[str, Any], ending: Ending, now: int) -> Decision:
+    """An attempt of what is being cancelled ended otherwise than well: it is not tried again."""
+    why = run.leaving.get(node, run.reason)
+    return _finish(run, Decision([Move(node, MoveKind.CANCEL, -1, why, error)], ending), now)
 
 
 def _last_one(run: Run) -> str:
@@ -262,10 +294,12 @@ def _lease_expired(run: Run, event: LeaseExpired, now: int) -> Decision:
 def _opened(run: Run, event: Opened, now: int) -> Decision:
     """Every pending node asks its rule. What was decided before a crash and not recorded is decided again."""
     if run.run_state is RunState.CANCELLING:
-        return _wind_down(run, event, now)
+        return _end(run, wind_down(run, event, now))
     decision = Decision()
     if run.deadline_at_ms is not None and not event.first:
         decision.timers.append(Timer("deadline", run.deadline_at_ms))
+    if run.leaving and not event.first:
+        graces_again(run, decision, now)
     if _stop_broken_off(run):
         return decision
     sight = Sight.of(run, decision, now)
@@ -296,7 +330,7 @@ def _ask(run: Run, node: int, decision: Decision, sight: Sight | None) -> bool:
     elif answer is Answer.SKIP:
         moves.append(Move(node, _SKIP, _cause(run, node, (NodeState.SKIPPED,)), seen))
     else:
-        moves.append(Move(node, _UPSTREAM_FAIL, _cause(run, node, _BAD_ENDS), seen))
+        moves.append(Move(node, _UPSTREAM_FAIL, _cause(run, node, BAD_ENDS), seen))
     return True
 
 
@@ -368,6 +402,9 @@ def _end(run: Run, decision: Decision) -> Decision:
             closing += 1
             if target not in GOOD_ENDS and run.is_sink(move[0]):
                 bad += 1
+    if run.leaving:
+        gone = (move.node for move in decision.moves if TARGET[move.kind] >= FIRST_ENDED and move.node in run.leaving)
+        decision.cancelled += (leave_timer(run, node) for node in gone)
     if run.open == closing and not _stop_broken_off(run):
         decision.cancelled.append("deadline")
         if run.run_state is RunState.CANCELLING:
@@ -384,7 +421,7 @@ def _end(run: Run, decision: Decision) -> Decision:
 
 def _stop_broken_off(run: Run) -> bool:
     """Whether a crash kept the end of a stop from the record. The event that stops the run comes again and ends it."""
-    return run.run_state in GOING_ON and run.by_state[NodeState.CANCELLED] > 0
+    return run.run_state in GOING_ON and bool(cancelled_with_the_run(run))
 
 
 def _admitted(run: Run, event: Admitted, _now: int) -> Decision:
@@ -406,106 +443,38 @@ def _retry_due(run: Run, event: RetryDue, now: int) -> Decision:
     return decision
 
 
-def _pause_requested(run: Run, event: PauseRequested, _now: int) -> Decision:
-    """Nothing more is sent. Attempts that are out end and are followed; timers and the deadline go on."""
-    if run.run_state is not RunState.RUNNING:
-        return STALE
-    return Decision(run=RunState.PAUSED, why=_words("paused", event.reason, event.by))
+def _grace_over(run: Run, event: GraceOver, now: int) -> Decision:
+    decision = grace_over(run, event, now)
+    return decision if decision.stale else _end(run, decision)
 
 
-def _resume_requested(run: Run, event: ResumeRequested, _now: int) -> Decision:
-    if run.run_state is not RunState.PAUSED:
-        return STALE
-    return Decision(run=RunState.RUNNING, why=_words("resumed", event.reason, event.by), resumes=True)
+def _opens_again(run: Run, decision: Decision) -> bool:
+    return any(run.state[it.node] >= FIRST_ENDED or it.kind == MoveKind.REOPEN for it in decision.moves)
 
 
-def _words(what: str, reason: str, by: str) -> str:
-    """What somebody did and why, for the run and its log."""
-    return f"{what}{f' by {by}' if by else ''}{f': {reason}' if reason else ''}"
+def _followed(answer: Callable[[Run, Any, int], Decision]) -> Callable[[Run, Any, int], Decision]:
+    """What somebody asks of nodes of a run that goes on, followed to the nodes downstream, which ask their rules."""
 
-
-def _cancel_requested(run: Run, event: CancelRequested, now: int) -> Decision:
-    return _stop(run, f"cancelled: {event.reason}", event.running, now, event.end)
-
-
-def _deadline_passed(run: Run, _event: DeadlinePassed, now: int) -> Decision:
-    decision = _stop(run, "the run's deadline passed", frozenset(), now)
-    if not decision.stale:
-        decision.run = RunState.FAILED
-    return decision
-
-
-def _stop(run: Run, reason: str, running: frozenset[int], now: int, end: int | None = None) -> Decision:
-    """Cancel what has not begun, up to `end` or all; what runs gets a grace. A second request changes nothing."""
-    if run.run_state is RunState.CANCELLING:
-        return STALE
-    decision = Decision(why=reason)
-    end = run.n if end is None else end
-    for node, state in enumerate(run.state):
-        if state < FIRST_ENDED and (node not in running if state in _IN_FLIGHT else node < end):
-            _cancel(run, node, reason, decision)
-    decision.cancelled.append("deadline")
-    if run.open == len(decision.moves):
-        decision.run = RunState.CANCELLED
-    else:
-        decision.run = RunState.CANCELLING
-        decision.timers.append(Timer("grace", now + GRACE_MS))
-    return decision
-
-
-def _cancel(run: Run, node: int, reason: str, decision: Decision) -> None:
-    decision.moves.append(Move(node, MoveKind.CANCEL, -1, reason[:SHOWN_REASON]))
-    if run.state[node] == _WAITING or (run.guards is not None and node in run.guards.timed):
-        decision.cancelled += timers_of(run, node)
-
-
-def _wind_down(run: Run, event: Opened, now: int) -> Decision:
-    """A stop goes on, part by part: what has not begun is cancelled. What runs gets a grace again when it begins anew,
-    for that is after a crash.
-    """
-    decision = Decision()
-    for node, state in enumerate(run.state[event.first : event.end], event.first):
-        if state < FIRST_ENDED and state not in _IN_FLIGHT:
-            _cancel(run, node, run.reason, decision)
-    if run.open > len(decision.moves) and not event.first:
-        decision.timers.append(Timer("grace", now + GRACE_MS))
-    return _end(run, decision)
-
-
-def _grace_over(run: Run, _event: GraceOver, _now: int) -> Decision:
-    if run.run_state is not RunState.CANCELLING:
-        return STALE
-    moves = [Move(node, MoveKind.CANCEL, -1, run.reason) for node, state in enumerate(run.state) if state < FIRST_ENDED]
-    return _end(run, Decision(moves))
-
-
-def _retry_requested(run: Run, event: RetryRequested, _now: int) -> Decision:
-    """Nodes that ended badly, and all that came after them, are pending again. O(nodes + edges).
-
-    A node of an ended run that is pending already was opened by a retry that a crash broke off: this is the same
-    request again, and it goes on from there.
-    """
-    again = bytearray(run.n)
-    moves = []
-    for node, state in enumerate(run.state):  # upstream nodes first
-        if state == _PENDING:
-            again[node] = 1
-        elif state in _BAD_ENDS or (state >= FIRST_ENDED and any(again[up] for up in run.upstream(node))):
-            again[node] = 1
-            moves.append(
-                Move(node, MoveKind.REOPEN, -1, "" if state in _BAD_ENDS else "follows a node that runs again")
-            )
-    return Decision(moves, run=RunState.RUNNING, why=f"retry: {event.reason}") if any(again) else STALE
-
-
-def _and_what_follows(answer: Callable[[Run, Any, int], Decision]) -> Callable[[Run, Any, int], Decision]:
-    """An answer, and what follows from the nodes that end by it."""
-
-    def whole(run: Run, event: Any, now: int) -> Decision:
+    def follow(run: Run, event: Event, now: int) -> Decision:
         decision = answer(run, event, now)
-        return decision if decision.stale or not decision.moves else _finish(run, decision, now)
+        if not decision.moves:
+            return decision
+        if run.run_state is RunState.CANCELLING:
+            return _end(run, decision)
+        sight, moved = Sight.of(run, decision, now), {move.node: [-1, 0, 0, 0] for move in decision.moves}
+        if _opens_again(run, decision):  # what follows asks its rule when the run is opened, in the next turn
+            if sight is not None:
+                see(run, decision.moves[0], TARGET[decision.moves[0].kind], decision, sight, moved)
+            return decision
+        if sight is not None:
+            for move in decision.moves:
+                sight.moved(move.node, TARGET[move.kind])
+        _cascade(run, decision, moved, sight)
+        if sight is not None:
+            stop_if_true(run, decision, sight, {move.node for move in decision.moves})
+        return _end(run, decision)
 
-    return whole
+    return follow
 
 
 _ANSWERS: dict[type, Callable[[Run, Any, int], Decision]] = {
@@ -514,17 +483,26 @@ _ANSWERS: dict[type, Callable[[Run, Any, int], Decision]] = {
     Reported: _reported,
     LeaseExpired: _lease_expired,
     RetryDue: _retry_due,
-    DeadlinePassed: _deadline_passed,
-    CancelRequested: _cancel_requested,
+    DeadlinePassed: deadline_passed,
+    CancelRequested: cancel_requested,
     GraceOver: _grace_over,
-    RetryRequested: _retry_requested,
-    PauseRequested: _pause_requested,
-    ResumeRequested: _resume_requested,
+    RetryRequested: retry_requested,
+    PauseRequested: pause_requested,
+    ResumeRequested: resume_requested,
+    NodesCancelRequested: _followed(nodes_cancel_requested),
+    NodeGraceOver: _followed(node_grace_over),
+    SkipRequested: _followed(skip_requested),
+    CompleteRequested: _followed(complete_requested),
+    RerunRequested: _followed(rerun_requested),
+    DeadlineRequested: deadline_requested,
+    PriorityRequested: priority_requested,
     Completed: _completed,
     WaitOver: _wait_over,
     Escalated: escalated,
-    StartLimitPassed: _and_what_follows(start_limit_passed),
-    TotalLimitPassed: _and_what_follows(total_limit_passed),
-    Signalled: _and_what_follows(signalled),
-    Answered: _and_what_follows(answered),
+    StartLimitPassed: _followed(start_limit_passed),
+    TotalLimitPassed: _followed(total_limit_passed),
+    Signalled: _followed(signalled),
+    Answered: _followed(answered),
 }
+_OPENING = frozenset({RetryRequested, CompleteRequested, RerunRequested})
+"""Requests that an ended run takes."""

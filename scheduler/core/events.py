@@ -10,8 +10,21 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .guards import Facts
+from .run import Act
 from .states import RunState
 from .waits import Signal
+
+
+class Asker(NamedTuple):
+    """Who asks for something, and why, in that person's words.
+
+    Attributes:
+        number: of the request, 0 for none; the same number again is the same request.
+    """
+
+    reason: str = ""
+    by: str = ""
+    number: int = 0
 
 
 class Opened(NamedTuple):
@@ -98,16 +111,18 @@ class CancelRequested(NamedTuple):
     reason: str
     running: frozenset[int]
     end: int | None = None
+    by: str = ""
 
 
 class RetryRequested(NamedTuple):
     """Somebody wants what failed in an ended run, and what follows from it, to run again.
 
     Attributes:
-        reason: in that person's words.
+        reason: in that person's words.  by: who that is.
     """
 
     reason: str
+    by: str = ""
 
 
 class PauseRequested(NamedTuple):
@@ -224,6 +239,70 @@ class Completed(NamedTuple):
     facts: Facts | None = None
 
 
+class NodesCancelRequested(NamedTuple):
+    """Somebody wants some nodes of a run to stop; the run goes on.
+
+    Attributes:
+        running: those whose attempts a worker has claimed; they get a grace to end, unless it is to be at once.
+        region: the name by which they were asked for; "" for by their own.
+    """
+
+    nodes: tuple[int, ...]
+    running: frozenset[int]
+    asker: Asker
+    at_once: bool = False
+    region: str = ""
+
+
+class NodeGraceOver(NamedTuple):
+    """An attempt of a node that is being cancelled has had its time."""
+
+    node: int
+    attempt: int
+
+
+class SkipRequested(NamedTuple):
+    """Somebody wants a node that has not been sent to be passed over."""
+
+    node: int
+    asker: Asker
+
+
+class CompleteRequested(NamedTuple):
+    """Somebody gives the output of a node that has none.
+
+    Attributes:
+        output: raw JSON, checked.
+        facts: what the graph's expressions read of it; None for nothing.
+    """
+
+    node: int
+    output: bytes
+    asker: Asker
+    facts: Facts | None = None
+
+
+class RerunRequested(NamedTuple):
+    """Somebody wants nodes, and all that follows from them, to run again."""
+
+    nodes: tuple[int, ...]
+    asker: Asker
+
+
+class DeadlineRequested(NamedTuple):
+    """Somebody sets the run's deadline, ms since 1970, or takes it away."""
+
+    at_ms: int | None
+    asker: Asker
+
+
+class PriorityRequested(NamedTuple):
+    """Somebody sets the run's priority, -9 to 9."""
+
+    priority: int
+    asker: Asker
+
+
 Event = (
     Opened
     | Admitted
@@ -243,6 +322,13 @@ Event = (
     | Signalled
     | Answered
     | Completed
+    | NodesCancelRequested
+    | NodeGraceOver
+    | SkipRequested
+    | CompleteRequested
+    | RerunRequested
+    | DeadlineRequested
+    | PriorityRequested
 )
 
 
@@ -279,6 +365,10 @@ class Note(NamedTuple):
     why: str
 
 
+Ending = tuple[int | None, int, str, str]
+"""Of an attempt: claimed at, ended at, worker, output kind."""
+
+
 @dataclass(slots=True)
 class Decision:
     """What follows from an event: moves of nodes, timers, perhaps the end of the run.
@@ -291,17 +381,23 @@ class Decision:
         run: the run's new state, with its reason in `why`.
         facts: node -> what expressions may see of it from now on.
         closed: node -> downstream nodes for which the edge from it is closed.
-        outputs: node -> raw JSON of an output that no worker reported: the branch of a choice, a signal, an answer.
+        outputs: node -> raw JSON of an output that no worker reported: the branch of a choice, a signal, an answer,
+            what a person gave.
         signals: that the run takes.
         taken: (id of a signal, (node, epoch) whose wait it ends).
         notes: lines for the log that are no moves.
         resumes: a paused run goes on, with what it had.
         stopped: a stop condition is true: how the run ends, and why in words.
+        act: what somebody asked for and gets; kept with the run.
+        told: a line for the run's log about a request: its verb or "refused", its number, and why.
+        apart: nodes that are cancelled or skipped by themselves, not by a rule or with their run.
+        leaving: nodes that are being cancelled while their attempts have a grace, each with the reason.
+        deadline: the run's deadline from now on, (None,) for none; () leaves it.  priority: the same.
         stale: the event concerned a past attempt or an ended node, so it decided nothing.
     """
 
     moves: list[Move] = field(default_factory=list)
-    ending: tuple[int | None, int, str, str] | None = None
+    ending: Ending | None = None
     timers: list[Timer] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     run: RunState | None = None
@@ -314,6 +410,12 @@ class Decision:
     taken: list[tuple[str, tuple[int, int]]] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     resumes: bool = False
+    act: Act | None = None
+    told: tuple[str, int, str] | None = None
+    apart: tuple[int, ...] = ()
+    leaving: dict[int, str] = field(default_factory=dict)
+    deadline: tuple[int | None] | tuple[()] = ()
+    priority: int | None = None
     stale: bool = False
 
 

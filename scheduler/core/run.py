@@ -9,7 +9,9 @@ A record is one short line, so that a hundred of them fit a compact hash in Redi
     S|1|1|0|0|120,3,4,17,succeeded,celery@host|i
     |  | | | | |                               output: i inline, b blob, n none, and after a colon the nodes to which
     |  | | | | |                                 the edge is closed: "i:4,9"; or the node that caused a skip;
-    |  | | | | |                                 before the end: excused losses of this epoch, "" for none
+    |  | | | | |                                 of a node that a person skipped, or cancelled apart from its run: n;
+    |  | | | | |                                 before the end: excused losses of this epoch, "" for none, and behind a
+    |  | | | | |                                 "!" why the node is being cancelled while its attempt has a grace
     |  | | | | timeline, one entry per attempt joined by ";": ready (ms after the run's start), then the waits to
     |  | | | |   dispatched, claimed and ended (ms after the one before), how it ended, which worker;
     |  | | | |   ",,,,rewound,20" stands for twenty numbers left out, for the store may have lost such attempts;
@@ -89,6 +91,38 @@ class Try(NamedTuple):
     """Of a lost attempt: the type of its error."""
 
 
+class Act(NamedTuple):
+    """What somebody has asked of a run, and got.
+
+    Attributes:
+        at_ms: when it was decided, by Redis, ms since 1970.
+        verb: cancel, skip, complete, rerun, deadline, priority, pause, resume, retry.
+        by, reason: who asked and why; "" when not said.
+        number: of the request, 0 for none; the same number again is the same request.
+        nodes: how many it was about, 0 for the run as a whole.  what: the first of their keys, or a value.
+    """
+
+    at_ms: int
+    verb: str
+    by: str
+    reason: str
+    number: int = 0
+    nodes: int = 0
+    what: str = ""
+
+    @classmethod
+    def from_record(cls, record: object) -> Act:
+        """Read one as the store keeps it: a list, of which later versions may have made a longer one."""
+        at_ms, verb, by, reason, number, nodes, what = record[:7]  # type: ignore[index]  # a list, else it raises
+        return cls(int(at_ms), str(verb), str(by), str(reason), int(number), int(nodes), str(what))
+
+
+AGAIN = "+"
+"""Behind the number of a completion by hand in a timeline: the node had ended before, so nodes after it were opened."""
+KEPT_ACTS = 50
+"""Of one run; all of them stand in its log."""
+ACT_REASON = 500
+"""Characters of a reason that an Act keeps; the log has it whole."""
 MAX_WORKER = 200
 """Characters of a worker's name that a timeline keeps."""
 
@@ -97,6 +131,8 @@ STEP = 2000
 _UNSAFE = re.compile(r"[|;\ud800-\udfff]")
 """What would break a record, should a worker's name hold it: its separators, and what UTF-8 cannot carry."""
 
+REGION = "region"
+"""The label that says to which region a node belongs; "prices/eu" is a region inside "prices"."""
 LEFT_OUT = ",,,,rewound,"
 """How an entry of a timeline begins that stands for numbers which no attempt got; then how many."""
 UNCLAIMED_AT_MOST = 8
@@ -126,6 +162,9 @@ class Run:
         guards: the graph's expressions; None when it has none.
         facts: node -> what they may see of it.  closed: node -> nodes to which its edge is closed.
         stopped: a stop condition is true: how the run ends, and why.
+        leaving: node -> why it is being cancelled, while its attempt has a grace to end by itself.
+        priority: -9 to 9; the nodes of a run with a higher one are sent first within their class.
+        acts: what people have asked of it, the newest KEPT_ACTS.
         by_state: NodeState -> number of nodes.
         open: nodes that have not ended.  bad: sinks that ended otherwise than succeeded or skipped.
         floor: new attempts get higher numbers than this; above 0 only after the store lost commits of this run.
@@ -179,6 +218,9 @@ class Run:
     handed: dict[int, tuple[int | None, str]] = field(default_factory=dict)
     signals: dict[str, Signal] = field(default_factory=dict)
     stopped: tuple[RunState, str] | None = None
+    leaving: dict[int, str] = field(default_factory=dict)
+    priority: int = 0
+    acts: list[Act] = field(default_factory=list)
 
     @property
     def n(self) -> int:
@@ -336,11 +378,13 @@ class Run:
             if tries:
                 self.ended[node] = tries.pop()
             spread(self, node, state)
-        else:
-            if last.isdecimal():
-                self.excused[node] = int(last)
-            if state == NodeState.WAITING and tries:
-                self._take_wait(node, tries)
+        elif last:
+            excused, mark, why = last.partition("!")
+            self.excused[node] = int(excused) if excused.isdecimal() else 0
+            if mark:
+                self.leaving[node] = why
+        if state == NodeState.WAITING and tries:
+            self._take_wait(node, tries)
         if state in _TRYING:
             ready, waited = tries.pop().split(",")[:2]
             self.ready_at[node] = int(ready)
@@ -395,6 +439,8 @@ class Run:
                 last += f":{','.join(map(str, self.closed[node]))}"
         else:
             last = str(self.excused[node] or "")
+            if node in self.leaving:
+                last += f"!{self.leaving[node]}"
             if state in IN_FLIGHT:
                 ready = self.ready_at[node]
                 now = f"{ready},{self.dispatched_at[node] - ready}"
@@ -407,6 +453,13 @@ class Run:
         timeline = f"{past};{now}" if past and now else past or now
         counts = f"{self.attempt[node]}|{self.failures[node]}|{self.losses[node]}"
         return f"{LETTERS[state]}|{self.epoch[node]}|{counts}|{timeline}|{last}"
+
+    def recall_end(self, node: int, raw: bytes) -> None:
+        """The timeline entry of the attempt that ended a node, from its record, where memory has let go of it."""
+        timeline = raw.decode().split("|", 6)[5]
+        past = self.past.get(node, "")
+        if node not in self.ended and timeline != past:
+            self.ended[node] = timeline.rpartition(";")[2]
 
     def attempt_id(self, shard: int, node: int) -> str:
         """Text form of the node's newest attempt, as wire.AttemptId has it."""

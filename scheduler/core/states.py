@@ -10,7 +10,8 @@ changes nothing. Names are Airflow's and Temporal's where they have one.
 
     pending -> succeeded        decide: a choice is no work, the scheduler makes it itself
     pending -> failed           refuse: a guard or a choice has no value
-    pending, ready, waiting -> skipped      skip: a rule, a guard, or the end of a run that has what it wants
+    pending, ready, waiting -> skipped      skip: a rule, a guard, a person, or the end of a run that has what it wants
+    anything open, or ended badly -> succeeded      complete: a person gives the output
 
     pending -> waiting          park: for an instant, a signal or a person; no worker is held
     running -> waiting          hand_over: its worker has begun a job that somebody outside will end
@@ -21,7 +22,8 @@ changes nothing. Names are Airflow's and Temporal's where they have one.
 the next event of that attempt. A report therefore implies its claim: moves that end an attempt
 start from dispatched as well as from running.
 
-An ended node is opened again only when somebody asks for a retry of its run; that is a new epoch of the node.
+An ended node is opened again only when somebody asks for it: a retry of its run, a re-run from it or from a node before
+it, or an output by hand before it. That is a new epoch of the node; what has begun after such a node begins anew too.
 """
 
 from __future__ import annotations
@@ -66,6 +68,7 @@ OPEN = frozenset({NodeState.PENDING, NodeState.READY, NodeState.DISPATCHED, Node
 IN_FLIGHT = frozenset({NodeState.DISPATCHED, NodeState.RUNNING})
 GOING_ON = frozenset({RunState.RUNNING, RunState.PAUSED})
 """Runs of which ends are followed; nodes of a paused one become ready, and are not sent."""
+BAD_ENDS = frozenset({NodeState.FAILED, NodeState.UPSTREAM_FAILED, NodeState.CANCELLED})
 ENDED_RUNS = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})
 FIRST_ENDED = NodeState.SUCCEEDED
 """States from here on are final: `state >= FIRST_ENDED`."""
@@ -95,6 +98,7 @@ class MoveKind(enum.IntEnum):
     HAND_OVER = 15
     RESOLVE = 16
     EXPIRE = 17
+    COMPLETE = 18
 
     @property
     def word(self) -> str:
@@ -117,13 +121,14 @@ MOVES: dict[MoveKind, tuple[frozenset[NodeState], NodeState]] = {
     MoveKind.SKIP: (frozenset({_S.PENDING, _S.READY, _S.WAITING}), _S.SKIPPED),
     MoveKind.UPSTREAM_FAIL: (frozenset({_S.PENDING}), _S.UPSTREAM_FAILED),
     MoveKind.CANCEL: (OPEN, _S.CANCELLED),
-    MoveKind.REOPEN: (frozenset(_S) - OPEN, _S.PENDING),
+    MoveKind.REOPEN: (frozenset(_S) - {_S.PENDING}, _S.PENDING),
     MoveKind.DECIDE: (frozenset({_S.PENDING}), _S.SUCCEEDED),
     MoveKind.REFUSE: (frozenset({_S.PENDING}), _S.FAILED),
     MoveKind.PARK: (frozenset({_S.PENDING}), _S.WAITING),
     MoveKind.HAND_OVER: (IN_FLIGHT, _S.WAITING),
     MoveKind.RESOLVE: (frozenset({_S.WAITING}), _S.SUCCEEDED),
     MoveKind.EXPIRE: (frozenset({_S.READY, _S.WAITING}), _S.FAILED),
+    MoveKind.COMPLETE: (OPEN | BAD_ENDS, _S.SUCCEEDED),
 }
 
 RUN_MOVES: dict[RunState, frozenset[RunState]] = {
@@ -139,10 +144,13 @@ RUN_MOVES: dict[RunState, frozenset[RunState]] = {
     RunState.CANCELLED: frozenset({RunState.RUNNING}),
 }
 
-TARGET: tuple[int, ...] = tuple(int(MOVES[kind][1]) for kind in MoveKind)
+_BY_NUMBER = {int(kind): MOVES[kind] for kind in MoveKind}
+_NO_MOVE: tuple[frozenset[NodeState], NodeState] = (frozenset(), _S.PENDING)
+_NUMBERED = [_BY_NUMBER.get(number, _NO_MOVE) for number in range(max(MoveKind) + 1)]
+TARGET: tuple[int, ...] = tuple(int(target) for _, target in _NUMBERED)
 """Move -> state it leads to, by number: the table again, for the hot path."""
-LEGAL: tuple[frozenset[int], ...] = tuple(frozenset(map(int, MOVES[kind][0])) for kind in MoveKind)
-"""Move -> states it may start from, by number."""
+LEGAL: tuple[frozenset[int], ...] = tuple(frozenset(map(int, froms)) for froms, _ in _NUMBERED)
+"""Move -> states it may start from, by number; none for numbers that no move has."""
 
 
 def check_move(node: int, kind: int, state: int) -> None:

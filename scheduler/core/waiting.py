@@ -49,7 +49,14 @@ def timers_of(run: Run, node: int) -> list[str]:
         found.append(f"total:{node}:{epoch}")
     if run.state[node] == NodeState.WAITING and node not in run.parked and node not in run.handed:
         found.append(f"retry:{node}:{run.attempt[node]}")
+    if node in run.leaving:
+        found.append(leave_timer(run, node))
     return found
+
+
+def leave_timer(run: Run, node: int) -> str:
+    """Name of the timer that ends the grace of a node's attempt."""
+    return f"leave:{node}:{run.attempt[node]}"
 
 
 def wait_of(run: Run, node: int) -> Wait | None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar, overload
 
+from ..core.run import REGION
 from ..errors import DuplicateNode, HandleMisused, InvalidValue, UnknownNode, quoted, shown
 from . import document as documents
 from .branching import DEFAULT_OUTCOME, Gate, Stop, branches, branching, checked_stops, gates_of, stop
@@ -100,6 +102,7 @@ class Graph(WaitingNodes):
         self._specs: dict[str, Spec] = {}
         self._returns: str | None = None
         self._stops: tuple[Stop, ...] = ()
+        self._region = ""
         self._plain: dict[str, Policy] = {}  # executor -> policy of nodes that say nothing else
         self._policies: dict[Policy, Policy] = {}
         self._counters: dict[str, int] = {}
@@ -238,6 +241,8 @@ class Graph(WaitingNodes):
             if labels is None
             else {**(self._labels or {}), **(labels_of(labels, f"nodes[{quoted(key)}].labels") or {})}
         )
+        if self._region:
+            merged = {REGION: self._region, **(merged or {})}
         says = branching(guard, gates, None, policy.timing.wait)
         self._specs[key] = Spec(key, policy, made, keys, merged or None, says)
         self._hash = None
@@ -282,16 +287,39 @@ class Graph(WaitingNodes):
         keys, gates = self._after(after, key) if after != () else ((), ())
         guard = None if when is None else formula_of(when, f"{at}.when", self).expression
         policy = choice_policy(rule_of(trigger_rule, f"{at}.trigger_rule"))
+        own = {} if labels is None else labels_of(labels, f"{at}.labels") or {}
+        if self._region:
+            own = {REGION: self._region, **own}
         self._specs[key] = Spec(
             key,
             self._policies.setdefault(policy, policy),
             NO_INPUTS,
             keys,
-            None if labels is None else labels_of(labels, f"{at}.labels"),
+            own or None,
             branching(guard, gates, found),
         )
         self._hash = None
         return Choice(self, key, found.names)
+
+    @contextmanager
+    def region(self, name: str) -> Iterator[None]:
+        """Nodes that are added inside belong to a region, which can be cancelled as one (RunHandle.cancel_region).
+
+            with g.region("prices"):
+                eu = g.add("prices.load", market="eu")
+
+        It is a label, `region`, so documents write `labels: {region: prices}`. Inside each other regions are named
+        "prices/eu", and "prices" means both.
+
+        Raises:
+            GraphError: that is no name.
+        """
+        before, own = self._region, name_of(name, "region")
+        self._region = name_of(f"{before}/{own}" if before else own, "region")
+        try:
+            yield
+        finally:
+            self._region = before
 
     def stop_when(self, condition: Condition, *, outcome: str = DEFAULT_OUTCOME, reason: str = "") -> None:
         """Ends the run once a condition is true: what has not begun is skipped, what runs ends by itself.

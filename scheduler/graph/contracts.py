@@ -89,18 +89,33 @@ class Contracts:
             return
         kwargs = spec.inputs.values()
         positional = spec.inputs.args != "[]"
-        _Inputs(spec, executor, schema).check(kwargs, positional)
+        _Inputs(spec.key, executor, schema).check(kwargs, positional)
+
+
+def check_output(node: str, executor: str, contract: Mapping[str, Any], value: Any) -> None:
+    """Whether a value can be the output of an executor, as far as its published contract says.
+
+    Raises:
+        InputMismatch: it cannot; names the part that is wrong.
+    """
+    schema = contract.get("output_schema")
+    if isinstance(schema, Mapping):
+        _Inputs(node, executor, schema).output(value)
 
 
 class _Inputs:
-    """One check of one node's inputs."""
+    """One check of one node's inputs, or of a value that is to be its output."""
 
-    def __init__(self, spec: Spec, executor: str, root: Mapping[str, Any]) -> None:
-        self.walk = Walk(spec.key, None)
-        self.node = spec.key
+    def __init__(self, node: str, executor: str, root: Mapping[str, Any]) -> None:
+        self.walk = Walk(node, None)
+        self.node = node
         self.executor = executor
         self.root = root
         self.left = _MAX_STEPS
+
+    def output(self, value: Any) -> None:
+        """Whether a whole value is what the schema wants."""
+        self._value(self.root, value, (None, "output"))
 
     def check(self, kwargs: Mapping[str, Any], positional: bool) -> None:
         schema = resolved(self.root, self.root)

@@ -1,8 +1,10 @@
 """Who is sent next? Ready nodes wait here, per queue class, until their class has room.
 
 A class has room for its window of attempts in flight (windows.py), the declared one at most, which is shared out among
-schedulers by the shards that they own. Runs take turns, so a wide run does not hold up a narrow one, and a full
-class does not hold up another. A node whose executor or class nobody knows yet waits apart, with its reason.
+schedulers by the shards that they own. Within a class ready nodes of the runs with the highest priority go first, those
+of others only into room that these leave. Runs of the same priority take turns, so a wide run does not hold up a narrow
+one, and a full class does not hold up another. A node whose executor or class nobody knows yet waits apart, with its
+reason.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ class Admission:
         self.contracts: Mapping[str, Mapping[str, Any]] = {}
         self.flying: dict[str, int] = dict.fromkeys(classes, 0)
         self.windows = {name: Window(it) for name, it in classes.items()}
-        self._ready: dict[str, OrderedDict[str, tuple[Run, deque[int]]]] = {name: OrderedDict() for name in classes}
+        self._ready: dict[str, dict[int, OrderedDict[str, tuple[Run, deque[int]]]]] = {name: {} for name in classes}
+        """Class -> priority -> the runs that have ready nodes; a priority without runs is left out."""
         self._waiting: dict[str, dict[str, tuple[Run, list[int]]]] = {}
         self.refused: list[tuple[Run, int, str]] = []
         """Ready nodes whose executor may not run in their class, with that class; they are to fail."""
@@ -85,9 +88,13 @@ class Admission:
         if not self._fits(profile.executor, name):
             self.refused.append((run, node, name))
             return ""
-        queue = self._ready[name].get(run.id)
+        levels = self._ready[name]
+        runs = levels.get(run.priority)
+        if runs is None:
+            runs = levels[run.priority] = OrderedDict()
+        queue = runs.get(run.id)
         if queue is None:
-            self._ready[name][run.id] = (run, deque((node,)))
+            runs[run.id] = (run, deque((node,)))
         else:
             queue[1].append(node)
         return ""
@@ -97,8 +104,9 @@ class Admission:
         runs = set(runs)
         self.refused = [it for it in self.refused if it[0].id not in runs]
         for run in runs:
-            for queue in self._ready.values():
-                queue.pop(run, None)
+            for levels in self._ready.values():
+                for priority in [it for it, queue in levels.items() if queue.pop(run, None) and not queue]:
+                    del levels[priority]
             for waiting in self._waiting.values():
                 waiting.pop(run, None)
         if self._waiting:
@@ -106,7 +114,7 @@ class Admission:
 
     def busy(self) -> list[str]:
         """Classes that have ready nodes."""
-        return [name for name, queue in self._ready.items() if queue]
+        return [name for name, levels in self._ready.items() if levels]
 
     def take(self, share: float, limit: int) -> list[tuple[str, Run, list[int]]]:
         """Nodes to send now: (class, run, nodes), at most `limit` in all.
@@ -116,25 +124,29 @@ class Admission:
             limit: most nodes for one commit.
         """
         taken = []
-        for name, queue in self._ready.items():
+        for name, levels in self._ready.items():
             window = self.windows[name]
-            if not queue:
+            if not levels:
                 window.short = False
                 continue
             left = window.size(share) - self.flying[name]
             room = min(left, limit)
             left -= room
-            while room > 0 and queue:
+            while room > 0 and levels:
+                priority = max(levels)
+                queue = levels[priority]
                 id_, (run, nodes) = queue.popitem(last=False)
                 turn = [nodes.popleft() for _ in range(min(TURN if queue else room, len(nodes), room))]
                 if nodes:
                     queue[id_] = (run, nodes)
+                elif not queue:
+                    del levels[priority]
                 turn = [node for node in turn if run.state[node] == _READY] if run.run_state is _RUNNING else []
                 room -= len(turn)
                 limit -= len(turn)
                 if turn:
                     taken.append((name, run, turn))
-            window.short = bool(queue) and room + left <= 0
+            window.short = bool(levels) and room + left <= 0
         return taken
 
     def waits(self) -> dict[str, int]:

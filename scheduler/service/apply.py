@@ -9,12 +9,13 @@ from ..core.decide import decide
 from ..core.events import CancelRequested, Event
 from ..core.evolve import evolve
 from ..core.run import Run
-from ..core.states import FIRST_ENDED, IN_FLIGHT, TARGET
+from ..core.states import FIRST_ENDED, IN_FLIGHT, TARGET, MoveKind
 from .batch import Batch
 from .dispatch import Dispatch
 from .held import Held
 
 _IN_FLIGHT = frozenset(map(int, IN_FLIGHT))
+_REOPEN = int(MoveKind.REOPEN)
 
 
 def apply(dispatch: Dispatch, held: Held, batch: Batch, run: Run, event: Event, attempt: str = "") -> bool:
@@ -23,14 +24,17 @@ def apply(dispatch: Dispatch, held: Held, batch: Batch, run: Run, event: Event, 
     if decision.stale:
         return False
     stopped = [
-        move.node for move in decision.moves if TARGET[move.kind] >= FIRST_ENDED and run.state[move.node] in _IN_FLIGHT
+        move.node
+        for move in decision.moves
+        if (TARGET[move.kind] >= FIRST_ENDED or move.kind == _REOPEN) and run.state[move.node] in _IN_FLIGHT
     ]
     if isinstance(event, CancelRequested):
         stopped += event.running
+    stopped += decision.leaving
+    fenced = [run.attempt_id(held.keys.shard, node) for node in stopped]  # as they are: the moves may number anew
     evolve(run, decision, batch.now)
     batch.take(run, decision, attempt)
-    for node in stopped:
-        id_ = run.attempt_id(held.keys.shard, node)
+    for id_ in fenced:
         batch.over.append(id_)
         dispatch.landed(held, id_)
     if attempt:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..core.events import Decision
 from ..core.run import Run
-from ..core.states import ENDED_RUNS, FIRST_ENDED, TARGET, MoveKind, RunState
+from ..core.states import ENDED_RUNS, FIRST_ENDED, TARGET, MoveKind, NodeState, RunState
 from ..store.approvals import question_record
 from ..store.commits import NODES_PER_CALL, Commit
 from ..store.dead import Dead
@@ -23,17 +23,17 @@ LOG_PAGE = 1000
 _READY, _DISPATCH, _SUCCEED = int(MoveKind.READY), int(MoveKind.DISPATCH), int(MoveKind.SUCCEED)
 _WORDS = tuple(kind.word for kind in MoveKind)
 _K = MoveKind
-_WITH_ERROR = frozenset(map(int, (_K.FAIL, _K.RETRY, _K.LOSE, _K.CANCEL, _K.REFUSE, _K.EXPIRE)))
+_WITH_ERROR = frozenset(map(int, (_K.FAIL, _K.RETRY, _K.LOSE, _K.CANCEL, _K.REFUSE, _K.SKIP, _K.EXPIRE)))
 
 
 class Pages:
     """What a batch changes in one run."""
 
-    __slots__ = ("changed", "dirty", "log", "renumbered", "run", "signals", "values")
+    __slots__ = ("acted", "changed", "deadline", "dirty", "log", "renumbered", "run", "signals", "values")
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.changed = self.renumbered = False
+        self.changed = self.renumbered = self.acted = self.deadline = False
         self.dirty: dict[int, None] = {}
         self.values: dict[int, bytes] = {}
         self.log: list[list[Any]] = []
@@ -145,6 +145,8 @@ class Batch:
             page.log.append([note.node, note.word, 0, -1, note.why])
         if run.guards is not None and run.guards.waits:
             self._waits(page, decision)
+        if decision.act is not None or decision.told is not None:
+            self._answer(page, decision)
         if decision.run is not None:
             page.changed = True
             page.log.append([-1, decision.run.value, 0, -1, decision.why])
@@ -160,12 +162,33 @@ class Batch:
             page.signals[id_] = signal_record(run.signals[id_])
         for move in decision.moves:
             wait = run.guards.waits.get(move.node) if run.guards else None
-            if wait is not None and wait.kind == "approval":
-                name = f"{run.id} {move.node} {run.epoch[move.node]}"
-                if move.kind == MoveKind.PARK:
-                    self.asked[name] = question_record(run, move.node, wait)
-                else:
-                    self.asked_no_more.append(name)
+            if wait is None or wait.kind != "approval":
+                continue
+            epoch = run.epoch[move.node] - (move.kind == MoveKind.REOPEN)
+            name = f"{run.id} {move.node} {epoch}"
+            if move.kind == MoveKind.PARK:
+                self.asked[name] = question_record(run, move.node, wait)
+            else:
+                self.asked_no_more.append(name)
+
+    def _answer(self, page: Pages, decision: Decision) -> None:
+        """What a request brings besides moves: a line for the log, and what is kept with the run."""
+        if decision.told is not None:
+            word, number, why = decision.told
+            self.tell(page.run, word, number, why)
+        if decision.act is not None:
+            page.acted = True
+            page.deadline |= bool(decision.deadline)
+            page.dirty |= dict.fromkeys((*decision.apart, *decision.leaving))
+
+    def tell(self, run: Run, word: str, number: int, why: str) -> None:
+        """The answer to a request, in the run's log: its verb or "refused", its number, and why."""
+        self.page(run).log.append([-1, word, number, -1, why])
+
+    def queue_again(self, run: Run) -> None:
+        """Every ready node of a run is to be admitted, those of this turn among them, each once."""
+        others = [it for it in self.ready if it[0] is not run]
+        self.ready = others + [(run, node) for node, state in enumerate(run.state) if state == NodeState.READY]
 
     def send(self, run: Run, node: int, attempt: str, state: str, claim_by_ms: int) -> None:
         """An attempt goes out: its state for the claim, and until when a worker must have claimed it."""
@@ -197,18 +220,7 @@ class Batch:
         for run in self.reopened:
             commit.reopened(RunId(run.id), run.created_at_ms)
         for id_, page in self.pages.items():
-            run, page_id = page.run, RunId(id_)
-            if page.dirty:
-                self._records(commit, page)
-            if page.dirty or page.changed or page.renumbered:
-                commit.run(page_id, self._facts(page))
-            if page.values:
-                commit.values(page_id, page.values)
-            if page.signals:
-                commit.signals(page_id, page.signals)
-            for at in range(0, len(page.log), LOG_PAGE):
-                moves = json.dumps(page.log[at : at + LOG_PAGE], ensure_ascii=False, separators=(",", ":"))
-                commit.log(page_id, moves.encode("utf-8", "replace"), run.n)
+            self._commit_run(commit, RunId(id_), page)
         commit.over(self.over)
         if self.still:
             commit.still(self.still)
@@ -224,6 +236,22 @@ class Batch:
         commit.dead(self.dead)
         commit.consumed(self.consumed)
         return commit
+
+    def _commit_run(self, commit: Commit, run: RunId, page: Pages) -> None:
+        """What changes in one run."""
+        if page.dirty:
+            self._records(commit, page)
+        if page.dirty or page.changed or page.renumbered or page.acted:
+            commit.run(run, self._facts(page))
+        if page.deadline and page.run.deadline_at_ms is None:
+            commit.no_deadline(run)
+        if page.values:
+            commit.values(run, page.values)
+        if page.signals:
+            commit.signals(run, page.signals)
+        for at in range(0, len(page.log), LOG_PAGE):
+            moves = json.dumps(page.log[at : at + LOG_PAGE], ensure_ascii=False, separators=(",", ":"))
+            commit.log(run, moves.encode("utf-8", "replace"), page.run.n)
 
     def _records(self, commit: Commit, page: Pages) -> None:
         """Records of a run: those of ended nodes first, so that no cut shows a node begun before what it waited for."""
@@ -242,8 +270,12 @@ class Batch:
             facts |= {"state": run.run_state.value, "reason": run.reason}
         if page.renumbered:
             facts |= {"attempts_above": run.floor, "renumbered_at_ms": run.renumbered_at_ms}
-        if run.run_state in ENDED_RUNS:
+        if page.changed and run.run_state in ENDED_RUNS:
             facts["ended_at_ms"] = self.now
+        if page.acted:
+            facts |= {"acts": json.dumps(run.acts, ensure_ascii=False), "priority": run.priority}
+        if page.deadline and run.deadline_at_ms is not None:
+            facts["deadline_ms"] = run.deadline_at_ms - run.created_at_ms
         return facts
 
 

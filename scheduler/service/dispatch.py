@@ -136,8 +136,8 @@ class Dispatch:
         """
         waits = False
         for run, node in batch.ready:
-            if run.run_state is _PAUSED:
-                continue  # it is asked for again when the run goes on
+            if run.run_state is _PAUSED or (batch.reopened and any(it is run for it in batch.reopened)):
+                continue  # it is asked for again when the run goes on, or in the next turn
             why = self.admission.add(run, node)
             if why:
                 batch.note(run, node, "wait", why)

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..core.decide import decide
-from ..core.events import CancelRequested, PauseRequested, Reported, ResumeRequested, RetryRequested
+from ..core.events import Reported
 from ..core.evolve import evolve
-from ..core.states import ENDED_RUNS, NodeState
+from ..core.states import NodeState
 from ..errors import WireError
 from ..store.dead import Dead
 from ..store.inboxes import Entry
@@ -28,11 +28,11 @@ from ..wire import INLINE_LIMIT_BYTES, AttemptId, DeadMessage, Report, RunId, is
 from .apply import apply
 from .batch import Batch
 from .dispatch import Dispatch
-from .facts import facts_of, recall
+from .facts import facts_of
 from .held import Held
 from .loading import Loading
 from .replies import told
-from .rewinds import renumber
+from .requests import MOST_NAME, Requests
 
 log = logging.getLogger("celeriac.scheduler")
 
@@ -41,8 +41,6 @@ MOST_REPORT_BYTES = 128 * 1024
 """A report beside its output; workers cut errors well below this."""
 MOST_OUTPUT_BYTES = 2 * INLINE_LIMIT_BYTES
 """An output in an entry; workers put aside as a blob what is larger than INLINE_LIMIT_BYTES."""
-MOST_REASON = 2_000
-MOST_NAME = 200
 
 
 class Intake:
@@ -70,7 +68,7 @@ class Intake:
         self._loading = loading
         self._dispatch = dispatch
         self._counts = counts
-        self._archive = archive
+        self._requests = Requests(runs, loading, dispatch, archive)
         self.look_wanted = False
         """Another scheduler has given shards back."""
         self.reading = ""
@@ -123,21 +121,13 @@ class Intake:
         Raises:
             WireError: it cannot be used.
         """
-        if kind in (b"signal", b"answer", b"complete"):
+        if kind in (b"signal", b"answer", b"job"):
             self._loading.load_some(held, batch, math.inf)
             self._take_told(held, batch, kind.decode(), id_, record)
-        elif kind == b"cancel":
-            self._loading.load_some(held, batch, math.inf)
-            self._take_cancel(held, batch, record)
-        elif kind == b"retry":
-            self._loading.load_some(held, batch, math.inf)
-            self._take_retry(held, batch, record)
-        elif kind in (b"pause", b"resume"):
-            self._loading.load_some(held, batch, math.inf)
-            self._take_pause(held, batch, kind.decode(), record)
-        elif kind == b"archive":
-            self._take_archive(held, record)
-        elif kind == b"look":
+            return
+        if self._requests.take(held, batch, kind, record):
+            return
+        if kind == b"look":
             self.look_wanted = True
         elif kind == b"rewound":
             held.behind |= record.isdigit() and held.count < int(record)
@@ -204,36 +194,6 @@ class Intake:
             batch.take(run, decision, id_)
         self._dispatch.landed(held, id_)
 
-    def _take_cancel(self, held: Held, batch: Batch, record: bytes) -> None:
-        run_id, reason, _by = _request("cancel", record)
-        run = held.runs.get(run_id)
-        if run is None:
-            return
-        event = CancelRequested(reason, frozenset(self._runs.claimed(run)), self._loading.at_once)
-        if apply(self._dispatch, held, batch, run, event) and run.run_state not in ENDED_RUNS:
-            self._dispatch.admission.forget([run_id])
-            self._loading.rest_later(held, run)
-
-    def _take_retry(self, held: Held, batch: Batch, record: bytes) -> None:
-        """An ended run is loaded and goes on. Nothing happens when it has not ended or nothing in it failed.
-
-        It is opened in the next turn: no node may begin in the commit that makes its run live, for a cut between the
-        two would leave an attempt that no owner looks for.
-        """
-        run_id, reason, _by = _request("retry", record)
-        if run_id in held.runs or not is_run_id(run_id) or self._runs.shard(RunId(run_id)) != held.keys.shard:
-            return
-        for run in self._runs.load_many([RunId(run_id)], self._loading.unreadable):
-            held.runs[run_id] = run
-            recall(self._runs, run)
-            renumber(held, batch, run)
-            if run.run_state not in ENDED_RUNS:  # a crash kept the end of this retry from the record
-                batch.reopened.append(run)
-            elif not apply(self._dispatch, held, batch, run, RetryRequested(reason)):
-                del held.runs[run_id]
-                return
-            held.to_open.append((run_id, 0))
-
     def _take_told(self, held: Held, batch: Batch, kind: str, id_: str, record: bytes) -> None:
         """What people and programs outside tell: it is decided, or the run's log says why not."""
         found = told(held, batch, kind, id_, record)
@@ -241,42 +201,9 @@ class Intake:
             self._counts["late"] += 1
         elif found.event is None:
             batch.note(found.run, found.node, "refused", found.refused)
-        elif not apply(self._dispatch, held, batch, found.run, found.event) and kind == "complete":
+        elif not apply(self._dispatch, held, batch, found.run, found.event) and kind == "job":
             self._counts["late"] += 1
             batch.note(found.run, found.node, "late", "completed from outside")
-
-    def _take_pause(self, held: Held, batch: Batch, what: str, record: bytes) -> None:
-        """A run stops sending, or goes on with what has become ready meanwhile."""
-        run_id, reason, by = _request(what, record)
-        run = held.runs.get(run_id)
-        if run is None:
-            return
-        event = PauseRequested(reason, by) if what == "pause" else ResumeRequested(reason, by)
-        if not apply(self._dispatch, held, batch, run, event):
-            return
-        if what == "pause":
-            self._dispatch.admission.forget([run_id])
-        else:
-            # those of this turn are among the ready ones
-            others = [it for it in batch.ready if it[0] is not run]
-            batch.ready = others + [(run, node) for node, state in enumerate(run.state) if state == NodeState.READY]
-
-    def _take_archive(self, held: Held, record: bytes) -> None:
-        """Pass it on to the retention, which does nothing with a run that has not ended."""
-        run_id, *_ = _request("archive", record)
-        if is_run_id(run_id) and self._runs.shard(RunId(run_id)) == held.keys.shard:
-            self._archive(RunId(run_id))
-
-
-def _request(kind: str, record: bytes) -> tuple[str, str, str]:
-    """(run, reason, who) of what somebody asks of a run."""
-    try:
-        asked = json.loads(record)
-        said = (str(asked.get("reason", ""))[:MOST_REASON], str(asked.get("by", ""))[:MOST_NAME])
-        reason, by = (text.encode("utf-8", "replace").decode() for text in said)
-        return str(asked["run"]), reason, by
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as broken:
-        raise WireError(kind, f"{type(broken).__name__}: {broken}", record[:200]) from broken
 
 
 def _dead_message(record: bytes) -> Dead:

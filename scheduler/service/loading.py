@@ -95,6 +95,9 @@ class Loading:
         for _ in range(len(held.to_open)):
             run_id, first = held.to_open.popleft()
             if (run := held.runs.get(run_id)) is not None:
+                if not first:  # one that somebody has opened again
+                    self._dispatch.admission.forget([run_id])
+                    batch.queue_again(run)
                 self._open_part(held, batch, run, first)
                 if time.monotonic() >= until:
                     return

@@ -12,6 +12,7 @@ from ..core.events import (
     Event,
     GraceOver,
     LeaseExpired,
+    NodeGraceOver,
     RetryDue,
     StartLimitPassed,
     TotalLimitPassed,
@@ -54,6 +55,8 @@ class Overdue:
             self._lease_ended(held, batch, id_, state, due.now_ms, seen)
         for timer in due.timers:
             run_id, _, name = timer.partition(" ")
+            if timer in batch.timers:
+                continue  # it was set anew in this turn
             batch.timers_done.append(timer)
             run, event = held.runs.get(run_id), timer_event(name)
             if run is not None and isinstance(event, StartLimitPassed):
@@ -101,6 +104,7 @@ class Overdue:
 
 _TIMERS: dict[str, tuple[int, Callable[..., Event]]] = {
     "retry": (2, RetryDue),
+    "leave": (2, NodeGraceOver),
     "wait": (2, lambda node, epoch: WaitOver(node, epoch, random.random())),
     "escalate": (3, Escalated),
     "start": (2, lambda node, epoch: StartLimitPassed(node, epoch, begun=False)),

@@ -4,7 +4,7 @@ Each comes as one record in the inbox of the run's shard, so any language that s
 
     XADD {cel:7}:inbox * signal   '{"v": 1, "run": "01jd...", "name": "payment", "payload": {"sum": 7}, "key": "p-1"}'
     XADD {cel:7}:inbox * answer   '{"v": 1, "run": "01jd...", "node": 3, "epoch": 1, "choice": "approve", "by": "ann"}'
-    XADD {cel:7}:inbox * complete '{"v": 1, "token": "7.01jd....3.1.1", "output": {"pages": 12}}'
+    XADD {cel:7}:inbox * job      '{"v": 1, "token": "7.01jd....3.1.1", "output": {"pages": 12}}'
 
 The number in the key is the run's shard; a token is an attempt's id, and begins with it. An error instead of an output
 fails the job: {"error": {"kind": "transient", "type": "FarmBusy", "message": "..."}}. What cannot be read is put aside
@@ -47,7 +47,7 @@ def told(held: Held, batch: Batch, kind: str, id_: str, raw: bytes) -> Told | No
     """What a record means; None when its run has ended, or is another shard's.
 
     Args:
-        kind: signal, answer or complete.
+        kind: signal, answer or job.
         id_: of the entry that brought it.
 
     Raises:
@@ -112,7 +112,7 @@ def _complete(held: Held, batch: Batch, _id: str, record: dict[str, Any]) -> Tol
     return Told(run, attempt.node, event, "")
 
 
-_READ = {"signal": _signal, "answer": _answer, "complete": _complete}
+_READ = {"signal": _signal, "answer": _answer, "job": _complete}
 
 
 def _text(record: dict[str, Any], field: str, most: int) -> str:

@@ -154,8 +154,9 @@ def _rules(it: Run) -> Found:
         begun = state in IN_FLIGHT or state in (NodeState.WAITING, NodeState.SUCCEEDED, NodeState.FAILED)
         if state == NodeState.FAILED and it.guards is not None:
             continue  # the guard of an edge may have ended it early
-        if begun and open_ and it.profiles[it.profile[node]].rule.answer(upstream, *ended).name == "WAIT":
-            early.append(node)
+        waits = it.profiles[it.profile[node]].rule.answer(upstream, *ended).name == "WAIT"
+        if begun and open_ and waits and not any(one.end == "completed" for one in it.tries(node)):
+            early.append(node)  # but for what a person has completed, due or not
     if early:
         yield "order", f"{_nodes(it, early)} began before what it waits for had ended", SUBMIT
 
@@ -220,7 +221,8 @@ def _pending(runs: Runs, keys: ShardKeys, it: Run, state: RunState) -> Found:
     found = runs.client.hmget(keys.attempts, ids) if ids else []
     due = runs.client.zmscore(keys.timers, timers) if timers else []
     for node, attempt in zip(flying, found, strict=True):
-        if attempt is None and state is RunState.RUNNING:  # a cancelled one is claimed by nobody any more
+        # what is being cancelled is claimed by nobody any more
+        if attempt is None and state is RunState.RUNNING and node not in it.leaving:
             yield f"out {node}", f"{_nodes(it, [node])} was sent, and its attempt is not in flight", AGAIN
     for node, at in zip(waiting, due, strict=True):
         if at is None:

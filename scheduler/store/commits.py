@@ -131,6 +131,10 @@ class Commit:
         self._last.append(("ZREM", self.keys.ended, (run,)))
         self._last.append(("ZADD", self.keys.live, (created_at_ms, run)))
 
+    def no_deadline(self, run: RunId) -> None:
+        """The run has no deadline any more."""
+        self._records.append(("HDEL", self.keys.run(run), ("deadline_ms",)))
+
     def keep_blob(self, attempt: str) -> None:
         """A large output was accepted: it lasts as long as its run."""
         self._first.append(("PERSIST", self.keys.blob(attempt), ()))

@@ -117,5 +117,6 @@ def _loaded(
         loaded.deadline_at_ms, loaded.correlation_id = summary.deadline_at_ms, summary.correlation_id
         loaded.floor = int(fields.get(b"attempts_above", 0))
         loaded.renumbered_at_ms = int(fields.get(b"renumbered_at_ms", 0))
+        loaded.priority, loaded.acts = summary.priority, list(summary.acts)
         loaded.keyed = summary.key is not None
         yield loaded

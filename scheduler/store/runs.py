@@ -6,7 +6,8 @@ For the client and the service. Reads never change anything; a run's state chang
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from redis import Redis
@@ -68,28 +69,33 @@ class Runs:
         found = self.client.hget(self.keys.meta, "archive_problem")
         return found.decode("utf-8", "replace") if found else ""
 
-    def cancel(self, run: RunId, reason: str) -> None:
+    def cancel(self, run: RunId, reason: str, by: str = "") -> None:
         """Ask for a run to stop; its scheduler answers through the run's log."""
-        self._ask("cancel", run, reason)
+        self.ask("cancel", run, reason, by)
 
     def pause(self, run: RunId, reason: str, by: str) -> None:
         """Ask for nothing more of a run to be sent, until it is resumed."""
-        self._ask("pause", run, reason, by)
+        self.ask("pause", run, reason, by)
 
     def resume(self, run: RunId, reason: str, by: str) -> None:
         """Ask for a paused run to go on."""
-        self._ask("resume", run, reason, by)
+        self.ask("resume", run, reason, by)
 
-    def retry(self, run: RunId, reason: str) -> None:
+    def retry(self, run: RunId, reason: str, by: str = "") -> None:
         """Ask for what failed in an ended run, and what follows from it, to run again."""
-        self._ask("retry", run, reason)
+        self.ask("retry", run, reason, by)
 
     def archive(self, run: RunId) -> None:
         """Ask for an ended run to be archived and removed now, before its time."""
-        self._ask("archive", run, "")
+        self.ask("archive", run, "")
 
-    def _ask(self, what: str, run: RunId, reason: str, by: str = "") -> None:
-        self.tell(what, run, {"run": run, "reason": reason, **({"by": by} if by else {})})
+    def ask(self, what: str, run: RunId, reason: str, by: str = "", **more: Any) -> None:
+        """Ask for something of a run (service/requests.py has all that can be asked).
+
+        Args:
+            more: further fields of the request, JSON values.
+        """
+        self.tell(what, run, {"run": run, "reason": reason, **({"by": by} if by else {}), **more})
 
     def tell(self, kind: str, run: RunId, record: Mapping[str, Any]) -> str:
         """A record into the inbox of a run's shard; see service/replies.py for those that come from outside.
@@ -174,13 +180,20 @@ class Runs:
 
     def values(self, run: RunId, nodes: Iterable[int]) -> dict[int, bytes]:
         """Raw JSON of outputs and errors: node -> value; nodes without one are left out."""
-        keys = self.keys_of(run)
+        return self._fields(partial(self.keys_of(run).values, run), nodes)
+
+    def records(self, run: RunId, nodes: Iterable[int]) -> dict[int, bytes]:
+        """Records of nodes (core/run.py draws them): node -> record; nodes without one are left out."""
+        return self._fields(partial(self.keys_of(run).nodes, run), nodes)
+
+    def _fields(self, key_of: Callable[[int], str], nodes: Iterable[int]) -> dict[int, bytes]:
+        """What hashes of BUCKET nodes each hold of some nodes; one round trip."""
         buckets: dict[int, list[int]] = {}
         for node in nodes:
             buckets.setdefault(node // BUCKET, []).append(node)
         with self.client.pipeline(transaction=False) as pipe:
             for bucket, members in buckets.items():
-                pipe.hmget(keys.values(run, bucket), members)
+                pipe.hmget(key_of(bucket), members)
             answers = pipe.execute()
         return {
             node: value

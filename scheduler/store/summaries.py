@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..core.run import Act
 from ..core.states import RunState
 from ..wire import RunId
 
@@ -27,6 +28,8 @@ class Summary:
     correlation_id: str | None
     key: str | None
     hash: str
+    priority: int = 0
+    acts: tuple[Act, ...] = ()
 
 
 def summary_of(run: RunId, fields: Mapping[bytes, bytes]) -> Summary:
@@ -55,4 +58,6 @@ def summary_of(run: RunId, fields: Mapping[bytes, bytes]) -> Summary:
         text(b"correlation_id"),
         text(b"key"),
         fields[b"hash"].decode(),
+        number(b"priority") or 0,
+        tuple(map(Act.from_record, json.loads(fields.get(b"acts", b"[]")))),
     )

@@ -62,7 +62,7 @@ def test_a_run_waits_for_the_world_without_a_worker(tmp_path: Path) -> None:
             # one documented command, from any language
             inbox = f"{{cel:{token.partition('.')[0]}}}:inbox"
             record = json.dumps({"v": 1, "token": token, "output": {"pages": 12}})
-            client._access.runs.client.execute_command("XADD", inbox, "*", "complete", record)
+            client._access.runs.client.execute_command("XADD", inbox, "*", "job", record)
             assert run.wait(120) == "succeeded"
             assert run.get("render") == {"pages": 12}
             assert run.get("review")["comment"] == "fine"

@@ -18,6 +18,7 @@ from typing import Any
 
 from redis import Redis
 
+from scheduler.core.guards import Guards
 from scheduler.core.rules import Answer
 from scheduler.core.run import KEPT_TRIES, Run
 from scheduler.core.states import ENDED_RUNS, FIRST_ENDED, IN_FLIGHT, LETTERS, MoveKind, NodeState, RunState
@@ -65,7 +66,7 @@ _BROKER = re.compile(r"(?:celeriac\.|_kombu\.|unacked|celery|reply\.|[0-9a-f-]{3
 """Keys of Celery and kombu in the same Redis: queues, bindings, unacknowledged messages, results, replies."""
 _SENT = re.compile(r"s\|[^|]+\|\d+\|\d+")
 _CLAIMED = re.compile(r"c\|[^|]+\|\d+\|\d+\|\d+\|\d+\|[0-9A-Za-z]+\|.*", re.DOTALL)
-_RECORD = re.compile(r"[A-Z]\|[1-9]\d*\|\d+\|\d+\|\d+\|[^|]*\|(?:[ibn](?::\d+(?:,\d+)*)?|\d*)")
+_RECORD = re.compile(r"[A-Z]\|[1-9]\d*\|\d+\|\d+\|\d+\|[^|]*\|(?:[ibn](?::\d+(?:,\d+)*)?|\d*(?:!.*)?)")
 _ENDINGS = {
     MoveKind.SUCCEED,
     MoveKind.FAIL,
@@ -74,6 +75,7 @@ _ENDINGS = {
     MoveKind.CANCEL,
     MoveKind.DECIDE,
     MoveKind.REFUSE,
+    MoveKind.COMPLETE,
 }
 _END_WORDS = frozenset(kind.word for kind in _ENDINGS)
 _NOTES = frozenset({"wait", "late", "rewound", "signal", "ignored", "refused", "escalate"})
@@ -131,6 +133,19 @@ class _Stored:
     @property
     def state(self) -> str:
         return self.fields.get(b"state", b"").decode()
+
+    @cached_property
+    def guards(self) -> Guards | None:
+        """Its waits among other things; None where it has none, or cannot be loaded, which others tell of."""
+        try:
+            return self.loaded.guards if self.readable else None
+        except (KeyError, ValueError, IndexError, zlib.error):
+            return None
+
+    @cached_property
+    def readable(self) -> bool:
+        """Whether the run and its records have the form that they must have."""
+        return bool(self.fields) and all(_RECORD.fullmatch(record) for record in self.records.values())
 
     @cached_property
     def loaded(self) -> Run:
@@ -381,6 +396,8 @@ def _timers(shard: _Shard) -> Iterator[str]:
         for node, record in run.records.items():
             if record[0] == "W":
                 wanted |= {f"{id_} {name}" for name in _timers_of_wait(run, node, record)}
+            if "!" in record.split("|", 6)[-1]:
+                wanted.add(f"{id_} leave:{node}:{record.split('|')[2]}")
         if run.state == RunState.CANCELLING:
             wanted.add(f"{id_} grace")
     for timer in sorted(wanted - shard.timers.keys()):
@@ -396,14 +413,16 @@ def _timers(shard: _Shard) -> Iterator[str]:
 
 def _timers_of_wait(run: _Stored, node: int, record: str) -> set[str]:
     """Timers that a waiting node has, by the graph and its record."""
+    if not _RECORD.fullmatch(record):
+        return set()
     _, epoch, attempt, _, _, timeline, _ = record.split("|")
     last = timeline.rpartition(";")[2].split(",")
     kind = last[4] if len(last) >= 6 else ""
     if kind not in ("parked", "handed over"):
         return {f"retry:{node}:{attempt}"}
-    guards = run.loaded.guards
-    assert guards is not None
-    wait = guards.waits[node]
+    if run.guards is None:
+        return set()
+    wait = run.guards.waits[node]
     if wait.within_ms is not None or wait.kind in ("timer", "delay") or (kind == "parked" and wait.kind == "outside"):
         return {f"wait:{node}:{epoch}"}
     return set()
@@ -421,7 +440,7 @@ def _approvals(shard: _Shard) -> Iterator[str]:
     asked = set()
     for id_, run in shard.runs.items():
         for node, record in run.records.items():
-            guards = run.loaded.guards if record[0] == "W" else None
+            guards = run.guards if record[0] == "W" else None
             if guards is not None and node in guards.waits and guards.waits[node].kind == "approval":
                 asked.add(f"{id_} {node} {record.split('|')[1]}")
     for name in asked ^ shard.approvals.keys():
@@ -446,7 +465,7 @@ def _blobs(shard: _Shard, runs_of_their_own: bool) -> Iterator[str]:
 
 def _run(shard: _Shard, run: _Stored) -> Iterator[str]:
     """A run agrees with itself."""
-    if not run.fields or not all(_RECORD.fullmatch(record) for record in run.records.values()):
+    if not run.readable:
         yield "a record or the run itself cannot be read"
         return
     header = json.loads(zlib.decompress(run.fields[b"header"]))
@@ -467,14 +486,15 @@ def _run(shard: _Shard, run: _Stored) -> Iterator[str]:
         for node, record in run.records.items():
             _letter, epoch, number = record.split("|")[:3]
             id_ = f"{shard.number}.{run.id}.{node}.{epoch}.{number}"
-            if record[0] == "D" and id_ not in shard.attempts:
+            leaving = "!" in record.split("|", 6)[-1]  # what is being cancelled is claimed by nobody any more
+            if record[0] == "D" and id_ not in shard.attempts and not leaving:
                 yield f"node {node} is dispatched, and attempt {id_} is not in flight"
 
 
 def _nodes(run: _Stored) -> Iterator[str]:
     """Each record's timeline, counts and value fit its state."""
     for node, record in run.records.items():
-        letter, epoch, number, failures, losses, timeline, last = record.split("|")
+        letter, epoch, number, failures, losses, timeline, last = record.split("|", 6)
         last = last.partition(":")[0]  # behind it stand the edges that are closed
         first = epoch == "1"  # later epochs keep the tries and the value of those before
         worked = letter == "S" and number != "0"  # a choice succeeds without an attempt
@@ -482,31 +502,37 @@ def _nodes(run: _Stored) -> Iterator[str]:
         ends = [entry.split(",")[4] if entry.count(",") >= 5 else "" for entry in tries]
         value = run.values.get(node)
         left_out = sum(int(entry.removeprefix(_LEFT_OUT)) - 1 for entry in tries if entry.startswith(_LEFT_OUT))
-        waits = bool(ends) and ends[-1] in ("parked", "handed over")
         tries = [entry for entry, end in zip(tries, ends, strict=True) if end != "parked"]
         ends = [end for end in ends if end != "parked"]
         open_tries = {"D": 1, "N": 1, "R": 1}.get(letter, 0)
-        if waits and letter == "W" and int(record.split("|")[3]) > 0 and not number:
-            yield f"node {node}: {record} waits, and has failed without an attempt"
         numbered = len(tries) + left_out
         if numbered != int(number) and len(tries) < KEPT_TRIES - 1:
             yield f"node {node}: {len(tries)} tries on the timeline of {record}"
-        if not all(ends[: len(tries) - open_tries]) or (first and ends.count("succeeded") != worked):
+        well = sum(it == "succeeded" or it.startswith("completed ") for it in ends)
+        if not all(ends[: len(tries) - open_tries]) or (first and well != worked):
             yield f"node {node}: tries of {record} do not say how they ended"
         if ends.count("failed") < int(failures) or sum(it.startswith("lost") for it in ends) < int(losses):
             yield f"node {node}: {record} counts other failures or losses than its tries"
-        if (letter == "S" and last not in ("i", "b", "n")) or (letter != "S" and last in ("i", "b", "n")):
+        by_hand = letter in "CK" and last == "n"
+        if (letter == "S") != (last in ("i", "b", "n")) and not by_hand:
             yield f"node {node}: {record} has output {last!r}"
-        if letter == "S" and ((value is None) if last in "ib" else (value not in (None, b"null"))):
-            yield f"node {node}: {record}, and its value is {value!r}"
-        if letter == "F" and (value is None or "kind" not in json.loads(value)):
-            yield f"node {node}: failed, and its error is {value!r}"
-        if first and letter in "PKU" and value is not None and not tries:
+        yield from _value(node, record, by_hand, value)
+        if first and letter in "PKU" and value is not None and not tries and not by_hand:
             yield f"node {node}: {record}, and has a value"
-        if value is not None:
-            json.loads(value)
     for node in run.values.keys() - run.records.keys():
         yield f"node {node}: a value without a record"
+
+
+def _value(node: int, record: str, by_hand: bool, value: bytes | None) -> Iterator[str]:
+    """An ended node has the value that its record speaks of: an output, an error, or who ended it."""
+    letter, last = record[0], record.split("|", 6)[-1].partition(":")[0]
+    found = None if value is None else json.loads(value)
+    if letter == "S" and ((value is None) if last in "ib" else found is not None):
+        yield f"node {node}: {record}, and its value is {value!r}"
+    if letter == "F" and (found is None or "kind" not in found):
+        yield f"node {node}: failed, and its error is {value!r}"
+    if by_hand and (found is None or "message" not in found):
+        yield f"node {node}: {record}, and nothing says who ended it"
 
 
 def _rules(run: _Stored) -> Iterator[str]:
@@ -518,6 +544,10 @@ def _rules(run: _Stored) -> Iterator[str]:
         begun = state in _BEGUN or (it.epoch[node] == 1 and it.attempt[node])
         if it.guards is not None and (state in _GUARDED or it.reason.startswith("stopped: ")):
             continue  # a guard, an edge or a stop condition may have ended it, whatever its rule says
+        if it.ended.get(node, "").split(",")[4:5] and it.ended[node].split(",")[4].startswith("completed "):
+            continue  # a person may complete what is not due
+        if state == NodeState.SKIPPED and it.output_kind[node]:
+            continue  # or skip it
         if begun and answer is not Answer.START:
             yield f"node {node}: attempt {it.attempt[node]} began, but its rule says {answer.name} of {counts}"
         left_out = state in (NodeState.SKIPPED, NodeState.UPSTREAM_FAILED)
@@ -563,10 +593,11 @@ def _log(run: _Stored) -> Iterator[str]:
         if word not in _NOTES:
             words.setdefault(node, []).append(word)
     known = {kind.word for kind in MoveKind}
-    told = words.pop(-1, [])
+    told = [word for word in words.pop(-1, []) if word in set(RunState)]
     ended = [word for word in told if word in ENDED_RUNS]
     epochs = {node: int(record.split("|")[1]) for node, record in run.records.items()}
-    if len(ended) > max(epochs.values(), default=1) or (ended and told[-1] in ENDED_RUNS and run.state != told[-1]):
+    opened = max(told.count(RunState.RUNNING), max(epochs.values(), default=1) - 1)  # a crash may have cut a line off
+    if len(ended) > opened + 1 or (ended and told[-1] in ENDED_RUNS and run.state != told[-1]):
         yield f"is {run.state}, and its log says {told}"
     for node, every in words.items():
         if every.count("reopen") < epochs.get(node, 1) - 1:
@@ -594,6 +625,7 @@ _LETTER_OF = {
     "refuse": "F",
     "resolve": "S",
     "expire": "F",
+    "complete": "S",
 }
 
 

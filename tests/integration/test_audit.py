@@ -60,7 +60,7 @@ DAMAGE: dict[str, Callable[[Planted], Any]] = {
         it.keys.attempts, f"{SHARD}.{it.good}.0.1.1", "s|standard-low|1|1"
     ),
     "is in flight, and no attempt here": lambda it: it.client.hset(it.keys.attempts, "what", "s|c|1|1"),
-    "waits for its next try, and no timer is set": lambda it: it.client.zremrangebyrank(it.keys.timers, 0, -1),
+    "waits for its instant, and no timer is set": lambda it: it.client.zremrangebyrank(it.keys.timers, 0, -1),
     "is set, and the run does not live": lambda it: it.client.zadd(it.keys.timers, {f"{it.good} grace": 1}),
     "is set, and its node does not wait for it": lambda it: it.client.zadd(it.keys.timers, {f"{it.live} retry:0:1": 1}),
     "is being cancelled, and no timer ends that": lambda it: it.client.zrem(it.keys.timers, f"{it.stopping} grace"),

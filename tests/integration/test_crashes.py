@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from scheduler.core import decide
+from scheduler.core import verbs
 from scheduler.graph import Graph, Retry, size
 from scheduler.wire import RunId
 from tests.integration.echo import Echo, Ending, Task, echo, failure, loss
@@ -154,7 +154,7 @@ def test_a_death_while_a_run_is_cancelled_changes_no_outcome(
     stage: Stage, fate: Fate, monkeypatch: pytest.MonkeyPatch, graph: Callable[[], Graph]
 ) -> None:
     """A cancellation that was broken off at any instant is completed: every node ends, none begins."""
-    monkeypatch.setattr(decide, "GRACE_MS", 5)
+    monkeypatch.setattr(verbs, "GRACE_MS", 5)
     stage.publish("echo")
     worker = Echo(stage.attempts, never_ending)
     life = Life(stage, fate, worker)

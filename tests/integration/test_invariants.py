@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from scheduler.core import decide
+from scheduler.core import verbs
 from scheduler.graph import Graph, Retry
 from scheduler.service.transport import MemoryTransport
 from scheduler.wire import RunId
@@ -93,7 +93,7 @@ def endless(task: Task) -> Ending | None:
 @pytest.fixture
 def planted(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Planted]:
     """A sound store to damage; emptied afterwards."""
-    monkeypatch.setattr(decide, "GRACE_MS", 3_000_000)
+    monkeypatch.setattr(verbs, "GRACE_MS", 3_000_000)
     yield Planted(stage)
     stage.client.flushall()
 

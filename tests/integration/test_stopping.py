@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from scheduler.core import decide
+from scheduler.core import verbs
 from scheduler.graph import Graph
 from scheduler.service.transport import MemoryTransport
 from tests.integration.echo import AtOnce, Echo, tasks, value
@@ -54,7 +54,7 @@ def test_what_does_not_end_within_the_grace_is_cancelled(
     stage: Stage, memory: MemoryTransport, monkeypatch: pytest.MonkeyPatch, restart: bool
 ) -> None:
     """Nobody waits for a worker that does not listen; also when all that was open runs, and the scheduler changes."""
-    monkeypatch.setattr(decide, "GRACE_MS", 20_000 if restart else 50)
+    monkeypatch.setattr(verbs, "GRACE_MS", 20_000 if restart else 50)
     graph = Graph("grace")
     graph.add("echo", key="running")
     with stage.scheduler(memory):
@@ -67,7 +67,7 @@ def test_what_does_not_end_within_the_grace_is_cancelled(
         else:
             assert stage.ended(run) == ["cancelled"]
     if restart:
-        monkeypatch.setattr(decide, "GRACE_MS", 50)
+        monkeypatch.setattr(verbs, "GRACE_MS", 50)
         with stage.scheduler(memory):
             assert stage.ended(run) == ["cancelled"]
     assert stage.states(run) == {"running": "cancelled"}

@@ -99,7 +99,7 @@ def test_what_cannot_be_is_refused_where_it_is_told(stage: Stage, at_once: AtOnc
             run.answer("review", "approve", "fine", by="bob")
         stage.runs.tell("signal", run.id, {"run": run.id, "name": "paid", "payload": {}})
         stage.runs.tell("answer", run.id, {"run": run.id, "node": 1, "choice": "approve", "answer": 7, "by": "ann"})
-        stage.runs.tell("complete", run.id, {"token": stage.attempt(run.id, 0), "output": 1})
+        stage.runs.tell("job", run.id, {"token": stage.attempt(run.id, 0), "output": 1})
         stage.runs.tell("signal", run.id, {"run": run.id, "name": "paid", "payload": {"sum": 1}, "key": "p"})
         stage.runs.tell("signal", run.id, {"run": run.id, "name": "paid", "payload": {"sum": 2}, "key": "p"})
         run.answer("review", "approve", "fine", by="ann")
@@ -229,7 +229,7 @@ def test_a_death_between_any_two_writes_loses_nothing_that_was_told(redis_url: s
             for it in (1, 2):
                 stage.runs.tell("signal", run, {"run": run, "name": "paid", "payload": it, "key": str(it)})
             stage.runs.tell("answer", run, {"run": run, "node": node, "choice": "approve", "by": "ann"})
-            stage.runs.tell("complete", run, {"token": stage.attempt(run, number(stage, run, "job")), "output": 9})
+            stage.runs.tell("job", run, {"token": stage.attempt(run, number(stage, run, "job")), "output": 9})
         return echo(task)
 
     stage = Stage(redis_url, shards=1)
@@ -259,7 +259,7 @@ def test_records_from_any_language_are_one_command(stage: Stage, at_once: AtOnce
         run = stage.submit(graph)
         waits(stage, run, "paid")
         inbox = f"{{cel:{stage.runs.shard(run)}}}:inbox"
-        stage.client.execute_command("XADD", inbox, "*", "complete", json.dumps({"v": 1, "token": "nonsense"}))
+        stage.client.execute_command("XADD", inbox, "*", "job", json.dumps({"v": 1, "token": "nonsense"}))
         stage.client.execute_command("XADD", inbox, "*", "answer", "[]")
         stage.client.execute_command("XADD", inbox, "*", "signal", json.dumps({"v": 1, "min_reader": 99}))
         stage.client.execute_command(

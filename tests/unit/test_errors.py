@@ -47,6 +47,7 @@ EXAMPLES: list[errors.CeleriacError] = [
     errors.RunLost("r1"),
     errors.RunArchived("r1", "/archive", "It cannot be retried"),
     errors.NodeNotFound("r1", "laod", ["load"]),
+    errors.RequestRefused("r1", "skip", "node 'load' has been sent"),
     errors.WaitTimeout(run="r1", seconds=2.5, state="running", node="a"),
     errors.SignalRefused("r1", "paid", "no node of its graph waits for it", "Its signals are none."),
     errors.AnswerRefused("r1", "review", "it asks nobody now, it is succeeded", "Look again."),

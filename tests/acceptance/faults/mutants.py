@@ -140,7 +140,7 @@ MUTANTS = (
     ),
     Mutant(
         "a cancel leaves what is ready",
-        "core/decide.py",
+        "core/verbs.py",
         "        if state < FIRST_ENDED and (node not in running if state in _IN_FLIGHT else node < end):\n",
         "        if state < FIRST_ENDED and state in _IN_FLIGHT and node not in running:\n",
         ((28, "cancels"),),

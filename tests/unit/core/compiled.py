@@ -158,6 +158,9 @@ def snapshot(run: Run) -> tuple[Any, ...]:
         run.open,
         run.bad,
         list(run.by_state),
+        dict(run.leaving),
+        list(run.acts),
+        (run.deadline_at_ms, run.priority),
     )
 
 

@@ -34,8 +34,8 @@ _TIMERS = {WaitOver: "wait", StartLimitPassed: "start", TotalLimitPassed: "total
 
 def timer_of(event: Event) -> str:
     """The timer whose end an event is."""
-    number = event[1]  # type: ignore[misc]  # of the epoch, or of the attempt
-    return f"{_TIMERS[type(event)]}:{event[0]}:{number}"  # type: ignore[misc]  # of the node
+    facts: tuple[object, ...] = event  # the node, and the number of its epoch or attempt
+    return f"{_TIMERS[type(event)]}:{facts[0]!r}:{facts[1]!r}"
 
 
 class Played:
@@ -85,13 +85,14 @@ class Played:
     def _same_when_loaded(self) -> None:
         """A run that is loaded from its records knows what this one knows."""
         run = self.run
-        moved = [node for node in range(run.n) if run.state[node] not in (NodeState.PENDING, NodeState.READY)]
+        still = (NodeState.PENDING, NodeState.READY)
+        moved = [node for node in range(run.n) if run.state[node] not in still or run.epoch[node] > 1]
         records = [(node, run.record(node).encode()) for node in moved]
         again = Run.load(RUN, self.header, self.pages, records, created_at_ms=T0)
         assert list(again.tally) == list(run.tally)
         assert again.closed == run.closed
         assert again.bad == run.bad
-        assert (again.parked, again.handed) == (run.parked, run.handed)
+        assert (again.parked, again.handed, again.leaving) == (run.parked, run.handed, run.leaving)
 
     def ends(self, key: str, output: Any = None) -> Decision:
         """An attempt succeeds."""
@@ -103,6 +104,10 @@ class Played:
     def fails(self, key: str, kind: str = "permanent") -> Decision:
         """An attempt fails."""
         return self.happen(self._report(key, "failed", {"kind": kind, "type": "Broken", "message": "it broke"}, None))
+
+    def number(self, key: str) -> int:
+        """The number of a node."""
+        return self.run.keys.index(key)
 
     def wakes(self, key: str) -> Decision:
         """The wait before its next try is over."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from scheduler.core.branching import SHOWN_REASON
-from scheduler.core.decide import GRACE_MS, decide
+from scheduler.core.decide import decide
 from scheduler.core.events import (
     STALE,
     Admitted,
@@ -28,6 +28,7 @@ from scheduler.core.evolve import evolve
 from scheduler.core.retry import MOST_EXCUSED
 from scheduler.core.run import Run
 from scheduler.core.states import MoveKind, RunState
+from scheduler.core.verbs import GRACE_MS
 from tests.unit.core.compiled import (
     T0,
     happen,
@@ -506,6 +507,7 @@ def test_a_second_cancel_changes_nothing() -> None:
 def test_a_deadline_ends_the_run_at_once() -> None:
     """Everything open is cancelled, what runs included, and the run has failed."""
     run = sent(node(), node(0), node())
+    run.deadline_at_ms = T0 + 60_000
     happen(run, reported(run, 2), T0)
     decision = happen(run, DeadlinePassed(), T0 + 60_000)
     assert moves(decision) == [(0, "cancel", -1), (1, "cancel", -1)]

@@ -31,6 +31,7 @@ from scheduler.core.events import (
     Event,
     GraceOver,
     LeaseExpired,
+    NodeGraceOver,
     Opened,
     PauseRequested,
     Reported,
@@ -131,6 +132,8 @@ def timer_of(event: Event) -> list[str]:
             return ["deadline"]
         case GraceOver():
             return ["grace"]
+        case NodeGraceOver(number, attempt):
+            return [f"leave:{number}:{attempt}"]
     return []
 
 
@@ -221,10 +224,12 @@ class World:
             for move in decision.moves:
                 if self.writes_ready or move.kind != MoveKind.READY:
                     dirty[move.node] = None
+            dirty |= dict.fromkeys((*decision.apart, *decision.leaving))
             done += decision.cancelled + timer_of(event)
         writes += [partial(self.write, number, run.record(number)) for number in dirty]
         if store.run != (run.run_state, run.reason):
             writes.append(partial(self.write_run, run.run_state, run.reason))
+        writes += self.further_writes()
         events = [event for event, _ in self.batch]
         dispatched = [
             (move.node, run.attempt[move.node]) for _, it in self.batch for move in it.moves if move.kind == 1
@@ -248,6 +253,10 @@ class World:
             return
         if self.chance.random() < 0.1:
             assert meaning(self.reloaded()) == meaning(self.pending_ready(run)), "the records do not tell the run"
+
+    def further_writes(self) -> list[Callable[[], None]]:
+        """Facts of the run besides its state."""
+        return []
 
     def write(self, number: int, record: str) -> None:
         """A node's record: the one place where outcomes become facts."""

@@ -8,8 +8,9 @@ import pytest
 
 from scheduler.core.events import Decision, Move
 from scheduler.core.evolve import evolve
-from scheduler.core.run import spread
+from scheduler.core.run import Act, spread
 from scheduler.core.states import (
+    BAD_ENDS,
     ENDED_RUNS,
     FIRST_ENDED,
     IN_FLIGHT,
@@ -66,6 +67,18 @@ TABLE = """
     skipped      reopen         pending
     upstream_failed reopen      pending
     cancelled    reopen         pending
+    ready        reopen         pending
+    dispatched   reopen         pending
+    running      reopen         pending
+    waiting      reopen         pending
+    pending      complete       succeeded
+    ready        complete       succeeded
+    dispatched   complete       succeeded
+    running      complete       succeeded
+    waiting      complete       succeeded
+    failed       complete       succeeded
+    upstream_failed complete    succeeded
+    cancelled    complete       succeeded
 """
 STATES = {state.word: state for state in NodeState}
 KINDS = {kind.word: kind for kind in MoveKind}
@@ -96,7 +109,7 @@ WITH_ENDING = (MoveKind.SUCCEED, MoveKind.FAIL, MoveKind.RETRY, MoveKind.HAND_OV
 
 @pytest.mark.parametrize(("state", "kind"), list(product(NodeState, MoveKind)), ids=lambda it: it.word)
 def test_a_node_moves_as_the_table_says_and_in_no_other_way(state: NodeState, kind: MoveKind) -> None:
-    """Of 180 pairs of state and move the 33 of the table are done; the others raise and change nothing."""
+    """Of 190 pairs of state and move those of the table are done; the others raise and change nothing."""
     run = loaded([node(), node(0)])
     run.state[0] = state
     if state >= FIRST_ENDED:
@@ -105,6 +118,8 @@ def test_a_node_moves_as_the_table_says_and_in_no_other_way(state: NodeState, ki
     decision = Decision([Move(0, kind)], ENDING if kind in WITH_ENDING else None)
     if kind is MoveKind.LOSE:
         decision.ending = ENDING
+    if kind is MoveKind.COMPLETE:
+        decision.act, decision.outputs = Act(T0, "complete", "ann", "", 1, 1, ""), {0: b"1"}
 
     if (state, kind) in LEGAL_MOVES:
         evolve(run, decision, T0)
@@ -133,11 +148,12 @@ def test_the_numbers_for_the_hot_path_say_what_the_table_says() -> None:
 
 
 def test_the_only_way_out_of_a_final_state_is_to_open_the_node_again() -> None:
-    """`state >= FIRST_ENDED` tells the final states, and no other move starts from one of them."""
+    """`state >= FIRST_ENDED` tells the final states; a completion by hand opens and ends a node in one move."""
     final = {state for state in NodeState if state >= FIRST_ENDED}
     assert final == set(NodeState) - OPEN
     assert final == {STATES[word] for word in ("succeeded", "failed", "skipped", "upstream_failed", "cancelled")}
-    assert {kind for state, kind in LEGAL_MOVES if state in final} == {MoveKind.REOPEN}
+    assert {kind for state, kind in LEGAL_MOVES if state in final} == {MoveKind.REOPEN, MoveKind.COMPLETE}
+    assert {state for state, kind in LEGAL_MOVES if kind is MoveKind.COMPLETE and state in final} == BAD_ENDS
     assert {state for state in NodeState if state in IN_FLIGHT} == {NodeState.DISPATCHED, NodeState.RUNNING}
 
 
