@@ -17,11 +17,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .client import Client, Completed, Event, NodeView, RunHandle
+    from .client import Client, Completed, Event, Explanation, Fact, NodeView, RunHandle
     from .core.states import NodeState, RunState
     from .errors import (
         AnswerRefused,
         ArchiveError,
+        BundleError,
         CeleriacError,
         ContractBroken,
         CycleFound,
@@ -83,6 +84,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AnswerRefused",
     "ArchiveError",
+    "BundleError",
     "CeleriacError",
     "Choice",
     "Client",
@@ -95,7 +97,9 @@ __all__ = [
     "Event",
     "ExecutorError",
     "ExecutorNotAllowed",
+    "Explanation",
     "ExpressionError",
+    "Fact",
     "Fenced",
     "Formula",
     "Graph",
@@ -165,6 +169,8 @@ _HOME = {
     "Completed": "client",
     "Edge": "graph",
     "Event": "client",
+    "Explanation": "client",
+    "Fact": "client",
     "Formula": "graph",
     "Graph": "graph",
     "Node": "graph",

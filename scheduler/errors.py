@@ -42,6 +42,7 @@
     │   ├── StoreTooNew         its layout is newer than this version understands
     │   └── Fenced              this process no longer owns the shard; drop what is in memory
     ├── ArchiveError            the archive of ended runs cannot be read or written
+    ├── BundleError             a file that is no exported run, or not as it was written
     ├── DeadLetterNotFound      no such dead letter (also a LookupError)
     ├── NotRedriven             a dead letter that cannot be put back; `.reason`
     ├── IllegalMove             a state change that the table of moves does not have
@@ -831,6 +832,22 @@ class ArchiveError(CeleriacError):
         super().__init__(
             f"the archive {escaped(place, 300)} cannot be used: {escaped(reason, 500)}. Correct CELERIAC_ARCHIVE_URL "
             "or the rights there; `celeriac doctor` tells more."
+        )
+
+
+class BundleError(CeleriacError):
+    """A file that is no bundle of an exported run, or not as it was written.
+
+    Attributes:
+        path: of the file.  reason: what is wrong with it.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(
+            f"{escaped(path, 300)} {escaped(reason, 500)}. Export the run again with `celeriac runs export`, by a "
+            "version that is not newer than this one."
         )
 
 

@@ -65,7 +65,7 @@ def write(to: BinaryIO, namespace: str, it: Ended, pieces: Iterable[Piece], brea
     """
     with gzip.GzipFile(filename="", mode="wb", compresslevel=_LEVEL, fileobj=to, mtime=0) as file:
         number = 0
-        for line in _lines(namespace, it, pieces):
+        for line in archived_lines(namespace, it, pieces):
             number += 1
             file.write(line.encode("utf-8", "surrogatepass"))
             file.write(b"\n")
@@ -74,7 +74,8 @@ def write(to: BinaryIO, namespace: str, it: Ended, pieces: Iterable[Piece], brea
         file.write(b"\n")
 
 
-def _lines(namespace: str, it: Ended, pieces: Iterable[Piece]) -> Iterator[str]:
+def archived_lines(namespace: str, it: Ended, pieces: Iterable[Piece]) -> Iterator[str]:
+    """A run as lines of JSON, without the last, which tells their number."""
     facts = {name.decode("utf-8", "replace"): _text(value) for name, value in it.fields.items() if name != b"header"}
     first = {"celeriac_archive": VERSION, "run": it.run, "namespace": namespace, "ended_at_ms": it.at_ms}
     yield _encode({**first, "fields": facts, "header": _unzipped(it.fields.get(b"header", b""))})
@@ -106,14 +107,17 @@ def _node(node: int, key: str | None, record: bytes | None, value: bytes | None)
     return line
 
 
+_LOG_FIELDS = {b"moves", b"told"}
+
+
 def _log_line(id_: str, fields: Mapping[bytes, bytes]) -> str:
-    if fields.keys() == {b"moves"}:
+    if b"moves" in fields and fields.keys() <= _LOG_FIELDS:
         try:
-            moves = json.loads(fields[b"moves"])
+            found = {name.decode(): json.loads(it) for name, it in fields.items()}
         except ValueError:
             pass
         else:
-            return _encode({"log": id_, "moves": moves})
+            return _encode({"log": id_, **found})
     return _encode({"log": id_, "fields": {name.decode("utf-8", "replace"): _text(it) for name, it in fields.items()}})
 
 
@@ -134,14 +138,24 @@ def read(file: BinaryIO) -> Archived:
         ValueError: it is none, or not whole.  OSError, EOFError, zlib.error: not gzip, or cut.
     """
     with gzip.open(file, "rb") as lines:
-        found = _first(json.loads(lines.readline()))
-        number, end = 1, None
-        for raw in lines:
-            end = None if raw.startswith(b'{"blob":') else _take(found, json.loads(raw))
-            number += 1
-        if end != number - 1:
-            raise ValueError("its last line is missing")
-        return found
+        return read_lines(lines)
+
+
+def read_lines(lines: Iterable[bytes]) -> Archived:
+    """The same from its lines.
+
+    Raises:
+        ValueError: that is no archived run, or not whole.
+    """
+    rest = iter(lines)
+    found = _first(json.loads(next(rest, b"null")))
+    number, end = 1, None
+    for raw in rest:
+        end = None if raw.startswith(b'{"blob":') else _take(found, json.loads(raw))
+        number += 1
+    if end != number - 1:
+        raise ValueError("its last line is missing")
+    return found
 
 
 def read_blob(file: BinaryIO, key: str) -> bytes | None:
@@ -179,7 +193,8 @@ def _take(found: Archived, line: Any) -> int | None:
         found.signals[line["signal"]] = _bytes(line["value"])
     elif "log" in line:
         if "moves" in line:
-            fields = {b"moves": _encode(line["moves"]).encode("utf-8", "surrogatepass")}
+            here = {name: line[name] for name in ("moves", "told") if name in line}
+            fields = {name.encode(): _encode(it).encode("utf-8", "surrogatepass") for name, it in here.items()}
         else:
             fields = {name.encode(): _bytes(value) for name, value in line["fields"].items()}
         found.log.append((line["log"].encode(), fields))

@@ -32,6 +32,8 @@ class Shelf(Runs):
         memory: Any = _Memory(blob)
         super().__init__(memory, it.namespace, 1 if live is None else live.shards)
         self.run = it.run
+        self.stored_records = it.records
+        """Node -> its record, as stored."""
         self._live = live
         keys = self.keys.shard(self.shard(it.run))
         memory.hashes[keys.run(it.run)] = it.fields
@@ -68,6 +70,16 @@ class _Memory:
 
     def hgetall(self, key: str) -> dict[bytes, bytes]:
         return self.hashes.get(key, {})
+
+    def hkeys(self, key: str) -> list[bytes]:
+        return list(self.hashes.get(key, {}))
+
+    def getrange(self, key: str, first: int, last: int) -> bytes:
+        return (self.get(key) or b"")[first : last + 1]
+
+    def xrange(self, key: str, min: str, count: int) -> list[Entry]:
+        after = min.removeprefix("(") if min != "-" else "0"
+        return [it for it in self.streams.get(key, []) if _order(it[0]) > _order(after.encode())][:count]
 
     def hget(self, key: str, name: str) -> bytes | None:
         return self.hashes.get(key, {}).get(name.encode())

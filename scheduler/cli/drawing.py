@@ -7,11 +7,13 @@ different from work: a choice stands behind a `?` or in a diamond, and what guar
     2  text          llm.summarise   <- front
     3  ? route       choice          <- text
     4  praise        mail.send       <- route (good)
+
+Of a run, each node has its state beside it, and an edge that was closed is told from one that is open.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..core.run import Run, work_of
@@ -24,6 +26,19 @@ _KEY_CHARACTERS = 60
 _GUARD_CHARACTERS = 120
 _SHOWN_UPSTREAM = 8
 _USUAL_RULE = "all_success"
+_WIDEST_STATE = len("upstream_failed")
+_COLOURS = {
+    "succeeded": "#a6e3a1",
+    "failed": "#f38ba8",
+    "upstream_failed": "#f5c2c7",
+    "cancelled": "#d0bfff",
+    "skipped": "#dee2e6",
+    "running": "#99e9f2",
+    "dispatched": "#c5f6fa",
+    "ready": "#fff3bf",
+    "waiting": "#ffe066",
+}
+"""State -> fill; pending nodes have none."""
 
 
 def shape_of(graph: CompiledGraph) -> Run:
@@ -43,8 +58,12 @@ def levels(shape: Run) -> list[list[int]]:
     return found
 
 
-def text(shape: Run) -> str:
-    """The graph as lines: level, key, executor, upstream, and the rule if it is not the usual one."""
+def text(shape: Run, states: Sequence[str] = ()) -> str:
+    """The graph as lines: level, key, executor, upstream, and the rule if it is not the usual one.
+
+    Args:
+        states: of a run's nodes, in a word each; none for a graph.
+    """
     keys = [escaped(key, _KEY_CHARACTERS) for key in shape.keys]
     keys = [f"? {key}" if is_decision(shape, node) else key for node, key in enumerate(keys)]
     executors = [escaped(work_of(shape, node), _KEY_CHARACTERS) for node in range(shape.n)]
@@ -53,10 +72,14 @@ def text(shape: Run) -> str:
     for number, nodes in enumerate(levels(shape), 1):
         for node in nodes:
             line = f"{number:>3}  {keys[node]:<{wide}}  {executors[node]:<{wide_executor}}"
+            line += f"  {states[node]:<{_WIDEST_STATE}}" if states else ""
             up = shape.upstream(node)
             if up:
                 more = f", and {len(up) - _SHOWN_UPSTREAM} more" if len(up) > _SHOWN_UPSTREAM else ""
-                names = (_with_gate(keys[it].removeprefix("? "), _gate(shape, it, node)) for it in up[:_SHOWN_UPSTREAM])
+                names = (
+                    _with_gate(keys[it].removeprefix("? "), _gate(shape, it, node), closed=_closed(shape, it, node))
+                    for it in up[:_SHOWN_UPSTREAM]
+                )
                 line += f"  <- {', '.join(names)}{more}"
             rule, guard = _rule(shape, node), _guard(shape, node)
             line += f"  [{rule}]" if rule else ""
@@ -95,34 +118,48 @@ def _guard(shape: Run, node: int) -> str:
     return escaped("; ".join(said), _GUARD_CHARACTERS)
 
 
-def _with_gate(key: str, gate: str) -> str:
-    return f"{key} ({gate})" if gate else key
+def _closed(shape: Run, up: int, node: int) -> bool:
+    """Whether an edge of a run was closed."""
+    return node in shape.closed.get(up, ())
 
 
-def mermaid(shape: Run) -> str:
+def _with_gate(key: str, gate: str, *, closed: bool) -> str:
+    said = "; ".join(it for it in (gate, "closed" if closed else "") if it)
+    return f"{key} ({said})" if said else key
+
+
+def mermaid(shape: Run, states: Sequence[str] = ()) -> str:
     """A Mermaid flowchart; names stand in quotes, with entities for what Mermaid would read."""
     lines = ["flowchart TD"]
     for node, key in enumerate(shape.keys):
         what, guard = work_of(shape, node), _guard(shape, node)
-        label = "<br/>".join(_for_mermaid(it) for it in (key, what, f"when {guard}" if guard else "") if it)
-        lines.append(f'    n{node}{{"{label}"}}' if is_decision(shape, node) else f'    n{node}["{label}"]')
+        state = states[node] if states else ""
+        label = "<br/>".join(_for_mermaid(it) for it in (key, what, f"when {guard}" if guard else "", state) if it)
+        drawn = f'{{"{label}"}}' if is_decision(shape, node) else f'["{label}"]'
+        lines.append(f"    n{node}{drawn}{f':::{state}' if state else ''}")
 
     def edge(up: int, node: int, rule: str) -> str:
-        return f"    n{up} -->|{_for_mermaid(rule)}| n{node}" if rule else f"    n{up} --> n{node}"
+        arrow = "-.->" if _closed(shape, up, node) else "-->"
+        return f"    n{up} {arrow}|{_for_mermaid(rule)}| n{node}" if rule else f"    n{up} {arrow} n{node}"
 
-    return "\n".join([*lines, *_edges(shape, edge)])
+    classes = [f"    classDef {it} fill:{_COLOURS[it]},color:#000" for it in dict.fromkeys(states) if it in _COLOURS]
+    return "\n".join([*lines, *_edges(shape, edge), *classes])
 
 
-def dot(shape: Run) -> str:
+def dot(shape: Run, states: Sequence[str] = ()) -> str:
     """A Graphviz digraph."""
     lines = ["digraph {", "    rankdir=LR;", "    node [shape=box];"]
     for node, key in enumerate(shape.keys):
         what, guard = work_of(shape, node), _guard(shape, node)
-        label = "\\n".join(_for_dot(it) for it in (key, what, f"when {guard}" if guard else "") if it)
-        lines.append(f'    n{node} [label="{label}"{", shape=diamond" if is_decision(shape, node) else ""}];')
+        state = states[node] if states else ""
+        label = "\\n".join(_for_dot(it) for it in (key, what, f"when {guard}" if guard else "", state) if it)
+        colour = f', style=filled, fillcolor="{_COLOURS[state]}"' if state in _COLOURS else ""
+        lines.append(f'    n{node} [label="{label}"{", shape=diamond" if is_decision(shape, node) else ""}{colour}];')
 
     def edge(up: int, node: int, rule: str) -> str:
-        return f'    n{up} -> n{node} [label="{_for_dot(rule)}"];' if rule else f"    n{up} -> n{node};"
+        said = [f'label="{_for_dot(rule)}"'] if rule else []
+        said += ["style=dashed"] if _closed(shape, up, node) else []
+        return f"    n{up} -> n{node} [{', '.join(said)}];" if said else f"    n{up} -> n{node};"
 
     return "\n".join([*lines, *_edges(shape, edge), "}"])
 

@@ -54,14 +54,22 @@ def check(graph: str, inputs: tuple[str, ...], published: bool, place: Place, ou
 
 
 @graph_command.command("draw")
-@click.argument("graph")
+@click.argument("graph", required=False)
 @_input_option
+@click.option("--run", metavar="RUN", help="Draw this run instead, with the state of each node.")
 @click.option("--format", "form", type=click.Choice(["txt", "mermaid", "dot", "json", "yaml"]), default="txt")
+@place_options
 @output_option
-def draw(graph: str, inputs: tuple[str, ...], form: str, out: Output) -> None:
-    """Draw GRAPH as text, Mermaid or Graphviz, or print its document."""
+def draw(graph: str | None, inputs: tuple[str, ...], run: str | None, form: str, place: Place, out: Output) -> None:
+    """Draw GRAPH, or a run, as text, Mermaid or Graphviz; or print the graph's document."""
     from .drawing import dot, mermaid, shape_of, text
 
+    if (graph is None) is (run is None):
+        raise click.UsageError("name a GRAPH, or a run with --run.")
+    if run is not None:
+        _draw_run(run, form, place, out)
+        return
+    assert graph is not None  # noqa: S101  one of the two was given
     built = graph_of(graph, inputs_of(inputs))
     compiled = built.compile()
     if form == "json" or out.json:
@@ -69,6 +77,37 @@ def draw(graph: str, inputs: tuple[str, ...], form: str, out: Output) -> None:
         return
     drawn = {"txt": text, "mermaid": mermaid, "dot": dot}
     out.line(built.to_yaml().rstrip("\n") if form == "yaml" else drawn[form](shape_of(compiled)))
+
+
+def _draw_run(run: str, form: str, place: Place, out: Output) -> None:
+    """A run as it stands, from Redis or the archive."""
+    from ..client.views import Workers, view_nodes
+    from .drawing import dot, is_decision, mermaid, text
+    from .place import runs_with
+    from .runs import checked_id
+
+    drawn = {"txt": text, "mermaid": mermaid, "dot": dot}
+    if form not in drawn:
+        raise click.UsageError(f"--format {form} is for graphs; `celeriac runs show RUN -o json` gives a run as JSON.")
+    with place.for_reading() as settings:
+        runs = runs_with(settings, checked_id(run))
+        shape = runs.load(checked_id(run))
+        views = list(view_nodes(shape, runs.claimed(shape), Workers.read(runs, settings)))
+    if not out.json:
+        out.line(drawn[form](shape, [it.state.word for it in views]))
+        return
+    nodes = [
+        {
+            "key": it.key,
+            "work": it.executor,
+            "decision": is_decision(shape, node),
+            "state": it.state.word,
+            "upstream": [shape.keys[up] for up in shape.upstream(node)],
+            "closed": [shape.keys[up] for up in shape.upstream(node) if node in shape.closed.get(up, ())],
+        }
+        for node, it in enumerate(views)
+    ]
+    out.document({"run": run, "state": shape.run_state.value, "nodes": nodes})
 
 
 @graph_command.command("schema")

@@ -216,3 +216,15 @@ def output_option(command: Callable[..., T]) -> Callable[..., T]:
         return command(*args, **kwargs)
 
     return with_output
+
+
+def json_option(command: Callable[..., T]) -> Callable[..., T]:
+    """`output_option`, with `--json` as a short way to say `-o json`."""
+
+    @output_option
+    @click.option("--json", "as_json", is_flag=True, help="The same as -o json.")
+    @wraps(command)
+    def with_json(*args: Any, out: Output, as_json: bool, **kwargs: Any) -> T:
+        return command(*args, out=Output("json") if as_json else out, **kwargs)
+
+    return with_json

@@ -1,4 +1,4 @@
-"""`celeriac runs ...`: list, show, watch, result, pause, resume, cancel, retry, archive.
+"""`celeriac runs ...`: list, show, watch, result, pause, resume, cancel, retry, archive; bundles.py has the others.
 
 Reading needs Redis alone, whatever else is stopped; runs that are not there any more are read from the archive.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import RunNotFound, SettingsError, WaitTimeout, escaped
+from .bundles import events_command, export_command, replay_command
 from .output import Output, duration, instant, json_text, note, output_option, span
 from .place import Place, place_options, runs_of, runs_with
 from .status import DETACHED, FAILED
@@ -28,7 +29,7 @@ _LOOK_SECONDS = 2.0
 
 @click.group("runs")
 def runs_command() -> None:
-    """List, show, watch, pause, cancel, retry and archive runs."""
+    """List, show, watch, pause, cancel, retry, export, replay and archive runs."""
 
 
 def checked_id(run: str) -> Any:
@@ -296,3 +297,7 @@ def archive(ctx: click.Context, ids: tuple[str, ...], timeout: float, place: Pla
     if left:
         note(f"{len(left)} are still in Redis; `celeriac doctor` may tell why. A scheduler must be running.")
         ctx.exit(FAILED)
+
+
+for _command in (events_command, export_command, replay_command):
+    runs_command.add_command(_command)

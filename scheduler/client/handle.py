@@ -21,6 +21,7 @@ from ..store.summaries import Summary
 from ..wire import RunId
 from .access import Access
 from .asking import Requests
+from .explain import Explanation, Instant, Reading
 from .given import reason_of, who_of
 from .outside import Outside
 from .steps import Completed, RunSteps
@@ -74,6 +75,29 @@ class RunHandle(Verbs, Outside):
             run = runs.load(self.id)
             workers = Workers.read(runs, self._access.settings)
             return list(view_nodes(run, runs.claimed(run), workers, reasons_of(runs, run)))
+
+        return self._access.reach(lambda: self._access.reading(self.id, look))
+
+    def explain(
+        self, node: Node[Any] | str | None = None, *, at: Instant | None = None, check: bool = False
+    ) -> Explanation:
+        """Why a node, or the run, stands where it does: decisions, with the records that each rests on. O(log).
+
+        Args:
+            node: its handle or key; None for the run: what holds it up, or what made it end so.
+            at: as it stood then: a datetime with a time zone, or how long after the run's start (seconds, "10m", a
+                timedelta). None for now.
+            check: make every decision again of the facts that it cites; `Explanation.differs` tells what is not so.
+
+        Raises:
+            NodeNotFound, RunNotFound, StoreUnreachable: see `wait`.
+            InvalidValue: `at` is no instant.
+        """
+        key = node.key if isinstance(node, Node) else node
+
+        def look(runs: Runs) -> Explanation:
+            reading = Reading(runs, self.id, at, self._access.settings)
+            return reading.whole(check=check) if key is None else reading.node(key, check=check)
 
         return self._access.reach(lambda: self._access.reading(self.id, look))
 
@@ -234,6 +258,12 @@ class RunHandle(Verbs, Outside):
     async def anodes(self) -> list[NodeView]:
         """`nodes` for a coroutine."""
         return await asyncio.to_thread(self.nodes)
+
+    async def aexplain(
+        self, node: Node[Any] | str | None = None, *, at: Instant | None = None, check: bool = False
+    ) -> Explanation:
+        """`explain` for a coroutine."""
+        return await asyncio.to_thread(lambda: self.explain(node, at=at, check=check))
 
     async def aretry(self, reason: str = "", timeout: Duration | None = None, by: str | None = None) -> None:  # noqa: ASYNC109  as above
         """`retry` for a coroutine."""

@@ -19,6 +19,7 @@ from ..core.states import ENDED_RUNS, FIRST_ENDED, NodeState, RunState
 from ..core.waiting import wait_of
 from ..core.waits import Wait
 from ..errors import SHOWN_CHARACTERS, escaped, shown
+from ..store.workers import classes_of, silent_ms
 from ..wire import RunId
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from ..store.runs import Runs
 
 SHOWN_NODES = 5
-SILENT_BEATS = 4
-"""A worker that has missed so many heartbeats is not counted on."""
-_BEAT_SECONDS = 5
 
 
 class Event(NamedTuple):
@@ -42,7 +40,7 @@ class Event(NamedTuple):
             refuse (a guard has no value), reopen (a new epoch), complete (by hand), park, hand_over, resolve, expire
             (waits without a worker begin and end); wait, late, signal, ignored, refused and escalate are notes;
             for the run itself its new state, what somebody asked for (cancel, skip, complete, rerun, deadline,
-            priority; refused), or the note rewound: the store has lost commits of it.
+            priority; refused), or a note: rewound, the store has lost commits of it; wait, why many of its nodes wait.
         attempt: of the node; of a request its number.
         cause: key of the upstream node that brought it about, or None.
         why: the reason, in words.
@@ -115,14 +113,13 @@ class Workers:
         self.serving: dict[str, list[Mapping[str, Any]]] = {}
         of_queue = {it.queue: name for name, it in (classes or {}).items()}
         for worker, it in workers.items():
-            silent_ms = now_ms - it.get("seen_at_ms", 0)
-            if silent_ms > SILENT_BEATS * 1000 * float(it.get("heartbeat_seconds") or _BEAT_SECONDS):
-                self.silent[worker] = silent_ms
+            silent = silent_ms(it, now_ms)
+            if silent is not None:
+                self.silent[worker] = silent
                 continue
             self.live[worker] = it
-            for name in {it.get("queue_class"), *(of_queue.get(queue) for queue in it.get("queues") or ())}:
-                if name:
-                    self.serving.setdefault(name, []).append(it)
+            for name in classes_of(it, of_queue):
+                self.serving.setdefault(name, []).append(it)
 
     @classmethod
     def read(cls, runs: Runs, settings: Settings | None) -> Self:

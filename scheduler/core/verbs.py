@@ -24,6 +24,7 @@ from .run import ACT_REASON, Act, Run
 from .states import BAD_ENDS, FIRST_ENDED, IN_FLIGHT, MoveKind, NodeState, RunState
 from .waiting import timers_of
 
+DEADLINE_PASSED = "the run's deadline passed"
 GRACE_MS = 15_000
 """How long attempts that run when their run is cancelled may still end by themselves."""
 _PENDING = int(NodeState.PENDING)
@@ -63,7 +64,7 @@ def deadline_passed(run: Run, _event: DeadlinePassed, now: int) -> Decision:
     """The run has taken too long, and stops as failed; nothing of it gets a grace."""
     if run.deadline_at_ms is None or now < run.deadline_at_ms:
         return STALE  # it was set anew, or taken away
-    decision = _stop(run, "the run's deadline passed", frozenset(), now)
+    decision = _stop(run, DEADLINE_PASSED, frozenset(), now)
     if not decision.stale:
         decision.run = RunState.FAILED
     return decision

@@ -116,6 +116,16 @@ class Admission:
         """Classes that have ready nodes."""
         return [name for name, levels in self._ready.items() if levels]
 
+    def waiting(self) -> list[tuple[str, Run, deque[int]]]:
+        """What waits for room: (class, run, its nodes in the order in which they came)."""
+        return [
+            (name, run, nodes)
+            for name, levels in self._ready.items()
+            for runs in levels.values()
+            for run, nodes in runs.values()
+            if nodes
+        ]
+
     def take(self, share: float, limit: int) -> list[tuple[str, Run, list[int]]]:
         """Nodes to send now: (class, run, nodes), at most `limit` in all.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from ..core.decide import decide
 from ..core.events import CancelRequested, Event
 from ..core.evolve import evolve
+from ..core.recorded import FOLLOWS
 from ..core.run import Run
 from ..core.states import FIRST_ENDED, IN_FLIGHT, TARGET, MoveKind
 from .batch import Batch
@@ -33,6 +34,9 @@ def apply(dispatch: Dispatch, held: Held, batch: Batch, run: Run, event: Event, 
     stopped += decision.leaving
     fenced = [run.attempt_id(held.keys.shard, node) for node in stopped]  # as they are: the moves may number anew
     evolve(run, decision, batch.now)
+    changes = decision.moves or decision.run is not None or decision.act is not None or decision.signals
+    if type(event) not in FOLLOWS and changes:
+        batch.heard(run, event)
     batch.take(run, decision, attempt)
     for id_ in fenced:
         batch.over.append(id_)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..core.events import Decision
+from ..core.events import Decision, Event
+from ..core.recorded import record_of
 from ..core.run import Run
 from ..core.states import ENDED_RUNS, FIRST_ENDED, TARGET, MoveKind, NodeState, RunState
 from ..store.approvals import question_record
@@ -29,7 +30,7 @@ _WITH_ERROR = frozenset(map(int, (_K.FAIL, _K.RETRY, _K.LOSE, _K.CANCEL, _K.REFU
 class Pages:
     """What a batch changes in one run."""
 
-    __slots__ = ("acted", "changed", "deadline", "dirty", "log", "renumbered", "run", "signals", "values")
+    __slots__ = ("acted", "changed", "deadline", "dirty", "log", "renumbered", "run", "signals", "told", "values")
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -38,6 +39,8 @@ class Pages:
         self.values: dict[int, bytes] = {}
         self.log: list[list[Any]] = []
         self.signals: dict[str, bytes] = {}
+        self.told: list[tuple[int, dict[str, Any]]] = []
+        """Line of the log -> what a replay must know of the decision that begins there."""
 
 
 class Batch:
@@ -141,12 +144,6 @@ class Batch:
             self.timers[f"{run.id} {timer.name}"] = timer.due_at_ms
         for name in decision.cancelled:
             self.timers_done.append(f"{run.id} {name}")
-        for note in decision.notes:
-            page.log.append([note.node, note.word, 0, -1, note.why])
-        if run.guards is not None and run.guards.waits:
-            self._waits(page, decision)
-        if decision.act is not None or decision.told is not None:
-            self._answer(page, decision)
         if decision.run is not None:
             page.changed = True
             page.log.append([-1, decision.run.value, 0, -1, decision.why])
@@ -154,6 +151,12 @@ class Batch:
                 self.ended.append(run)
             elif decision.run is RunState.RUNNING and not decision.resumes:
                 self.reopened.append(run)
+        for note in decision.notes:
+            page.log.append([note.node, note.word, 0, -1, note.why])
+        if run.guards is not None and run.guards.waits:
+            self._waits(page, decision)
+        if decision.act is not None or decision.told is not None:
+            self._answer(page, decision)
 
     def _waits(self, page: Pages, decision: Decision) -> None:
         """What a decision means for who waits: signals that came, questions that people are asked."""
@@ -199,14 +202,28 @@ class Batch:
         self.states[attempt] = state
         self.deadlines[attempt] = claim_by_ms
 
+    def heard(self, run: Run, event: Event) -> None:
+        """The event behind the lines that come next, for its moves do not say all of it; before `take`."""
+        node = getattr(event, "node", -1)
+        whole = run.guards is not None and node in run.guards.wanted
+        page = self.page(run)
+        page.told.append((len(page.log), record_of(event, self.now, whole=whole)))
+
     def note(self, run: Run, node: int, word: str, why: str) -> None:
         """A line for the run's log that is no move: a wait with its reason, a late report."""
         self.page(run).log.append([node, word, run.attempt[node], -1, why])
+
+    def wait(self, run: Run, why: str, cause: str, queue_class: str, nodes: list[list[int]]) -> None:
+        """A note that many nodes of a run wait for one class: spans of their numbers stand beside it."""
+        page = self.page(run)
+        page.told.append((len(page.log), {"cause": cause, "queue_class": queue_class, "nodes": nodes}))
+        page.log.append([-1, "wait", 0, -1, why])
 
     def renumber(self, run: Run, why: str) -> None:
         """The run's shard went back in time: new attempts get numbers that none can have had, and its log says so."""
         page = self.page(run)
         page.renumbered = True
+        page.told.append((len(page.log), {"floor": run.floor}))
         page.log.append([-1, "rewound", 0, -1, why])
 
     @property
@@ -251,7 +268,8 @@ class Batch:
             commit.signals(run, page.signals)
         for at in range(0, len(page.log), LOG_PAGE):
             moves = json.dumps(page.log[at : at + LOG_PAGE], ensure_ascii=False, separators=(",", ":"))
-            commit.log(run, moves.encode("utf-8", "replace"), page.run.n)
+            told = _told(page, at) if page.told else None
+            commit.log(run, moves.encode("utf-8", "replace"), page.run.n, told)
 
     def _records(self, commit: Commit, page: Pages) -> None:
         """Records of a run: those of ended nodes first, so that no cut shows a node begun before what it waited for."""
@@ -277,6 +295,12 @@ class Batch:
         if page.deadline and run.deadline_at_ms is not None:
             facts["deadline_ms"] = run.deadline_at_ms - run.created_at_ms
         return facts
+
+
+def _told(page: Pages, first: int) -> bytes | None:
+    """What is told beside the lines of one entry, counted from its first; None for nothing."""
+    told = [[at - first, it] for at, it in page.told if first <= at < first + LOG_PAGE]
+    return json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") if told else None
 
 
 def _error_bytes(error: dict[str, Any]) -> bytes:

@@ -168,6 +168,7 @@ class Dispatch:
             event = Reported(node, epoch, attempt, "failed", "none", "", None, batch.now, error, None, 0.0)
             decision = decide(run, event, batch.now)
             evolve(run, decision, batch.now)
+            batch.heard(run, event)
             batch.take(run, decision)
             self._counts["not allowed"] += 1
             found = True

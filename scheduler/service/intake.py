@@ -148,25 +148,7 @@ class Intake:
             raise WireError("report", f"has {len(raw):,} bytes, at most {MOST_REPORT_BYTES:,} are taken", raw[:200])
         report = Report.from_json(raw)
         id_ = report.id
-        try:
-            shard, run_id, node, epoch, attempt = id_.split(".")
-            if not (node + epoch + attempt).isdigit() or not id_.isascii() or int(shard) != held.keys.shard:
-                raise ValueError
-            event = Reported(
-                int(node),
-                int(epoch),
-                int(attempt),
-                report.end,
-                report.output,
-                report.worker[:MOST_NAME],
-                report.claimed_at_ms,
-                at_ms,
-                report.error,
-                report.retry_after_ms,
-                random.random(),
-            )
-        except ValueError:
-            raise WireError("report", "id is no attempt of this shard, shard.run.node.epoch.attempt", id_) from None
+        run_id, event = _event_of(report, held.keys.shard, at_ms)
         self._counts["reports"] += 1
         run = held.runs.get(run_id)
         if run is None:
@@ -184,6 +166,8 @@ class Intake:
         if event.output != "none" or output is not None:
             _check_output(report, output, bool(run.readers[event.node]))
         evolve(run, decision, batch.now)
+        if report.end != "succeeded" or event.facts is not None:
+            batch.heard(run, event)
         if report.end == "succeeded" and run.state[event.node] == NodeState.SUCCEEDED:
             if output is not None and run.readers[event.node]:
                 run.outputs[event.node] = output
@@ -204,6 +188,34 @@ class Intake:
         elif not apply(self._dispatch, held, batch, found.run, found.event) and kind == "job":
             self._counts["late"] += 1
             batch.note(found.run, found.node, "late", "completed from outside")
+
+
+def _event_of(report: Report, shard: int, at_ms: int) -> tuple[str, Reported]:
+    """(run, event) of a report to a shard.
+
+    Raises:
+        WireError: it is about no attempt of this shard.
+    """
+    try:
+        mine, run_id, node, epoch, attempt = report.id.split(".")
+        if not (node + epoch + attempt).isdigit() or not report.id.isascii() or int(mine) != shard:
+            raise ValueError
+        return run_id, Reported(
+            int(node),
+            int(epoch),
+            int(attempt),
+            report.end,
+            report.output,
+            report.worker[:MOST_NAME],
+            report.claimed_at_ms,
+            at_ms,
+            report.error,
+            report.retry_after_ms,
+            random.random(),
+        )
+    except ValueError:
+        problem = "id is no attempt of this shard, shard.run.node.epoch.attempt"
+        raise WireError("report", problem, report.id) from None
 
 
 def _dead_message(record: bytes) -> Dead:

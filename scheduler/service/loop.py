@@ -34,6 +34,7 @@ from .retention import Retention
 from .safety import Safety
 from .transport import Transport
 from .trouble import Trouble
+from .waits import Waits
 
 log = logging.getLogger("celeriac.scheduler")
 
@@ -67,6 +68,7 @@ class Scheduler:
         self.counts: Counter[str] = Counter()
         self._url = settings.redis_url
         self._dispatch = Dispatch(settings, transport, self.counts)
+        self._waits = Waits(self._dispatch.admission, settings.classes)
         self._retention = Retention(settings, self.counts)
         self._stopping = self._blocked = False
         self._contracts_at = 0.0
@@ -226,7 +228,8 @@ class Scheduler:
         if self._dispatch.more or self._owned.to_load or any(held.unfinished for held in self._owned.held.values()):
             wait_ms = 1
         else:
-            for soon in (self._dispatch.outbox.sends_in(), self._dispatch.looks_in(self._owned.share)):
+            dispatch = self._dispatch
+            for soon in (dispatch.outbox.sends_in(), dispatch.looks_in(self._owned.share), self._waits.looks_in()):
                 if soon is not None:
                     wait_ms = min(wait_ms, max(1, math.ceil(soon * 1000)))
         wait_ms = self._retention.block_ms(wait_ms)
@@ -258,6 +261,7 @@ class Scheduler:
             if not self._dispatch.refuse(held_of, batch_of):
                 break
         going = self._dispatch.admit(held_of, batch_of, self._owned.share)
+        self._waits.look(lambda: (runs.workers(), runs.now_ms()), lambda run: batch_of(held_of(run.id)))
         self._owned.commit(batches)
         self._dispatch.outbox.unsent += [it for it in going if it.held.keys.shard in held]
         self._dispatch.outbox.publish(runs)

@@ -20,12 +20,14 @@ from ..core.events import (
 )
 from ..core.run import Run
 from ..core.states import IN_FLIGHT
+from ..errors import shown
 from ..store.inboxes import DUE_COUNT, Inboxes
 from ..wire import AttemptId
 from .apply import apply
 from .batch import Batch
 from .dispatch import Dispatch
 from .held import CHECK_MS, Held
+from .waits import spans
 
 
 class Overdue:
@@ -51,8 +53,13 @@ class Overdue:
             nexts.append(due.now_ms)
         held.due_at_ms = min(nexts, default=None)
         seen: dict[str, frozenset[str] | None] = {}
+        queued: dict[tuple[str, str], list[int]] = {}
         for id_, state in due.attempts.items():
-            self._lease_ended(held, batch, id_, state, due.now_ms, seen)
+            self._lease_ended(held, batch, id_, state, due.now_ms, seen, queued)
+        for (run_id, name), nodes in queued.items():
+            many = "s" if len(nodes) > 1 else ""
+            why = f"{len(nodes)} message{many} of sent nodes wait in the queue of class {shown(name)}, for a worker"
+            batch.wait(held.runs[run_id], why, "unclaimed", name, spans(nodes))
         for timer in due.timers:
             run_id, _, name = timer.partition(" ")
             if timer in batch.timers:
@@ -75,15 +82,30 @@ class Overdue:
         return event._replace(begun=state.startswith("c"))
 
     def _lease_ended(
-        self, held: Held, batch: Batch, id_: str, state: str, now: int, seen: dict[str, frozenset[str] | None]
+        self,
+        held: Held,
+        batch: Batch,
+        id_: str,
+        state: str,
+        now: int,
+        seen: dict[str, frozenset[str] | None],
+        queued: dict[tuple[str, str], list[int]],
     ) -> None:
+        """A lease that has run out: an event, unless the message simply waits; the first time that is to be told.
+
+        Args:
+            queued: (run, class) -> nodes whose messages were found to wait for the first time.
+        """
         attempt = AttemptId.parse(id_)
         run = held.runs.get(attempt.run) if attempt else None
         parts = state.split("|", 7)
         if attempt is not None and run is not None and len(parts) >= 4:
             claimed = parts[0] == "c"
             if not claimed and self._dispatch.still_queued(id_, parts[1], seen):
-                batch.deadlines[id_] = now + self._dispatch.claim_by_ms(parts[1], run, attempt.node)
+                pause = self._dispatch.claim_by_ms(parts[1], run, attempt.node)
+                batch.deadlines[id_] = now + pause
+                if now - run.created_at_ms - run.dispatched_at[attempt.node] < 2 * pause:
+                    queued.setdefault((run.id, parts[1]), []).append(attempt.node)
                 return
             event = LeaseExpired(
                 attempt.node,

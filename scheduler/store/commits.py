@@ -102,14 +102,18 @@ class Commit:
         _add(self._first, "ZADD", self.keys.timers, [part for timer, at in due.items() for part in (at, timer)])
         _add(self._last, "ZREM", self.keys.timers, done)
 
-    def log(self, run: RunId, entry: bytes, nodes: int) -> None:
+    def log(self, run: RunId, entry: bytes, nodes: int, told: bytes | None = None) -> None:
         """Decisions, appended to the log of a run of so many nodes.
 
         A log holds some ten entries a node, which no run needs that is not tried again and again; of one that is, the
         oldest entries go, and the records of its nodes still tell how each of them ended.
+
+        Args:
+            told: what a replay must know beside the decisions, in a field of its own that older readers ignore.
         """
         kept = LOG_ENTRIES + LOG_ENTRIES_PER_NODE * nodes
-        self._log.append(("XADD", self.keys.log(run), ("MAXLEN", "~", kept, "*", "moves", entry)))
+        beside = () if told is None else ("told", told)
+        self._log.append(("XADD", self.keys.log(run), ("MAXLEN", "~", kept, "*", "moves", entry, *beside)))
 
     def run(self, run: RunId, fields: Mapping[str, Part]) -> None:
         """Facts of the run as a whole."""

@@ -117,7 +117,9 @@ class ShardKeys:
         return f"{self.tag}:run:{run}:signals"
 
     def log(self, run: RunId) -> str:
-        """stream: the run's decisions with their reasons, append-only."""
+        """stream: the run's decisions with their reasons, append-only. Fields: moves; told, what a replay must know
+        beside them (core/recorded.py), where there is something.
+        """
         return f"{self.tag}:run:{run}:log"
 
     def blob(self, attempt: str) -> str:

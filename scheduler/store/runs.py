@@ -22,6 +22,9 @@ from .loading import Broken, load_in_steps
 from .submission import Submission
 from .summaries import Summary, summary_of
 
+Told = tuple[str, list[list[Any]], dict[int, dict[str, Any]]]
+"""An entry of a run's log; see Runs.history."""
+
 
 class Runs:
     """The runs of one installation.
@@ -220,6 +223,18 @@ class Runs:
             return []
         [(_, entries)] = found.items() if isinstance(found, dict) else found
         return [(id_.decode(), json.loads(fields[b"moves"])) for id_, fields in entries]
+
+    def history(self, run: RunId) -> list[Told]:
+        """The whole log of a run: (id, moves, number of a move -> what is told beside it). A call per 1,000."""
+        key, after, found = self.keys_of(run).log(run), "0", []
+        while answer := self.client.xread({key: after}, count=1000):
+            [(_, entries)] = answer.items() if isinstance(answer, dict) else answer
+            for id_, fields in entries:
+                if b"moves" in fields:
+                    told = {int(number): it for number, it in json.loads(fields.get(b"told", b"[]"))}
+                    found.append((id_.decode(), json.loads(fields[b"moves"]), told))
+            after = entries[-1][0].decode()
+        return found
 
     def contracts(self) -> dict[str, dict[str, Any]]:
         """Executors that workers have published: name -> contract."""

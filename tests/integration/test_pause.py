@@ -34,8 +34,12 @@ def test_a_paused_run_sends_nothing_and_goes_on_when_resumed(stage: Stage, worke
         assert views["next"].state.word == "ready"
         assert views["next"].why == "the run is paused by ann: let me look"
         assert worker.nodes() == ["slow"]
+        [wait] = handle.explain("next").waits
+        assert wait.why == "paused by ann: let me look"
         handle.resume(by="bob")
         assert stage.ended(run) == ["succeeded"]
+        waits = [it.why for it in handle.explain("next", check=True).waits]
+        assert waits == ["paused by ann: let me look", "resumed by bob"]
     told = [(word, why) for node, word, _, _, why in stage.moves(run) if node == -1]
     assert told[:2] == [("paused", "paused by ann: let me look"), ("running", "resumed by bob")]
     assert sorted(worker.nodes()) == ["next", "other", "slow"]

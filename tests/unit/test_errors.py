@@ -62,6 +62,7 @@ EXAMPLES: list[errors.CeleriacError] = [
     errors.StoreTooNew("cel", 2, 1),
     errors.Fenced(7, 3, 4),
     errors.ArchiveError("/archive", "read-only file system"),
+    errors.BundleError("run.jsonl.gz", "was changed since it was written"),
     errors.IllegalMove("node 3", "succeeded", "dispatch", ["rerun"]),
     errors.WireError("report", "has no id", {"v": 1}),
     errors.SettingsError("celeriac.toml: shards", "0 is out of range", "Write 1 to 1024"),

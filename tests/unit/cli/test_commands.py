@@ -26,7 +26,7 @@ def test_help_lists_every_command() -> None:
     for name in COMMANDS:
         assert f"\n  {name} " in said.output
         assert runner.invoke(main, [name, "--help"]).exit_code == 0
-    for words in (["runs", it] for it in ("ls", "show", "watch", "result", "cancel")):
+    for words in (["runs", it] for it in ("ls", "show", "watch", "result", "cancel", "events", "export", "replay")):
         assert runner.invoke(main, [*words, "--help"]).exit_code == 0
     for words in (["graph", it] for it in ("check", "draw", "schema")):
         assert runner.invoke(main, [*words, "--help"]).exit_code == 0
