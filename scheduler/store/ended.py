@@ -136,8 +136,8 @@ class EndedRuns:
         pages = sorted(int(number) for number in client.hkeys(keys.spec(it.run)))
         for number in pages:
             yield "page", number, client.hget(keys.spec(it.run), str(number))
-        for id_, raw in client.hscan_iter(keys.signals(it.run)):
-            yield "signal", id_.decode(), raw
+        for id_ in sorted(client.hkeys(keys.signals(it.run))):
+            yield "signal", id_.decode(), client.hget(keys.signals(it.run), id_.decode())
         for nodes, values in self._buckets(it):
             for node in sorted({*nodes, *values}):
                 record = nodes.get(node)
