@@ -30,6 +30,7 @@ ENV PATH=/opt/celeriac/bin:$PATH \
     PYTHONPATH=/app \
     CELERIAC_QUEUES_FILE=/app/config/queues.toml \
     CELERIAC_CELERY_FILE=/app/config/celery.toml \
+    CELERIAC_CAPABILITIES_FILE=/app/config/capabilities.toml \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
 # Where compose mounts the archive of ended runs; a new volume takes over the owner.

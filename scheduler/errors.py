@@ -51,8 +51,12 @@
     └── ExecutorError           raised inside an executor to say how an attempt ended; `.kind`
         ├── Transient           try again by the retry policy (what any other exception means)
         ├── RateLimited         try again, not before `.retry_after_seconds`
+        ├── TimedOut            it took too long; try again
         ├── InvalidInput        these inputs can never work; no retry
         ├── ContractBroken      the output is not what was declared; never passed on
+        ├── SafetyRefused       a rule of safety forbids it
+        ├── BudgetExceeded      it would cost too much
+        ├── Cancelled           nobody wants it any more
         └── Permanent           no retry will help
             └── SecretMissing   the worker has no secret of the name that an input refers to
 
@@ -68,7 +72,7 @@ import difflib
 import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 SHOWN_CHARACTERS = 120
 _AROUND = 60
@@ -190,7 +194,10 @@ class GraphError(CeleriacError, ValueError):
 
     Attributes:
         at: where, as a path into the document, such as ``nodes["load"].inputs["rows"][3]``; "" for the whole graph.
+        phase: how far it came, one of PHASES; that of a node that failed stands in its NodeFailed.
     """
+
+    phase: ClassVar[str] = "validate"
 
     def __init__(self, message: str, *, at: str = "") -> None:
         super().__init__(message)
@@ -430,6 +437,8 @@ class ExecutorNotAllowed(GraphError):
         executor: its name.  queue_class: the class that the node would go to.
     """
 
+    phase: ClassVar[str] = "route"
+
     def __init__(self, executor: str, queue_class: str, allowed: Iterable[str] = (), at: str = "executor") -> None:
         self.executor = executor
         self.queue_class = queue_class
@@ -501,7 +510,9 @@ class NodeFailed(RunError):
         node, run, attempt: which try of which node.
         kind: transient, rate_limited, timeout, lost, invalid_input, contract, permanent, safety, budget, cancelled.
         type: name of the remote exception class.  remote_message: its text.  traceback: its text, or "".
-        origin: executor, contract, infrastructure, policy or external.  error: the whole record as it came.
+        origin: who is at fault, one of ORIGINS.  phase: where on its way the attempt was, one of PHASES.
+        correlation_id: what the client gave the run to be found by elsewhere; without one the run's id.
+        error: the whole record as it came.
     """
 
     def __init__(self, *, run: str, node: str, attempt: int, error: Mapping[str, Any]) -> None:
@@ -513,6 +524,8 @@ class NodeFailed(RunError):
         self.remote_message = str(error.get("message") or "")
         self.traceback = str(error.get("traceback") or "")
         self.origin = str(error.get("origin") or "executor")
+        self.phase = str(error.get("phase") or "execute")
+        self.correlation_id = str(error.get("correlation_id") or run)
         remote = f"\n\nRemote traceback:\n{escaped(self.traceback, 20_000, keep=chr(10))}" if self.traceback else ""
         super().__init__(
             f"node {shown(node)} of run {escaped(run, 64)} failed in attempt {attempt} ({escaped(self.kind, 60)}): "
@@ -682,6 +695,8 @@ class KeyReused(RunError):
         key: the key.  run: the run it belongs to.  graph_hash: of that run.  other_hash: of the graph submitted now.
     """
 
+    phase: ClassVar[str] = "admit"
+
     def __init__(self, key: str, *, run: str, graph_hash: str, other_hash: str) -> None:
         self.key = key
         self.graph_hash = graph_hash
@@ -724,6 +739,8 @@ class StoreFull(StoreError):
         used_bytes: memory in use, None when unknown.  expected_bytes: what live runs and this one may come to take.
         limit_bytes: what may be used at this moment.  max_bytes: Redis's maxmemory. None when unknown, both.
     """
+
+    phase: ClassVar[str] = "admit"
 
     def __init__(
         self,
@@ -933,16 +950,61 @@ class SettingsError(CeleriacError):
 # --- executors ----------------------------------------------------------------------------------------------
 
 
+class ErrorKind(NamedTuple):
+    """What one kind of error means.
+
+    Attributes:
+        origin: who is at fault, where nobody who saw it says otherwise.
+        again: whether the same attempt once more may mend it.
+        meaning: in words.
+    """
+
+    origin: str
+    again: bool
+    meaning: str
+
+
+ERROR_KINDS = {
+    "transient": ErrorKind("executor", True, "it may work next time; also what nothing else is known of"),
+    "rate_limited": ErrorKind("external", True, "the other side asked for a pause"),
+    "timeout": ErrorKind("executor", True, "it took longer than it may"),
+    "lost": ErrorKind(
+        "infrastructure", True, "a worker, message or connection went; counted apart, as it is no failure"
+    ),
+    "invalid_input": ErrorKind("contract", False, "these inputs can never work"),
+    "contract": ErrorKind("contract", False, "the output is not what was declared"),
+    "permanent": ErrorKind("executor", False, "the same again will end the same"),
+    "safety": ErrorKind("policy", False, "a rule of safety forbids it"),
+    "budget": ErrorKind("policy", False, "it would cost more than it may"),
+    "cancelled": ErrorKind("policy", False, "somebody does not want it any more"),
+}
+"""The kinds of errors, of executors and of what the scheduler says itself: core and workers know no other table."""
+ORIGINS = ("policy", "contract", "executor", "infrastructure", "external")
+"""Who may be at fault."""
+PHASES = ("validate", "admit", "route", "dispatch", "execute", "collect", "guard", "wait")
+"""Where on its way an attempt was: its inputs are checked, it waits for its turn, gets an executor, goes out, runs, its
+output is taken in; guard: an expression of the graph was asked; wait: it waited for somebody, or for time."""
+
+
 class ExecutorError(CeleriacError):
     """Raise one of its kinds inside an executor to say how this attempt ended.
 
-    Any other exception counts as `Transient`. The message is the executor's own and travels in the report.
+    Any other exception counts as `Transient`, unless `@executor(errors=...)` or `install(app, errors=...)` says what it
+    means. The message is the executor's own and travels in the report.
+
+    Attributes:
+        origin: who is at fault, one of ORIGINS; None for whom the kind means.
     """
 
     kind: ClassVar[str] = "transient"
+    origin: str | None = None
 
-    def __init__(self, message: str = "") -> None:
+    def __init__(self, message: str = "", *, origin: str | None = None) -> None:
         super().__init__(message)
+        if origin is not None:
+            if origin not in ORIGINS:
+                raise InvalidValue("origin", origin, "is no origin of an error", f"Use one of {', '.join(ORIGINS)}.")
+            self.origin = origin
 
 
 class Transient(ExecutorError):
@@ -958,9 +1020,17 @@ class RateLimited(ExecutorError):
 
     kind: ClassVar[str] = "rate_limited"
 
-    def __init__(self, message: str = "", retry_after_seconds: float | None = None) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str = "", retry_after_seconds: float | None = None, *, origin: str | None = None
+    ) -> None:
+        super().__init__(message, origin=origin)
         self.retry_after_seconds = retry_after_seconds
+
+
+class TimedOut(ExecutorError):
+    """It took longer than the executor waits: tried again by the retry policy."""
+
+    kind: ClassVar[str] = "timeout"
 
 
 class InvalidInput(ExecutorError):
@@ -981,6 +1051,24 @@ class Permanent(ExecutorError):
     kind: ClassVar[str] = "permanent"
 
 
+class SafetyRefused(ExecutorError):
+    """A rule of safety forbids the work or its output: the node fails without another attempt."""
+
+    kind: ClassVar[str] = "safety"
+
+
+class BudgetExceeded(ExecutorError):
+    """The work would cost more than it may: the node fails without another attempt."""
+
+    kind: ClassVar[str] = "budget"
+
+
+class Cancelled(ExecutorError):
+    """Nobody wants the work any more, as the executor found out: the node fails without another attempt."""
+
+    kind: ClassVar[str] = "cancelled"
+
+
 class SecretMissing(Permanent):
     """An input refers to a secret that this worker does not have: the node fails without another attempt.
 
@@ -988,7 +1076,8 @@ class SecretMissing(Permanent):
         name: of the secret.  places: where it was looked for.
     """
 
-    origin: ClassVar[str] = "infrastructure"
+    origin = "infrastructure"
+    phase: ClassVar[str] = "dispatch"
 
     def __init__(self, name: str, places: Iterable[str] = ()) -> None:
         self.name = name

@@ -35,7 +35,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from .errors import SettingsError, did_you_mean, shown
 from .sentinel import SentinelUrl, is_sentinel
-from .wire import allowed
+from .wire import CAPABILITY, CAPABILITY_NAME, allowed
 
 PREFIX = "CELERIAC_"
 FILE_NAME = "celeriac.toml"
@@ -132,7 +132,7 @@ class Settings(BaseSettings):
         shard_lease_seconds: how long a scheduler may be silent before others take its shards.
         data_dir: home of the embedded Redis.
         secrets_dir: files with the values of `Secret` inputs, one each; read by workers.
-        queues_file, celery_file: None means the package's own queues.toml and celery.toml.
+        queues_file, celery_file, capabilities_file: None means the package's own queues.toml and so on.
         app: import path of the Celery app that `celeriac worker` and `celeriac flower` load.
         heartbeat_file: touched by scheduler and worker while they are well; None means none.
         flower_address, flower_port: read by config/flower.py too.
@@ -168,6 +168,7 @@ class Settings(BaseSettings):
     secrets_dir: Path | None = None
     queues_file: Path | None = None
     celery_file: Path | None = None
+    capabilities_file: Path | None = None
     app: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*)?$")] = "tasks.app:app"
     heartbeat_file: Path | None = None
     flower_address: str = "127.0.0.1"
@@ -201,7 +202,7 @@ class Settings(BaseSettings):
             raise _refused_setting(refused, given, path) from None
         finally:
             _file.reset(token)
-        settings.classes  # noqa: B018  read now, so that a wrong file is told at the start
+        settings.classes, settings.capabilities  # noqa: B018  read now, so that a wrong file is told at the start
         return settings
 
     @classmethod
@@ -252,6 +253,11 @@ class Settings(BaseSettings):
     def classes(self) -> dict[str, QueueClass]:
         """Queue classes by name, in the order of the file."""
         return read_queues(self.queues_file or default_file("queues.toml"))
+
+    @cached_property
+    def capabilities(self) -> dict[str, str]:
+        """Capability -> the executor that does it, unless an operator has bound another."""
+        return read_capabilities(self.capabilities_file or default_file("capabilities.toml"))
 
     @property
     def default_class(self) -> QueueClass:
@@ -486,6 +492,21 @@ def _config_path(config: Path | None) -> Path | None:
     return here if here.is_file() else None
 
 
+def read_capabilities(path: Path) -> dict[str, str]:
+    """Bindings of a TOML file: capability = "executor".
+
+    Raises:
+        SettingsError: unreadable, no name of a capability, or no name of an executor.
+    """
+    found = _read_toml(path)
+    for name, executor in found.items():
+        if not re.fullmatch(CAPABILITY_NAME, name):
+            raise SettingsError(f"{path}: {shown(name)}", "names no capability", "Use letters, digits and _ . -")
+        if not isinstance(executor, str) or not executor or executor.startswith(CAPABILITY):
+            raise SettingsError(f"{path}: {name}", f"{shown(executor)} is no executor", "Write its name as text")
+    return found
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -508,7 +529,7 @@ def _table(document: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]
 
 def _absolute(document: dict[str, Any], base: Path) -> dict[str, Any]:
     """Paths in a file are relative to that file."""
-    for field in (*_PATHS, "data_dir", "queues_file", "celery_file", "heartbeat_file"):
+    for field in (*_PATHS, "data_dir", "queues_file", "celery_file", "capabilities_file", "heartbeat_file"):
         if isinstance(document.get(field), str):
             document[field] = base / Path(document[field]).expanduser()
     archive = document.get("archive_url")

@@ -17,8 +17,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple, NewType
+from urllib.parse import quote, unquote
 
-from .errors import WireError, masked, shown
+from .errors import ERROR_KINDS, WireError, masked, shown
 
 RunId = NewType("RunId", str)
 
@@ -30,6 +31,11 @@ End = Literal["succeeded", "failed", "lost", "retried"]
 OutputKind = Literal["inline", "blob", "none"]
 ENDS: tuple[str, ...] = ("succeeded", "failed", "lost", "retried")
 OUTPUT_KINDS: tuple[str, ...] = ("inline", "blob", "none")
+
+CAPABILITY = "capability:"
+"""What a name begins with that stands where an executor's name could, and asks for a capability."""
+CAPABILITY_NAME = r"[A-Za-z0-9_.-]{1,100}"
+"""What may follow."""
 
 _BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
 _RUN_ID = re.compile(r"[0-9a-z]{26}")
@@ -76,6 +82,34 @@ def allowed(executor: str, patterns: Iterable[str]) -> bool:
     (True, False)
     """
     return any(it == "*" or fnmatchcase(executor, it) for it in patterns)
+
+
+def capability_of(executor: str) -> str:
+    """The capability that a name asks for; "" when it is the name of an executor.
+
+    >>> capability_of("capability:generate"), capability_of("llm.small")
+    ('generate', '')
+    """
+    return executor.removeprefix(CAPABILITY) if executor.startswith(CAPABILITY) else ""
+
+
+def placed(queue_class: str, executor: str = "") -> str:
+    """Where an attempt goes, as a field of its state in the store; with the executor that a capability was bound to.
+
+    >>> placed("standard-low"), placed("standard-low", "a|b")
+    ('standard-low', 'standard-low=a%7Cb')
+    """
+    return f"{queue_class}={quote(executor, safe='')}" if executor else queue_class
+
+
+def read_place(field: str) -> tuple[str, str]:
+    """(queue class, executor or "") of such a field.
+
+    >>> read_place("standard-low"), read_place("standard-low=a%7Cb")
+    (('standard-low', ''), ('standard-low', 'a|b'))
+    """
+    queue_class, _, executor = field.partition("=")
+    return queue_class, unquote(executor)
 
 
 class AttemptId(NamedTuple):
@@ -252,19 +286,27 @@ _DEAD_TYPES: dict[str, Any] = {
 
 
 def error_record(
-    kind: str, type_: str, message: str, *, origin: str = "executor", traceback: str | None = None
+    kind: str,
+    type_: str,
+    message: str,
+    *,
+    origin: str | None = None,
+    phase: str = "execute",
+    traceback: str | None = None,
 ) -> dict[str, Any]:
     """An error as it travels and is stored: capped, so that one failure cannot flood the store, and without the
-    passwords of URLs.
+    passwords of URLs. Its scheduler adds the run's correlation id.
 
     Args:
-        kind: transient, rate_limited, timeout, lost, invalid_input, contract, permanent, safety, budget, cancelled.
+        kind: one of errors.ERROR_KINDS.
         type_: name of the exception's class.
         message: its text; cut at 2,000 characters.
-        origin: who is at fault: executor, contract, infrastructure, policy, external.
+        origin: who is at fault, one of errors.ORIGINS; None for whom the kind means.
+        phase: where on its way the attempt was, one of errors.PHASES.
         traceback: text; the last 8,000 characters are kept.
     """
-    record = {"kind": kind, "type": type_, "message": masked(message)[:2000], "origin": origin}
+    origin = origin or (ERROR_KINDS[kind].origin if kind in ERROR_KINDS else "executor")
+    record = {"kind": kind, "type": type_, "message": masked(message)[:2000], "origin": origin, "phase": phase}
     if traceback:
         record["traceback"] = masked(traceback)[-8000:]
     return record

@@ -34,6 +34,7 @@ COMMANDS = {
     "signal": ("approvals", "Send a signal to a run."),
     "complete": ("approvals", "End a job that an attempt has begun and that somebody outside does."),
     "dead": ("dead", "What nobody could use: look at it, put it back, drop it."),
+    "capabilities": ("capabilities", "Which executor does what nodes ask for by capability."),
     "graph": ("graph", "Check and draw graphs."),
     "doctor": ("doctor", "Say what is wrong with this installation."),
     "version": ("doctor", "Print versions."),

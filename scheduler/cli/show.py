@@ -82,6 +82,7 @@ class Shown(NamedTuple):
         return {
             "key": it.key,
             "executor": it.executor,
+            "fallback_from": it.fallback_from or None,
             "queue_class": it.queue_class,
             "trigger_rule": it.trigger_rule,
             "upstream": self.upstream(node),
@@ -191,7 +192,7 @@ def _show_nodes(view: Shown, numbers: Sequence[int], errors: dict[int, dict[str,
         rows.append(
             [
                 it.key,
-                it.executor,
+                f"{it.executor} (fallback_from {it.fallback_from})" if it.fallback_from else it.executor,
                 it.state.word,
                 shown if out.terminal else ", ".join(after),
                 "; ".join(timeline(one) for one in it.tries),

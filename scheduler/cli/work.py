@@ -42,6 +42,8 @@ def demand_of(workers: Workers, loaded: Iterable[Run]) -> Demand:
         for node in range(run.n):
             state = state_of(run, node)
             name, why = places[run.profile[node]]
+            if node in run.rungs:
+                name, why = workers.queue_class(run.way(node)), workers.why_apart(run.way(node))
             if state in IN_FLIGHT and name is not None:
                 counted, key = demand.flying, name
             elif state is not NodeState.READY:

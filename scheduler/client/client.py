@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ..errors import ExecutorNotAllowed, RunNotFound, quoted
@@ -22,7 +22,7 @@ from ..graph.limits import Duration, name_of
 from ..store.approvals import Question
 from ..store.connection import UNREACHABLE
 from ..store.summaries import Summary
-from ..wire import RunId, is_run_id, new_run_id, run_id_for_key
+from ..wire import RunId, capability_of, is_run_id, new_run_id, run_id_for_key
 from .access import Access
 from .given import facts_of, graph_of, namespace_of, url_of
 from .handle import RunHandle
@@ -270,14 +270,16 @@ class Client:
         assert self._settings is not None  # noqa: S101  asked for by the caller
         declared, default = self._settings.classes, self._settings.default_class.name
         for number, profile in enumerate(compiled.header["profiles"]):
-            executor = profile["executor"]
-            if not executor:  # a choice, which nobody executes
-                continue
-            name = profile.get("queue_class") or contracts.get(executor, {}).get("queue_class") or default
-            if name in declared and not declared[name].allows(executor):
-                key = compiled.key_of_profile(number)
-                at = f"nodes[{quoted(key)}].executor"
-                raise ExecutorNotAllowed(executor, name, declared[name].executors, at)
+            for place, way in (("", profile), *_steps(profile)):
+                executor = way["executor"]
+                name = way.get("queue_class") or contracts.get(executor, {}).get("queue_class") or default
+                if not executor or capability_of(
+                    executor
+                ):  # nobody executes a choice; who has a capability shows later
+                    continue
+                if name in declared and not declared[name].allows(executor):
+                    at = f"nodes[{quoted(compiled.key_of_profile(number))}]{place}.executor"
+                    raise ExecutorNotAllowed(executor, name, declared[name].executors, at)
 
     def _published(self) -> Mapping[str, Mapping[str, Any]]:
         """What workers have published; read again only when it has changed."""
@@ -301,3 +303,12 @@ class Client:
             except UNREACHABLE:
                 time.sleep(pause)
         return self._access.runs.submit(run, graph, facts)[0]
+
+
+def _steps(profile: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(place, step) of the steps of a compiled profile's ladder that name an executor."""
+    return (
+        (f".retry.steps[{number}]", step)
+        for number, step in enumerate(profile.get("steps", ()))
+        if step.get("executor")
+    )

@@ -13,8 +13,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core.run import Run
 from ..core.states import ENDED_RUNS, NodeState
-from ..core.waits import KINDS_OF_ERROR, Wait
-from ..errors import AnswerRefused, InvalidValue, NodeNotFound, RunError, SignalRefused, did_you_mean, shown
+from ..core.waits import Wait
+from ..errors import (
+    ERROR_KINDS,
+    AnswerRefused,
+    InvalidValue,
+    NodeNotFound,
+    RunError,
+    SignalRefused,
+    did_you_mean,
+    shown,
+)
 from ..graph.handles import Node
 from ..graph.limits import name_of, seconds_of
 from ..payloads import check_payload
@@ -199,8 +208,8 @@ def complete(access: Access, token: str, output: Any, error: dict[str, Any] | No
     record: dict[str, Any] = {"token": token}
     if error is not None:
         kind = error.get("kind", "transient")
-        if kind not in KINDS_OF_ERROR:
-            raise InvalidValue("error.kind", kind, "is no kind of error", f"Use one of {', '.join(KINDS_OF_ERROR)}.")
+        if kind not in ERROR_KINDS:
+            raise InvalidValue("error.kind", kind, "is no kind of error", f"Use one of {', '.join(ERROR_KINDS)}.")
         record["error"] = error
     else:
         size = len(json.dumps(output, ensure_ascii=False).encode("utf-8", "replace"))

@@ -9,8 +9,9 @@ follows from the rest), the rule is asked again.
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from ..core.rules import Answer
@@ -20,10 +21,11 @@ from ..core.waiting import wait_of
 from ..core.waits import Wait
 from ..errors import SHOWN_CHARACTERS, escaped, shown
 from ..store.workers import classes_of, silent_ms
-from ..wire import RunId
+from ..wire import RunId, capability_of
 
 if TYPE_CHECKING:
     from ..settings import QueueClass, Settings
+    from ..store.capabilities import Binding
     from ..store.runs import Runs
 
 SHOWN_NODES = 5
@@ -67,6 +69,7 @@ class NodeView(NamedTuple):
         cause: key of the upstream node for whose sake it was skipped or upstream_failed, or None.
         why: why it is not further, or why it never ran; "" when there is nothing to say.
         worker: where it runs or ran last, or "".
+        fallback_from: the executor that was declared, when another one runs or ran the node in its place; else "".
     """
 
     key: str
@@ -81,6 +84,7 @@ class NodeView(NamedTuple):
     cause: str | None
     why: str
     worker: str
+    fallback_from: str = ""
 
 
 class Workers:
@@ -91,6 +95,7 @@ class Workers:
         workers: name -> description.
         now_ms: by Redis.
         classes: the declared queue classes, where they are known.
+        bindings: asked once, when a node asks for a capability: capability -> binding; None where it may not be read.
 
     Attributes:
         live: workers that were heard of lately: name -> description.
@@ -104,9 +109,11 @@ class Workers:
         workers: Mapping[str, Mapping[str, Any]],
         now_ms: int,
         classes: Mapping[str, QueueClass] | None = None,
+        bindings: Callable[[], Mapping[str, Binding] | None] = dict,
     ) -> None:
         self._contracts = contracts
         self._classes = classes
+        self._bindings = cache(bindings)
         self._default = next((name for name, it in (classes or {}).items() if it.default), None)
         self.live: dict[str, Mapping[str, Any]] = {}
         self.silent: dict[str, int] = {}
@@ -124,18 +131,40 @@ class Workers:
     @classmethod
     def read(cls, runs: Runs, settings: Settings | None) -> Self:
         """As published now; the declared classes are those of the settings."""
-        return cls(runs.contracts(), runs.workers(), runs.now_ms(), None if settings is None else settings.classes)
+        from ..store.capabilities import Capabilities  # the module is for whoever reads a store
+
+        classes, default = (None, None) if settings is None else (settings.classes, settings.capabilities)
+        bindings = Capabilities(runs.client, runs.namespace, default).visible
+        return cls(runs.contracts(), runs.workers(), runs.now_ms(), classes, bindings)
+
+    def _executor(self, profile: Profile) -> str | None:
+        """Who does nodes of this profile: its executor, or what its capability is bound to; "" for nobody, None when
+        that may not be read.
+        """
+        wanted = capability_of(profile.executor)
+        if not wanted:
+            return profile.executor
+        bindings = self._bindings()
+        if bindings is None:
+            return None
+        return bindings[wanted].executor if wanted in bindings else ""
 
     def queue_class(self, profile: Profile) -> str | None:
         """Where nodes of this profile are sent; None while nobody knows."""
-        if profile.queue_class is not None or profile.executor not in self._contracts:
+        executor = self._executor(profile)
+        if profile.queue_class is not None or executor is None or executor not in self._contracts:
             return profile.queue_class
-        return self._contracts[profile.executor].get("queue_class") or self._default
+        return self._contracts[executor].get("queue_class") or self._default
 
     def why_apart(self, profile: Profile) -> str:
         """Why nodes of this profile can be sent to nobody, whatever room there is; "" when they can."""
-        if profile.executor not in self._contracts:
-            return f"no worker has published the executor {shown(profile.executor)}"
+        executor = self._executor(profile)
+        if executor is None:
+            return ""
+        if not executor and (wanted := capability_of(profile.executor)):
+            return f"the capability {shown(wanted)} is bound to no executor (celeriac capabilities bind)"
+        if executor not in self._contracts:
+            return f"no worker has published the executor {shown(executor)}"
         name = self.queue_class(profile)
         if name is None or self._classes is None or name in self._classes or name in self.serving:
             return ""
@@ -197,7 +226,7 @@ def view_nodes(
     classes = [workers.queue_class(profile) for profile in run.profiles]
     roots: dict[int, int] = {}
     for node in range(run.n):
-        profile = run.profiles[run.profile[node]]
+        profile = run.way(node)
         state = state_of(run, node, claimed)
         tries = tuple(run.tries(node))
         worker = tries[-1].worker if tries else ""
@@ -230,13 +259,14 @@ def view_nodes(
             run.attempt[node],
             tries,
             work_of(run, node),
-            classes[run.profile[node]],
+            workers.queue_class(profile) if node in run.rungs else classes[run.profile[node]],
             profile.rule.name,
             run.labels.get(node, {}),
             waits_for,
             None if cause is None else run.keys[cause],
             why,
             worker,
+            run.fallback_from(node),
         )
 
 
@@ -304,7 +334,8 @@ def _why(run: Run, node: int, state: NodeState, worker: str, root: int | None) -
     if state is NodeState.WAITING:
         if (wait := wait_of(run, node)) is not None:
             return _why_it_waits(run, node, wait)
-        return f"waits for its next try, failed {run.failures[node]} of at most {profile.max_attempts} times"
+        rung = f" on {escaped(run.rung_words(node), SHOWN_CHARACTERS)}" if node in run.rungs else ""
+        return f"waits for its next try{rung}, failed {run.failures[node]} of at most {profile.max_attempts} times"
     if state in (NodeState.SKIPPED, NodeState.UPSTREAM_FAILED):
         name = profile.rule.name
         if root is not None:

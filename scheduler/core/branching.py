@@ -12,7 +12,8 @@ from collections.abc import Container
 
 from .events import Decision, Move
 from .expressions import EvaluationError
-from .guards import Sight, guard_error
+from .failures import failure
+from .guards import GUARD_FAILED, Sight
 from .run import Run
 from .states import FIRST_ENDED, GOING_ON, IN_FLIGHT, TARGET, MoveKind, NodeState, RunState
 from .waiting import begin_wait, give, limit_start, timers_of
@@ -23,7 +24,7 @@ SHOWN_REASON = 200
 """Characters of a reason that each node of a run that ends repeats in the log; the run's own line has it whole."""
 
 
-def begin(node: int, cause: int, seen: str, decision: Decision, sight: Sight) -> Move:
+def begin(run: Run, node: int, cause: int, seen: str, decision: Decision, sight: Sight) -> Move:
     """A node whose rule lets it start: its guard has a say, and a choice is made at once.
 
     Args:
@@ -48,14 +49,14 @@ def begin(node: int, cause: int, seen: str, decision: Decision, sight: Sight) ->
         what = "choice"
         branch, why = sight.chosen(choice)
     except EvaluationError as failed:
-        return _refused(node, cause, what, failed)
+        return _refused(run, node, cause, what, failed)
     output = json.dumps({"branch": branch}, ensure_ascii=False, separators=(",", ":")).encode()
     return give(guards, node, MoveKind.DECIDE, output, decision, f"{seen}; {why}", cause)
 
 
-def _refused(node: int, cause: int, what: str, failed: EvaluationError) -> Move:
+def _refused(run: Run, node: int, cause: int, what: str, failed: EvaluationError) -> Move:
     """A node whose guard, edge or choice has no value fails by that."""
-    error = guard_error(failed, what)
+    error = failure(run, "permanent", GUARD_FAILED, f"{what}: {failed}", "guard") | {"origin": "policy"}
     return Move(node, MoveKind.REFUSE, cause, f"policy: {error['message']}"[:GUARD_WHY], error)
 
 
@@ -86,7 +87,7 @@ def see(
     for child, failed in broken.items():
         shut[child] = ""
         if sight.state(child) == NodeState.PENDING:
-            decision.moves.append(_refused(child, move.node, f"edge from {run.keys[move.node]!r}", failed))
+            decision.moves.append(_refused(run, child, move.node, f"edge from {run.keys[move.node]!r}", failed))
             sight.moved(child, int(NodeState.FAILED))
             touched[child] = [-1, 0, 0, 0]
     if shut:

@@ -46,7 +46,9 @@ from .events import (
     TotalLimitPassed,
     WaitOver,
 )
+from .failures import completed, failure
 from .guards import Sight
+from .ladder import GROUND, Rung, next_rung, rung_words
 from .node_verbs import (
     cancelled_with_the_run,
     complete_requested,
@@ -58,7 +60,7 @@ from .node_verbs import (
     rerun_requested,
     skip_requested,
 )
-from .retry import MOST_EXCUSED, counts_as_loss, wait_ms, word_of
+from .retry import MOST_EXCUSED, counts_as_loss, word_of
 from .rules import Answer
 from .run import CLOSED, COUNTED_AS, GOOD_ENDS, Run
 from .states import (
@@ -151,9 +153,9 @@ def _reported(run: Run, event: Reported, now: int) -> Decision:
         if event.facts:
             decision.facts[node] = event.facts
         return _finish(run, decision, now)
-    error = event.error or {"kind": "transient", "type": "Unknown", "message": "the worker gave no error"}
+    error = event.error or {"type": "Unknown", "message": "the worker gave no error"}
     if event.end == "lost":
-        return _lost(run, node, error, ending, now)
+        return _lost(run, node, error, ending, now, event.chance)
     return _failed(run, node, error, ending, now, event.chance, event.retry_after_ms)
 
 
@@ -194,7 +196,7 @@ def _wait_over(run: Run, event: WaitOver, now: int) -> Decision:
     node = event.node
     if still_waits(run, node, event.epoch) and node in run.handed:
         claimed_at_ms, worker = run.handed[node]
-        error = timed_out("nobody has ended the job outside in time", "JobTimeout") | {"origin": "external"}
+        error = timed_out(run, "nobody has ended the job outside in time", "JobTimeout", "external")
         return _failed(run, node, error, (claimed_at_ms, now, worker, "none"), now, event.chance)
     return _followed(wait_over)(run, event, now)
 
@@ -209,31 +211,47 @@ def _failed(
     retry_after_ms: int | None = None,
 ) -> Decision:
     """A failed attempt: the node waits for its next try, or has failed for good."""
+    error = completed(run, error)
     if run.run_state is RunState.CANCELLING or node in run.leaving:
         return _cancelled(run, node, error, ending, now)
-    profile = run.profiles[run.profile[node]]
-    kind = str(error.get("kind", "transient"))
-    failures = run.failures[node] + 1
-    wait = wait_ms(
-        kind,
-        failures,
-        max_attempts=profile.max_attempts,
-        base_ms=profile.base_ms,
-        factor=profile.factor,
-        cap_ms=profile.cap_ms,
-        chance=chance,
-        retry_after_ms=retry_after_ms,
-    )
-    if wait is None or run.stopped:
-        why = f"{kind}: attempt failed {failures} of at most {profile.max_attempts} times{_last_one(run)}"
+    kind, failures = str(error["kind"]), run.failures[node] + 1
+    rung = _next_rung(run, node, kind, chance, retry_after_ms)
+    if rung is None:
+        profile = run.profiles[run.profile[node]]
+        none = "; no rung answers it" if profile.steps and not run.stopped else _last_one(run)
+        why = f"{kind}: attempt failed {failures} of at most {profile.max_attempts} times{none}"
         return _finish(run, Decision([Move(node, MoveKind.FAIL, -1, why, error)], ending), now)
-    why = f"{kind}: try again in {wait} ms, failed {failures} of at most {profile.max_attempts} times"
-    timer = Timer(f"retry:{node}:{run.attempt[node]}", now + wait)
-    return Decision([Move(node, MoveKind.RETRY, -1, why, error)], ending, [timer])
+    return _again(run, node, rung, error, ending, now)
 
 
-def _lost(run: Run, node: int, error: dict[str, Any], ending: Ending, now: int) -> Decision:
+def _next_rung(run: Run, node: int, kind: str, chance: float, retry_after_ms: int | None = None) -> Rung | None:
+    """Where a node goes on after an attempt that has just failed; None when it has failed for good."""
+    if run.stopped:
+        return None
+    profile, at = run.profiles[run.profile[node]], run.rungs.get(node, GROUND)
+    rung = next_rung(profile, at, run.failures[node] + 1, kind, chance=chance, retry_after_ms=retry_after_ms)
+    if rung is not None and profile.steps and profile.steps[rung.at[0]].escalates:
+        return None  # no graph asks a person yet: graph/ladder.py refuses it
+    return rung
+
+
+def _again(
+    run: Run, node: int, rung: Rung, error: dict[str, Any], ending: tuple[int | None, int, str, str], now: int
+) -> Decision:
+    """The node waits for its next try, on this rung."""
+    profile = run.profiles[run.profile[node]]
+    where = rung_words(profile, rung.at) if profile.steps else "try again"
+    count = f"failed {run.failures[node] + 1} of at most {profile.max_attempts} times"
+    move = Move(node, MoveKind.RETRY, -1, f"{error['kind']}: {where} in {rung.wait_ms} ms, {count}", error)
+    decision = Decision([move], ending, [Timer(f"retry:{node}:{run.attempt[node]}", now + rung.wait_ms)])
+    if rung.at != run.rungs.get(node, GROUND):
+        decision.rungs[node] = rung.at
+    return decision
+
+
+def _lost(run: Run, node: int, error: dict[str, Any], ending: Ending, now: int, chance: float) -> Decision:
     """An attempt that infrastructure took: at once again, under a cap of its own against poison."""
+    error = completed(run, error)
     if run.run_state is RunState.CANCELLING or node in run.leaving:
         return _cancelled(run, node, error, ending, now)
     if counts_as_loss(error):
@@ -246,6 +264,8 @@ def _lost(run: Run, node: int, error: dict[str, Any], ending: Ending, now: int) 
         why += _last_one(run)
         message = f"{error.get('message', '')} ({why.removeprefix('lost: ')}: {_causes(run, node, error)})"
         last = error | {"kind": "lost", "message": message}
+        if run.profiles[run.profile[node]].steps and (rung := _next_rung(run, node, "lost", chance)) is not None:
+            return _again(run, node, rung, last, ending, now)
         return _finish(run, Decision([Move(node, MoveKind.FAIL, -1, why, last)], ending), now)
     why = f"lost: again at once, {losses} of at most {most} {what} ({word_of(error.get('type'))})"
     decision = Decision([Move(node, MoveKind.LOSE, -1, why, error)], ending)
@@ -280,15 +300,15 @@ def _lease_expired(run: Run, event: LeaseExpired, now: int) -> Decision:
     ending = (event.claimed_at_ms, now, event.worker, "none")
     if event.claimed_at_ms is None:
         message = "the message was sent and no worker claimed it in time"
-        error = {"kind": "lost", "type": "NeverClaimed", "message": message, "origin": "infrastructure"}
-        return _lost(run, node, error, ending, now)
+        error = failure(run, "lost", "NeverClaimed", message, "dispatch")
+        return _lost(run, node, error, ending, now, event.chance)
     if event.hard_end:
         message = "the attempt ran longer than its time limit and did not end"
-        error = {"kind": "timeout", "type": "TimeLimitExceeded", "message": message, "origin": "executor"}
+        error = failure(run, "timeout", "TimeLimitExceeded", message, "execute")
         return _failed(run, node, error, ending, now, event.chance)
     message = f"nothing was heard of worker {event.worker} for the length of a lease"
-    error = {"kind": "lost", "type": "LeaseExpired", "message": message, "origin": "infrastructure"}
-    return _lost(run, node, error, ending, now)
+    error = failure(run, "lost", "LeaseExpired", message, "execute")
+    return _lost(run, node, error, ending, now, event.chance)
 
 
 def _opened(run: Run, event: Opened, now: int) -> Decision:
@@ -326,7 +346,7 @@ def _ask(run: Run, node: int, decision: Decision, sight: Sight | None) -> bool:
     seen = f"{rule.name} {s},{f},{u},{k} of {n}"
     moves = decision.moves
     if answer is _START:
-        moves.append(Move(node, _READY, -1, seen) if sight is None else begin(node, -1, seen, decision, sight))
+        moves.append(Move(node, _READY, -1, seen) if sight is None else begin(run, node, -1, seen, decision, sight))
     elif answer is Answer.SKIP:
         moves.append(Move(node, _SKIP, _cause(run, node, (NodeState.SKIPPED,)), seen))
     else:
@@ -387,7 +407,7 @@ def _cascade(run: Run, decision: Decision, extra: dict[int, list[int]], sight: S
             seen = f"{rule.name} {s},{f},{u},{k} of {n}"
             if answer is _START:
                 move = Move(child, _READY, ended, seen)
-                moves.append(move if sight is None else begin(child, ended, seen, decision, sight))
+                moves.append(move if sight is None else begin(run, child, ended, seen, decision, sight))
             else:
                 seen += f"; {shut[child]}" if child in shut else ""
                 moves.append(Move(child, _SKIP if answer is Answer.SKIP else _UPSTREAM_FAIL, ended, seen))

@@ -381,6 +381,7 @@ class Decision:
         run: the run's new state, with its reason in `why`.
         facts: node -> what expressions may see of it from now on.
         closed: node -> downstream nodes for which the edge from it is closed.
+        rungs: node -> where on its retry ladder it goes on (Run.rungs), when that is another step.
         outputs: node -> raw JSON of an output that no worker reported: the branch of a choice, a signal, an answer,
             what a person gave.
         signals: that the run takes.
@@ -404,6 +405,7 @@ class Decision:
     why: str = ""
     facts: dict[int, Facts] = field(default_factory=dict)
     closed: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    rungs: dict[int, tuple[int, int]] = field(default_factory=dict)
     outputs: dict[int, bytes] = field(default_factory=dict)
     stopped: tuple[RunState, str] | None = None
     signals: list[Signal] = field(default_factory=list)

@@ -166,14 +166,14 @@ def _apply_rare(run: Run, move: Move, decision: Decision, offset: int) -> None:
     if kind == MoveKind.HAND_OVER:
         run.handed[node] = decision.ending[0], decision.ending[2]
         return
-    _close(run, move, decision.ending, offset)
+    _close(run, move, decision, decision.ending, offset)
 
 
-def _close(run: Run, move: Move, ending: Ending, offset: int) -> None:
+def _close(run: Run, move: Move, decision: Decision, ending: Ending, offset: int) -> None:
     """An attempt that a worker told of has ended, and not well."""
     node, kind = move.node, move.kind
     claimed_at_ms, at_ms, worker, _output = ending
-    lost = kind == MoveKind.LOSE or (kind == MoveKind.FAIL and (move.error or {}).get("kind") == "lost")
+    lost = kind == MoveKind.LOSE or (kind != MoveKind.CANCEL and (move.error or {}).get("kind") == "lost")
     end = "cancelled" if kind == MoveKind.CANCEL else "lost" if lost else "failed"
     if lost:
         end = f"lost {word_of((move.error or {}).get('type'))}"
@@ -188,6 +188,9 @@ def _close(run: Run, move: Move, ending: Ending, offset: int) -> None:
     run.keep_try(node, entry)
     if kind == MoveKind.RETRY:
         run.failures[node] += 1
+        if decision.rungs:
+            run.rungs.update(decision.rungs)
+            run.losses[node] = run.excused[node] = 0  # what another way loses is another matter
     else:
         _count_loss(run, move)
         run.ready_at[node] = offset
@@ -286,5 +289,6 @@ def _reopen(run: Run, node: int, offset: int) -> None:
     run.epoch[node] += 1
     run.failures[node] = run.losses[node] = run.excused[node] = run.output_kind[node] = 0
     run.cause.pop(node, None)
+    run.rungs.pop(node, None)
     run.outputs.pop(node, None)
     run.facts.pop(node, None)

@@ -243,18 +243,3 @@ class Sight:
             if not true:
                 shut[child] = why
         return shut, broken
-
-
-def guard_error(failed: EvaluationError, what: str) -> dict[str, Any]:
-    """The error record of a node that an expression without a value has ended.
-
-    Args:
-        what: which expression: "when", "choice", "edge from 'a'".
-    """
-    return {
-        "kind": "permanent",
-        "type": GUARD_FAILED,
-        "message": f"{what}: {failed}",
-        "origin": "policy",
-        "phase": "guard",
-    }

@@ -10,8 +10,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-FINAL_KINDS = frozenset({"invalid_input", "contract", "permanent", "safety", "budget", "cancelled"})
-"""Kinds of error that another try cannot mend."""
+from ..errors import ERROR_KINDS
+
+FINAL_KINDS = frozenset(kind for kind, it in ERROR_KINDS.items() if not it.again)
+"""Kinds of error that another try of the same cannot mend."""
 
 MOST_EXCUSED = 100
 """Attempts of one epoch that may go by without any of them counting as poison: messages that no worker claimed, and
@@ -56,7 +58,16 @@ def wait_ms(
     if kind in FINAL_KINDS or failures >= max_attempts:
         return None
     jittered = backoff_ms(failures, base_ms, factor, cap_ms, chance)
-    return jittered if retry_after_ms is None else max(0, min(retry_after_ms, _LONGEST_MS))
+    return jittered if retry_after_ms is None else asked_ms(retry_after_ms)
+
+
+def asked_ms(retry_after_ms: int) -> int:
+    """A wait that an executor asks for, as it is kept: no less than nothing, no more than a year.
+
+    >>> asked_ms(-5), asked_ms(90_000)
+    (0, 90000)
+    """
+    return max(0, min(retry_after_ms, _LONGEST_MS))
 
 
 def word_of(type_: object) -> str:

@@ -19,7 +19,8 @@ A record is one short line, so that a hundred of them fit a compact hash in Redi
     |  | | | |   when it has ended, for so many ms later; and
     |  | | | |   "120,3,4,,handed over,celery@host" for one whose worker has begun a job that somebody outside will end
     |  | | | losses: attempts that infrastructure took
-    |  | | failures: attempts that failed
+    |  | | failures: attempts that failed; below the first step of a retry ladder "4.1.3": the second step, to which
+    |  | |   the node came when 3 had failed (ladder.py)
     |  | attempt, counted from 1 and on over epochs
     |  epoch: how often the node was opened, from 1
     state, one letter (states.LETTERS)
@@ -31,17 +32,18 @@ import json
 import re
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 from .guards import Facts, Guards
+from .ladder import Step, rung_words
 from .rules import Rule, parse_rule
 from .states import FIRST_ENDED, IN_FLIGHT, LETTERS, NodeState, RunState
 from .waits import Signal
 
 GRAPH_FORMAT = 3
-"""Of compiled graphs, the newest that is read. 2 has expressions, 3 waits and limits of time."""
+"""Of compiled graphs, the newest that is read. 2 has expressions, 3 waits, limits of time and retry ladders."""
 DEFAULT_TIMEOUT_MS = 3_600_000
 KEPT_TRIES = 200
 """Attempts of one node that its timeline tells of, some 50 bytes each; older ones stay counted and in the log."""
@@ -50,7 +52,13 @@ _TRYING = IN_FLIGHT | {NodeState.READY}
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What many nodes have in common: executor ("" for a choice), class, rule, retry and time limits in ms."""
+    """What many nodes have in common: executor ("" for a choice), class, rule, retry and time limits in ms.
+
+    Attributes:
+        steps: of a retry ladder; without any the node is simply tried again.
+        never: kinds of error that end it at once.
+        ways: for each step, how its attempts are run: this profile with the executor and limits of that step.
+    """
 
     executor: str
     queue_class: str | None
@@ -64,6 +72,9 @@ class Profile:
     soft_timeout_ms: int | None = None
     start_ms: int | None = None
     total_ms: int | None = None
+    steps: tuple[Step, ...] = ()
+    never: frozenset[str] = frozenset()
+    ways: tuple[Profile, ...] = ()
 
     @property
     def is_limited(self) -> bool:
@@ -73,8 +84,27 @@ class Profile:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Profile:
         """Read a profile of a compiled graph; fields of later versions are ignored."""
-        known = {it.name: record[it.name] for it in fields(cls) if it.name in record and it.name != "rule"}
-        return cls(rule=parse_rule(record.get("rule", "all_success")), **known)
+        known = {it.name: record[it.name] for it in fields(cls) if it.name in record and it.name not in _READ_APART}
+        it = cls(rule=parse_rule(record.get("rule", "all_success")), never=frozenset(record.get("never", ())), **known)
+        if "steps" not in record:
+            return it
+        ways, steps = [it], tuple(map(Step.from_record, record["steps"]))
+        for step in steps:
+            ways.append(it._by(step) if step.executor else ways[-1])
+        return replace(it, steps=steps, ways=tuple(ways[1:]))
+
+    def _by(self, step: Step) -> Profile:
+        """The same with the executor of a step."""
+        return replace(
+            self,
+            executor=step.executor,
+            queue_class=step.queue_class,
+            timeout_ms=step.timeout_ms,
+            soft_timeout_ms=step.soft_timeout_ms,
+        )
+
+
+_READ_APART = frozenset({"rule", "steps", "never", "ways"})
 
 
 class Try(NamedTuple):
@@ -165,6 +195,10 @@ class Run:
         leaving: node -> why it is being cancelled, while its attempt has a grace to end by itself.
         priority: -9 to 9; the nodes of a run with a higher one are sent first within their class.
         acts: what people have asked of it, the newest KEPT_ACTS.
+        rungs: node -> where it stands on its retry ladder, once it has left the first step: the step, and how many
+            attempts of its epoch had failed when it came there.
+        step_inputs: (node, step of its ladder) -> Template, where they are not the node's own.  step_secrets: the same
+            for where these name secrets.
         by_state: NodeState -> number of nodes.
         open: nodes that have not ended.  bad: sinks that ended otherwise than succeeded or skipped.
         floor: new attempts get higher numbers than this; above 0 only after the store lost commits of this run.
@@ -221,6 +255,9 @@ class Run:
     leaving: dict[int, str] = field(default_factory=dict)
     priority: int = 0
     acts: list[Act] = field(default_factory=list)
+    rungs: dict[int, tuple[int, int]] = field(default_factory=dict)
+    step_inputs: dict[tuple[int, int], Template] = field(default_factory=dict)
+    step_secrets: dict[tuple[int, int], list[list[str | int]]] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -248,6 +285,32 @@ class Run:
     def tally_by_state(self) -> dict[str, int]:
         """State word -> number of nodes; states without nodes are left out."""
         return {state.word: found for state, found in zip(NodeState, self.by_state, strict=True) if found}
+
+    def way(self, node: int) -> Profile:
+        """How the current attempt of a node is run: as declared, or as the step of its ladder says."""
+        profile = self.profiles[self.profile[node]]
+        return profile.ways[self.rungs[node][0]] if node in self.rungs else profile
+
+    def template(self, node: int) -> Template:
+        """The inputs of its current attempt."""
+        if node in self.rungs:
+            return self.step_inputs.get((node, self.rungs[node][0]), self.inputs[node])
+        return self.inputs[node]
+
+    def secret_places(self, node: int) -> Sequence[list[str | int]]:
+        """Where in [args, kwargs] these name secrets."""
+        if node in self.rungs and (node, self.rungs[node][0]) in self.step_inputs:
+            return self.step_secrets.get((node, self.rungs[node][0]), ())
+        return self.secrets.get(node, ())
+
+    def fallback_from(self, node: int) -> str:
+        """The executor that was declared, when another one runs or ran the node in its place; else ""."""
+        declared = self.profiles[self.profile[node]].executor
+        return declared if node in self.rungs and self.way(node).executor != declared else ""
+
+    def rung_words(self, node: int) -> str:
+        """Where the node stands on its retry ladder, for its log; "" on the first step."""
+        return rung_words(self.profiles[self.profile[node]], self.rungs[node]) if node in self.rungs else ""
 
     @classmethod
     def load(
@@ -333,6 +396,11 @@ class Run:
             self.labels[int(node)] = labels
         for node, places in page.get("secrets", {}).items():
             self.secrets[int(node)] = places
+        for node, steps in page.get("steps", {}).items():
+            for step, (template, places) in steps.items():
+                self.step_inputs[int(node), int(step)] = template
+                if places:
+                    self.step_secrets[int(node), int(step)] = places
 
     def _finish_edges(self) -> Iterator[None]:
         """Downstream lists and the number of readers of each output, from the upstream lists; in steps."""
@@ -356,7 +424,7 @@ class Run:
                 yield None
         self.down = down
         self.readers = array("I", bytes(4 * n))
-        for template in self.inputs:
+        for template in (*self.inputs, *self.step_inputs.values()) if self.step_inputs else self.inputs:
             for node in references(template):
                 self.readers[node] += 1
 
@@ -365,6 +433,9 @@ class Run:
         state = LETTERS.index(letter)
         self.state[node] = state
         self.epoch[node] = int(epoch)
+        if "." in failures:
+            failures, step, since = failures.split(".")
+            self.rungs[node] = int(step), int(since)
         self.attempt[node], self.failures[node], self.losses[node] = int(attempt), int(failures), int(losses)
         tries = timeline.split(";") if timeline else []
         if state >= FIRST_ENDED:
@@ -451,7 +522,10 @@ class Run:
             else:
                 now = ""
         timeline = f"{past};{now}" if past and now else past or now
-        counts = f"{self.attempt[node]}|{self.failures[node]}|{self.losses[node]}"
+        failures = str(self.failures[node])
+        if node in self.rungs:
+            failures += ".{}.{}".format(*self.rungs[node])
+        counts = f"{self.attempt[node]}|{failures}|{self.losses[node]}"
         return f"{LETTERS[state]}|{self.epoch[node]}|{counts}|{timeline}|{last}"
 
     def recall_end(self, node: int, raw: bytes) -> None:
@@ -519,7 +593,7 @@ class Run:
         A node's attempts are bounded by its own limits of failures and losses, in the epoch it was in and in one more
         that a retry may have opened; some may never have been claimed, which takes half a minute each and more.
         """
-        most = max((it.max_attempts + it.max_losses for it in self.profiles), default=0)
+        most = max((it.max_attempts + it.max_losses * max(len(it.steps), 1) for it in self.profiles), default=0)
         self.floor = max(self.floor, max(self.attempt, default=0)) + 2 * most + UNCLAIMED_AT_MOST
         self.renumbered_at_ms = at_ms
 
@@ -537,7 +611,7 @@ def _read_try(number: int, entry: str, created_at_ms: int) -> Try:
 
 def work_of(run: Run, node: int) -> str:
     """What a node is, in a word for people: its executor's name, or that it is a choice, a timer, a signal..."""
-    executor = run.profiles[run.profile[node]].executor
+    executor = run.way(node).executor
     if executor:
         return executor
     wait = None if run.guards is None else run.guards.waits.get(node)

@@ -23,6 +23,7 @@ from .events import (
     TotalLimitPassed,
     WaitOver,
 )
+from .failures import failure
 from .guards import Guards
 from .run import Run
 from .states import FIRST_ENDED, IN_FLIGHT, MoveKind, NodeState
@@ -109,7 +110,7 @@ def total_limit_passed(run: Run, event: TotalLimitPassed, now: int) -> Decision:
 
 
 def _time_is_over(run: Run, node: int, what: str, type_: str, now: int) -> Decision:
-    error = timed_out(what, type_)
+    error = timed_out(run, what, type_)
     state = run.state[node]
     if state in IN_FLIGHT:
         ending = (None, now, "", "none")
@@ -119,9 +120,9 @@ def _time_is_over(run: Run, node: int, what: str, type_: str, now: int) -> Decis
     return STALE
 
 
-def timed_out(what: str, type_: str) -> dict[str, Any]:
+def timed_out(run: Run, what: str, type_: str, origin: str = "policy") -> dict[str, Any]:
     """The error record of a node whose time is over."""
-    return {"kind": "timeout", "type": type_, "message": what, "origin": "policy", "phase": "wait"}
+    return failure(run, "timeout", type_, what, "wait") | {"origin": origin}
 
 
 def _seconds(ms: int | None) -> str:
@@ -226,7 +227,7 @@ def wait_over(run: Run, event: WaitOver, now: int) -> Decision:
     else:
         what = f"{_awaited(wait)} did not come within {_seconds(wait.within_ms)}"
         kind = "SignalTimeout" if wait.kind == "signal" else "AnswerTimeout"
-        decision.moves.append(Move(node, MoveKind.EXPIRE, -1, f"timeout: {what}", timed_out(what, kind)))
+        decision.moves.append(Move(node, MoveKind.EXPIRE, -1, f"timeout: {what}", timed_out(run, what, kind)))
     return decision
 
 

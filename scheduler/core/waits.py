@@ -13,18 +13,6 @@ from typing import Any, NamedTuple
 
 MOST_SIGNALS = 1_000
 """Signals that one run takes, those that nobody has waited for yet among them."""
-KINDS_OF_ERROR = (
-    "transient",
-    "rate_limited",
-    "timeout",
-    "lost",
-    "invalid_input",
-    "contract",
-    "permanent",
-    "safety",
-    "budget",
-    "cancelled",
-)
 KINDS = ("timer", "delay", "signal", "approval", "outside")
 
 

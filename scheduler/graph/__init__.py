@@ -8,13 +8,16 @@ numbers it, `contracts` compares it with what workers have published.
 from __future__ import annotations
 
 from .builder import Graph, Node, Path, Retry
+from .capability import Capability, capability
 from .compile import CompiledGraph
 from .formulas import Formula, has, size, within
 from .handles import Choice, Edge
+from .ladder import again, changed, escalate, other
 from .secret import Secret
 from .timing import Timing
 
 __all__ = [
+    "Capability",
     "Choice",
     "CompiledGraph",
     "Edge",
@@ -25,7 +28,12 @@ __all__ = [
     "Retry",
     "Secret",
     "Timing",
+    "again",
+    "capability",
+    "changed",
+    "escalate",
     "has",
+    "other",
     "size",
     "within",
 ]

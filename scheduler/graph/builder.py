@@ -16,12 +16,15 @@ from ..core.run import REGION
 from ..errors import DuplicateNode, HandleMisused, InvalidValue, UnknownNode, quoted, shown
 from . import document as documents
 from .branching import DEFAULT_OUTCOME, Gate, Stop, branches, branching, checked_stops, gates_of, stop
+from .capability import Capability, executor_of
 from .compile import CompiledGraph, compile_graph
+from .fallback import with_fallback
 from .formulas import Formula, formula_of, has, size, within
 from .handles import Choice, Edge, Node, Path
-from .inputs import NO_INPUTS
-from .limits import MAX_NAME, Duration, kind_of, name_of, seconds_of
-from .policy import DEFAULT_RETRY, DEFAULT_RULE, Policy, Retry, check_limits, choice_policy, rule_of
+from .inputs import NO_INPUTS, Inputs
+from .ladder import other
+from .limits import MAX_NAME, Duration, check_limits, kind_of, name_of, seconds_of
+from .policy import DEFAULT_RETRY, DEFAULT_RULE, Policy, Retry, choice_policy, rule_of
 from .signatures import is_signature, read_signature
 from .spec import Spec, after_of, graph_text, hash_of, labels_of
 from .timing import NO_TIMING, Timing
@@ -43,6 +46,7 @@ __all__ = [
     "within",
 ]
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -151,7 +155,7 @@ class Graph(WaitingNodes):
     @overload
     def add(
         self,
-        executor: str | dict[str, Any],
+        executor: str | dict[str, Any] | Capability,
         /,
         *,
         key: str | None = None,
@@ -225,14 +229,19 @@ class Graph(WaitingNodes):
         if inputs is not None:
             kwargs = _merged(kwargs, kwargs_of(inputs, "inputs"), executor)
         key = self._next_key(executor) if key is None else self._new_key(key)
-        if trigger_rule == DEFAULT_RULE and retry is timeout is soft_timeout is queue_class is None and timing is None:
-            policy = self._plain.get(executor) or self._plain_policy(executor, key)
-        else:
-            policy = self._policy(executor, key, trigger_rule, retry, timeout, soft_timeout, queue_class, timing)
         if not isinstance(args, list | tuple):
             raise InvalidValue(
                 f"nodes[{quoted(key)}].args", args, f"is not a list but {kind_of(args)}", "Write args=[value, ...]."
             )
+        steps: tuple[Inputs | None, ...] = ()
+        tried = self._retry if retry is None else _retry(retry, f"nodes[{quoted(key)}].retry")
+        if tried.steps:
+            tried, steps = tried.bound(key, self, args, kwargs)
+        unsaid = retry is timeout is soft_timeout is queue_class is None and timing is None and not tried.steps
+        if trigger_rule == DEFAULT_RULE and unsaid:
+            policy = self._plain.get(executor) or self._plain_policy(executor, key)
+        else:
+            policy = self._policy(executor, key, trigger_rule, tried, timeout, soft_timeout, queue_class, timing)
         made = Walk(key, self).inputs(args, kwargs) if args or kwargs else NO_INPUTS
         keys, gates = self._after(after, key) if after != () else ((), ())
         guard = None if when is None else formula_of(when, f"nodes[{quoted(key)}].when", self).expression
@@ -244,7 +253,7 @@ class Graph(WaitingNodes):
         if self._region:
             merged = {REGION: self._region, **(merged or {})}
         says = branching(guard, gates, None, policy.timing.wait)
-        self._specs[key] = Spec(key, policy, made, keys, merged or None, says)
+        self._specs[key] = Spec(key, policy, made, keys, merged or None, says, steps)
         self._hash = None
         return Node(self, key, decode)
 
@@ -320,6 +329,62 @@ class Graph(WaitingNodes):
             yield
         finally:
             self._region = before
+
+    def fallback(
+        self,
+        node: Node[T] | str,
+        executor: Any,
+        /,
+        *,
+        retry: Retry | int | None = None,
+        on: Iterable[str] | None = None,
+        queue_class: str | None = None,
+        timeout: Duration | None = None,
+        soft_timeout: Duration | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Node[T]:
+        """Another executor does a node in its place when it has failed for good; called again, after that one too.
+
+            answer = g.add("llm.ask", q=q, retry=2)
+            g.fallback(answer, "other_llm.ask")
+            g.fallback(answer, "cache.lookup", q=q)
+
+        It is one step more of the node's retry ladder (`other`), so the node has one handle, one outcome and one
+        output; whose that is, is told as `fallback_from`.
+
+        Args:
+            node: its handle or key.
+            executor: a name, a Celery task, or what `@executor` made.
+            retry: how often the other executor is tried, a policy without steps; default: the graph's, as for a node.
+            on: the kinds of error that it answers; default: all but safety, budget and cancelled.
+            queue_class: where it runs; default: the executor's own.
+            timeout, soft_timeout: per attempt; default: the node's.
+            inputs, kwargs: what it gets, by name; default: the inputs of the node.
+
+        Raises:
+            GraphError: the node is a choice or not of this graph, or what no step of a ladder may have.
+        """
+        key = node if isinstance(node, str) else self._own(node, "fallback")
+        spec = self._specs.get(key)
+        if spec is None:
+            raise UnknownNode(name_of(key, "fallback"), "fallback", self._specs)
+        at = f"nodes[{quoted(key)}].fallback"
+        if not spec.policy.executor:
+            raise InvalidValue(at, key, "is no work, so nobody executes it", "Give it a default.")
+        default = DEFAULT_RETRY if self._retry.steps else self._retry
+        tried = default if retry is None else _retry(retry, f"{at}.retry")
+        if tried.steps:
+            raise InvalidValue(
+                f"{at}.retry", retry, "has steps", "Say how often, and add the next by a call of its own."
+            )
+        given = None if inputs is None and not kwargs else _merged(kwargs, kwargs_of(inputs or {}, at), executor)
+        step = other(executor, on=on, inputs=given, queue_class=queue_class, timeout=timeout, soft_timeout=soft_timeout)
+        found = with_fallback(spec, self, step, tried)
+        found.policy = self._policies.setdefault(found.policy, found.policy)
+        self._specs[key] = found
+        self._hash = None
+        return node if isinstance(node, Node) else Node(self, key)
 
     def stop_when(self, condition: Condition, *, outcome: str = DEFAULT_OUTCOME, reason: str = "") -> None:
         """Ends the run once a condition is true: what has not begun is skipped, what runs ends by itself.
@@ -475,7 +540,7 @@ class Graph(WaitingNodes):
         return name
 
     def _plain_policy(self, executor: str, key: str) -> Policy:
-        policy = self._policy(executor, key, DEFAULT_RULE, None, None, None, None)
+        policy = self._policy(executor, key, DEFAULT_RULE, self._retry, None, None, None)
         self._plain[executor] = policy
         return policy
 
@@ -484,7 +549,7 @@ class Graph(WaitingNodes):
         executor: str,
         key: str,
         rule: object,
-        retry: Retry | int | None,
+        retry: Retry,
         timeout: Duration | None,
         soft_timeout: Duration | None,
         queue_class: str | None,
@@ -495,9 +560,9 @@ class Graph(WaitingNodes):
         soft = self._soft_timeout if soft_timeout is None else seconds_of(soft_timeout, f"{at}.soft_timeout")
         check_limits(hard, soft, f"{at}.soft_timeout")
         policy = Policy(
-            executor=name_of(executor, "executor"),
+            executor=executor_of(executor, "executor"),
             rule=rule_of(rule, f"{at}.trigger_rule"),
-            retry=self._retry if retry is None else _retry(retry, f"{at}.retry"),
+            retry=retry,
             timeout_seconds=hard,
             soft_timeout_seconds=soft,
             queue_class=self._queue_class if queue_class is None else name_of(queue_class, f"{at}.queue_class"),

@@ -29,8 +29,10 @@ from .guards import (
     page_guards,
 )
 from .handles import Reference
+from .inputs import Inputs
 from .limits import MAX_EDGES, MAX_GRAPH_CHARACTERS, MAX_PAGE_BYTES, MAX_PAGE_NODES
 from .policy import Policy
+from .rungs import StepWalk
 from .spec import Spec
 from .values import Walk
 
@@ -38,7 +40,8 @@ FORMAT = 1
 GUARDED_FORMAT = 2
 """Of graphs with expressions: who reads version 1 only must not run them without."""
 WAITING_FORMAT = 3
-"""Of graphs with waits or limits of time before or between attempts."""
+"""Of graphs with waits, limits of time before or between attempts, retry ladders, kinds of error that are never tried
+again, or capabilities."""
 _ANCESTORS_AT_ONCE = 4_096
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 
@@ -98,29 +101,36 @@ class CompiledGraph:
             "keys": self.keys[first:end],
             "profile": self._profile[first:end],
             "up": self._up[first:end],
-            "inputs": [self._template(s) for s in specs],
+            "inputs": [self._template(s.inputs) for s in specs],
         }
         if labels:
             page["labels"] = labels
         secrets = {str(first + i): s.inputs.secrets for i, s in enumerate(specs) if s.inputs.secrets}
         if secrets:
             page["secrets"] = secrets
+        steps = {str(first + i): self._steps(s) for i, s in enumerate(specs) if s.steps}
+        if steps:
+            page["steps"] = steps
         if self.header["v"] != FORMAT and (guards := page_guards(specs, first, self._index)):
             page["guards"] = guards
         return _json(page)
 
-    def _template(self, spec: Spec) -> str | list[Any]:
-        """Inputs of one node: text, or text and references in turn."""
-        references = spec.inputs.references
+    def _template(self, inputs: Inputs) -> str | list[Any]:
+        """Inputs as they are stored: text, or text and references in turn."""
+        references = inputs.references
         if not references:
-            return f"{spec.inputs.args},{spec.inputs.kwargs}"
+            return f"{inputs.args},{inputs.kwargs}"
         index = self._index
-        parts = spec.inputs.parts()
+        parts = inputs.parts()
         found: list[Any] = [parts[0]]
         for reference, part in zip(references, parts[1:], strict=True):
             found.append((index[reference.key], reference.path, reference.what))
             found.append(part)
         return found
+
+    def _steps(self, spec: Spec) -> dict[str, Any]:
+        """Inputs of the steps of a node's retry ladder, where they are not its own: step -> inputs, secrets."""
+        return {str(n): (self._template(it), it.secrets) for n, it in enumerate(spec.steps) if it is not None}
 
 
 def compile_graph(
@@ -163,7 +173,7 @@ def compile_graph(
     if guarded:
         check_types(specs, stops, index, contracts or {})
     numbers = {id(policy): i for i, policy in enumerate(policies)}
-    version = WAITING_FORMAT if has_waits(specs, policies) else GUARDED_FORMAT if guarded else FORMAT
+    version = _format_of(specs, policies, guarded)
     header: dict[str, Any] = {
         "v": version,
         "name": name,
@@ -181,6 +191,13 @@ def compile_graph(
     return CompiledGraph(header, specs, up, [numbers[id(s.policy)] for s in specs])
 
 
+def _format_of(specs: Sequence[Spec], policies: Sequence[Policy], guarded: bool) -> int:
+    """The oldest format whose readers do not misread the graph."""
+    if has_waits(specs, policies) or any(policy.is_laddered for policy in policies):
+        return WAITING_FORMAT
+    return GUARDED_FORMAT if guarded else FORMAT
+
+
 def _check_sizes(specs: Sequence[Spec], up: Sequence[Sequence[int]]) -> int:
     """How many edges there are.
 
@@ -191,6 +208,7 @@ def _check_sizes(specs: Sequence[Spec], up: Sequence[Sequence[int]]) -> int:
     if edges > MAX_EDGES:
         raise TooLarge("nodes", size=edges, limit=MAX_EDGES, unit="edges", remedy="Join nodes in stages.")
     size = sum(len(it.inputs.args) + len(it.inputs.kwargs) for it in specs)
+    size += sum(len(it.args) + len(it.kwargs) for spec in specs if spec.steps for it in spec.steps if it is not None)
     if size > MAX_GRAPH_CHARACTERS:
         remedy = "Store large data elsewhere and pass its address, or submit several runs."
         raise TooLarge(
@@ -222,7 +240,7 @@ def _upstream(specs: Sequence[Spec], index: Mapping[str, int]) -> tuple[list[lis
     up: list[list[int]] = []
     ordered, far = True, False
     for i, spec in enumerate(specs):
-        references = spec.inputs.references
+        references = spec.references
         if not references and not spec.after:
             up.append([])
             continue
@@ -246,13 +264,13 @@ def _upstream(specs: Sequence[Spec], index: Mapping[str, int]) -> tuple[list[lis
 
 
 def _unknown(spec: Spec, index: Mapping[str, int]) -> UnknownNode:
-    key = next(k for k in (*(r.key for r in spec.inputs.references if not r.ancestor), *spec.after) if k not in index)
+    key = next(k for k in (*(r.key for r in spec.references if not r.ancestor), *spec.after) if k not in index)
     return UnknownNode(key, _where(spec, key), index)
 
 
 def _where(spec: Spec, key: str) -> str:
     """Place of the first mention of a key among a node's references, or in its `after`."""
-    for reference, place in zip(spec.inputs.references, references_at(spec), strict=True):
+    for reference, place in zip(spec.references, references_at(spec), strict=True):
         if reference.key == key:
             return place
     return f"nodes[{quoted(spec.key)}].after[{spec.after.index(key)}]"
@@ -261,7 +279,12 @@ def _where(spec: Spec, key: str) -> str:
 def references_at(spec: Spec) -> list[str]:
     """Places of a node's references, in their order; for errors only."""
     walk = Walk(spec.key, None)
-    return [walk.place(trail) for trail in spec.inputs.gaps()]
+    found = [walk.place(trail) for trail in spec.inputs.gaps()]
+    for number, inputs in enumerate(spec.steps):
+        if inputs is not None:
+            walk = StepWalk(spec.key, None, number)
+            found += [walk.place(trail) for trail in inputs.gaps()]
+    return found
 
 
 def _in_order(specs: Sequence[Spec], up: Sequence[list[int]]) -> tuple[list[Spec], list[list[int]]]:
@@ -308,7 +331,7 @@ def _check_ancestors(specs: Sequence[Spec], up: Sequence[list[int]], index: Mapp
     """Every "ancestor" reference must point to an ancestor."""
     named: dict[Pair, Reference] = {}
     for i, spec in enumerate(specs):
-        for reference in spec.inputs.references:
+        for reference in spec.references:
             if reference.ancestor:
                 if reference.key not in index:
                     raise UnknownNode(reference.key, _where(spec, reference.key), index)
@@ -367,6 +390,10 @@ def _policies(specs: Sequence[Spec], up: Sequence[list[int]], classes: Collectio
             queue_class = policy.queue_class
             if classes is not None and queue_class is not None and queue_class not in classes:
                 raise UnknownClass(queue_class, f"nodes[{quoted(spec.key)}].queue_class", classes)
+            for number, step in enumerate(policy.retry.steps):
+                if classes is not None and step.queue_class is not None and step.queue_class not in classes:
+                    at = f"nodes[{quoted(spec.key)}].retry.steps[{number}].queue_class"
+                    raise UnknownClass(step.queue_class, at, classes)
         if quorums and quorums.get(id(policy), 0) > len(up[i]):
             raise InvalidValue(
                 f"nodes[{quoted(spec.key)}].trigger_rule",
@@ -378,19 +405,39 @@ def _policies(specs: Sequence[Spec], up: Sequence[list[int]], classes: Collectio
 
 
 def _check_contracts(specs: Sequence[Spec], contracts: Contracts) -> None:
-    executors = {s.key: s.policy.executor for s in specs}
+    """Executors, inputs and paths; of a node with a ladder those of every step."""
+    executors = {s.key: (s.policy.executor, *(e for _, e in _other_executors(s.policy))) for s in specs}
     outside = {s.key for s in specs if s.policy.timing.outside}
     for spec in specs:
         if not spec.policy.executor:
             continue  # a choice, or a wait
         contracts.check_executor(spec.policy.executor, f"nodes[{quoted(spec.key)}].executor")
-        contracts.check_inputs(spec)
-        for i, reference in enumerate(spec.inputs.references):
+        contracts.check_inputs(spec.policy.executor, spec.inputs, Walk(spec.key, None))
+        if spec.policy.retry.steps:
+            _check_steps(spec, contracts)
+        for i, reference in enumerate(spec.references):
             if reference.path and reference.what == "output" and reference.key not in outside:
-                executor = executors[reference.key]
-                problem = contracts.path_problem(executor, reference.path)
-                if problem:
-                    raise problem.error(references_at(spec)[i], reference, executor)
+                for executor in executors[reference.key]:
+                    problem = contracts.path_problem(executor, reference.path)
+                    if problem:
+                        raise problem.error(references_at(spec)[i], reference, executor)
+
+
+def _other_executors(policy: Policy) -> Iterator[tuple[int, str]]:
+    """(step, executor) of the steps of a ladder that name one."""
+    return ((n, step.executor) for n, step in enumerate(policy.retry.steps) if step.executor is not None)
+
+
+def _check_steps(spec: Spec, contracts: Contracts) -> None:
+    """The executor of each step is known, and takes the inputs that it would get."""
+    executor, others = spec.policy.executor, dict(_other_executors(spec.policy))
+    for number in range(len(spec.policy.retry.steps)):
+        executor = others.get(number, executor)
+        inputs = (spec.steps[number] if spec.steps else None) or spec.inputs
+        if number in others:
+            contracts.check_executor(executor, f"nodes[{quoted(spec.key)}].retry.steps[{number}].executor")
+        if number in others or inputs is not spec.inputs:
+            contracts.check_inputs(executor, inputs, StepWalk(spec.key, None, number))
 
 
 def _page_ends(specs: Sequence[Spec]) -> Iterator[int]:
@@ -400,6 +447,9 @@ def _page_ends(specs: Sequence[Spec]) -> Iterator[int]:
         inputs = spec.inputs
         # inputs stand as JSON texts inside JSON, where quotes and backslashes double; names are counted generously
         weight = 2 * 4 * (len(inputs.args) + len(inputs.kwargs)) + 1_300 * len(inputs.references) + 2_048
+        for step in spec.steps:
+            if step is not None:
+                weight += 2 * 4 * (len(step.args) + len(step.kwargs)) + 1_300 * len(step.references) + 2_048
         if i > first and (i - first >= MAX_PAGE_NODES or size + weight > MAX_PAGE_BYTES):
             yield i
             first, size = i, 0

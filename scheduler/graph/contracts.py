@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 from ..core.expressions.schemas import branches as branches_of
 from ..core.expressions.schemas import mapping, resolved
-from ..errors import InputMismatch, PathNotInOutput, UnknownExecutor, did_you_mean, quoted, shown
+from ..errors import InputMismatch, PathNotInOutput, UnknownExecutor, did_you_mean, shown
+from ..wire import CAPABILITY, capability_of
 from .handles import Reference
-from .inputs import GAP, Trail
+from .inputs import GAP, Inputs, Trail
 from .limits import kind_of
 from .secret import SecretText
-from .spec import Spec
 from .values import Walk
 
 Schema = Any
@@ -66,30 +66,60 @@ class Contracts:
         Raises:
             UnknownExecutor: none has.
         """
-        if executor not in self._contracts:
+        if capability_of(executor):
+            if not self._able(executor):
+                known = {CAPABILITY + str(it) for found in self._contracts.values() for it in _capabilities(found)}
+                raise UnknownExecutor(executor, at, sorted(known))
+        elif executor not in self._contracts:
             raise UnknownExecutor(executor, at, self._contracts)
+
+    def _able(self, executor: str) -> list[str]:
+        """The executors that may do it: this one, or all that have the capability that it asks for."""
+        wanted = capability_of(executor)
+        if not wanted:
+            return [executor]
+        return [name for name, found in self._contracts.items() if wanted in _capabilities(found)]
 
     def path_problem(self, executor: str, path: tuple[str | int, ...]) -> PathProblem | None:
         """Why the executor's output cannot have the path; None when it can, or nobody knows."""
         asked = (executor, path)
         if asked not in self._paths:
-            schema = self._contracts.get(executor, {}).get("output_schema")
-            self._paths[asked] = None if schema is None else _path_problem(schema, path)
+            self._paths[asked] = self._no_path(self._able(executor), path)
         return self._paths[asked]
 
-    def check_inputs(self, spec: Spec) -> None:
-        """Whether a node's literal inputs agree with the input schema; references may be anything.
+    def _no_path(self, executors: Sequence[str], path: tuple[str | int, ...]) -> PathProblem | None:
+        """Why none of these has an output with the path; which of them is bound shows when the node is sent."""
+        first = None
+        for executor in executors:
+            schema = self._contracts.get(executor, {}).get("output_schema")
+            problem = None if schema is None else _path_problem(schema, path)
+            if problem is None:
+                return None
+            first = first or problem
+        return first
+
+    def check_inputs(self, executor: str, inputs: Inputs, walk: Walk) -> None:
+        """Whether literal inputs agree with the executor's input schema; references may be anything.
+
+        Args:
+            walk: knows the places of the node, or of the step of its ladder, that has these inputs.
 
         Raises:
             InputMismatch: a missing or unknown name, or a value of the wrong type.
         """
-        executor = spec.policy.executor
-        schema = self._contracts[executor].get("input_schema")
-        if not isinstance(schema, Mapping):
-            return
-        kwargs = spec.inputs.values()
-        positional = spec.inputs.args != "[]"
-        _Inputs(spec.key, executor, schema).check(kwargs, positional)
+        first: InputMismatch | None = None
+        for name in self._able(executor):
+            schema = self._contracts[name].get("input_schema")
+            if not isinstance(schema, Mapping):
+                return
+            try:
+                _Inputs(walk, name, schema).check(inputs.values(), inputs.args != "[]")
+            except InputMismatch as problem:
+                first = first or problem
+            else:
+                return
+        if first is not None:
+            raise first
 
 
 def check_output(node: str, executor: str, contract: Mapping[str, Any], value: Any) -> None:
@@ -100,15 +130,14 @@ def check_output(node: str, executor: str, contract: Mapping[str, Any], value: A
     """
     schema = contract.get("output_schema")
     if isinstance(schema, Mapping):
-        _Inputs(node, executor, schema).output(value)
+        _Inputs(Walk(node, None), executor, schema).output(value)
 
 
 class _Inputs:
     """One check of one node's inputs, or of a value that is to be its output."""
 
-    def __init__(self, node: str, executor: str, root: Mapping[str, Any]) -> None:
-        self.walk = Walk(node, None)
-        self.node = node
+    def __init__(self, walk: Walk, executor: str, root: Mapping[str, Any]) -> None:
+        self.walk = walk
         self.executor = executor
         self.root = root
         self.left = _MAX_STEPS
@@ -139,7 +168,7 @@ class _Inputs:
             for name in required:
                 if isinstance(name, str) and name not in kwargs:
                     raise InputMismatch(
-                        f"nodes[{quoted(self.node)}].inputs",
+                        f"{self.walk.place(None)}.inputs",
                         executor=self.executor,
                         problem=f"the input {shown(name)} is missing",
                         remedy=f"Hand over {shown(name)}, a value or a node.",
@@ -231,6 +260,12 @@ class _Inputs:
             if problem := self._problem(wanted, inner, (trail, name), depth + 1):
                 return problem
         return None
+
+
+def _capabilities(contract: Mapping[str, Any]) -> Sequence[Any]:
+    """What an executor says that it can do. It came over the wire, so anything else is taken as nothing."""
+    found = contract.get("capabilities")
+    return found if isinstance(found, list) else ()
 
 
 def _path_problem(schema: Schema, path: Sequence[str | int]) -> PathProblem | None:

@@ -12,17 +12,10 @@ from typing import Any, NamedTuple, NoReturn
 
 from ..errors import DuplicateNode, InvalidValue, TooLarge, UnreadableDocument, escaped, quoted, shown
 from .branching import CHOICE_FIELDS, Gate, Stop, branches_of, branching, condition, gate_of, gates_of, stops_of
-from .inputs import NO_INPUTS
-from .limits import MAX_NODES, MIN_SECONDS, kind_of, name_of, only_fields, plain_seconds
-from .policy import (
-    DEFAULT_RETRY,
-    DEFAULT_RULE,
-    Policy,
-    Retry,
-    check_limits,
-    choice_policy,
-    rule_of,
-)
+from .capability import executor_of
+from .inputs import NO_INPUTS, Inputs
+from .limits import MAX_NODES, MIN_SECONDS, check_limits, kind_of, name_of, only_fields, plain_seconds
+from .policy import DEFAULT_RETRY, DEFAULT_RULE, Policy, Retry, choice_policy, rule_of
 from .spec import FORMAT, Spec, after_of, labels_of
 from .timing import NO_TIMING, Timing
 from .values import Walk, kwargs_of
@@ -176,19 +169,20 @@ def _node(node: object, index: int, policies: dict[Policy, Policy]) -> Spec:
     at = f"nodes[{quoted(key)}]"
     choice = branches_of(fields["choice"], fields["otherwise"], at) if "choice" in fields else None
     wait = wait_of(fields["wait"], f"{at}.wait") if "wait" in fields else None
-    policy = _policy(fields, at) if choice is None and wait is None else choice_policy(_rule(fields, at))
-    policy = policies.setdefault(policy, policy)
     args = fields.get("args", ())
     if not isinstance(args, list | tuple):
         raise InvalidValue(f"{at}.args", args, f"is not a list but {kind_of(args)}", "Write [value, ...].")
     kwargs = kwargs_of(fields.get("inputs", {}), f"{at}.inputs")
     inputs = Walk(key, None).inputs(args, kwargs) if args or kwargs else NO_INPUTS
+    retry, steps = _retry(fields, key, at, args, kwargs)
+    policy = _policy(fields, at, retry) if choice is None else choice_policy(_rule(fields, at))
+    policy = policies.setdefault(policy, policy)
     keys, gates = _after(fields.get("after", ()), f"{at}.after")
     when = condition(fields["when"], f"{at}.when") if "when" in fields else None
     labels = labels_of(fields["labels"], f"{at}.labels") if "labels" in fields else None
     wait = wait or policy.timing.wait
     says = branching(when, gates_of(gates, f"{at}.after"), choice, wait)
-    return Spec(key, policy, inputs, after_of(keys), labels, says)
+    return Spec(key, policy, inputs, after_of(keys), labels, says, steps)
 
 
 def _after(after: object, at: str) -> tuple[list[str], list[Gate]]:
@@ -209,8 +203,15 @@ def _rule(fields: Mapping[str, Any], at: str) -> str:
     return rule_of(fields.get("trigger_rule", DEFAULT_RULE), f"{at}.trigger_rule")
 
 
-def _policy(fields: Mapping[str, Any], at: str) -> Policy:
+def _retry(
+    fields: Mapping[str, Any], key: str, at: str, args: Any, kwargs: Mapping[str, Any]
+) -> tuple[Retry, tuple[Inputs | None, ...]]:
+    """The retry policy, and the inputs of its steps."""
     retry = Retry.from_document(fields["retry"], f"{at}.retry") if "retry" in fields else DEFAULT_RETRY
+    return retry.bound(key, None, args, kwargs) if retry.steps else (retry, ())
+
+
+def _policy(fields: Mapping[str, Any], at: str, retry: Retry) -> Policy:
     hard = fields.get("timeout_seconds")
     hard = None if hard is None else plain_seconds(hard, f"{at}.timeout_seconds", MIN_SECONDS)
     soft = fields.get("soft_timeout_seconds")
@@ -218,7 +219,7 @@ def _policy(fields: Mapping[str, Any], at: str) -> Policy:
     check_limits(hard, soft, f"{at}.soft_timeout_seconds")
     queue_class = fields.get("queue_class")
     return Policy(
-        executor=name_of(fields["executor"], f"{at}.executor"),
+        executor=executor_of(fields["executor"], f"{at}.executor"),
         rule=_rule(fields, at),
         retry=retry,
         queue_class=None if queue_class is None else name_of(queue_class, f"{at}.queue_class"),

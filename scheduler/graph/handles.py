@@ -146,6 +146,15 @@ class Node(Generic[T_co]):
         """The edge from this node, for `after`: open only if the condition is true when the node has succeeded."""
         return Edge(self, formula_of(condition, f"nodes[{quoted(self.key)}].when", self._graph))
 
+    def fallback(self, executor: Any, /, **options: Any) -> Node[T_co]:
+        """Another executor does this node in its place when it has failed for good; see `Graph.fallback`.
+
+        answer = g.add("llm.ask", q=q).fallback("other_llm.ask").fallback("cache.lookup", q=q)
+        """
+        graph: Any = self._graph
+        found: Node[T_co] = graph.fallback(self, executor, **options)
+        return found
+
     def __repr__(self) -> str:
         return f"Node({shown(self.key)})"
 

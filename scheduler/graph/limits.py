@@ -179,3 +179,15 @@ def only_fields(value: Mapping[Any, Any], known: tuple[str, ...], at: str) -> di
                 f"Known are {', '.join(known)}.{did_you_mean(name, known) if isinstance(name, str) else ''}",
             )
     return dict(value)
+
+
+def check_limits(timeout: float | None, soft_timeout: float | None, at: At) -> None:
+    """The soft time limit warns before the hard one kills, so it must be the shorter one.
+
+    Raises:
+        InvalidValue: it is not.
+    """
+    if timeout is not None and soft_timeout is not None and soft_timeout >= timeout:
+        raise InvalidValue(
+            place(at), soft_timeout, f"is not shorter than the hard limit of {timeout:g} seconds", "Make it shorter."
+        )

@@ -7,18 +7,21 @@ canonical document (defaults left out) and the profile that the compiled graph s
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from ..core.ladder import ESCALATE
 from ..core.rules import RULE_NAMES, parse_rule
 from ..errors import InvalidValue, did_you_mean
+from ..wire import CAPABILITY
+from .inputs import Inputs
+from .ladder import Step, kinds_of, steps_of, waits_of
 from .limits import (
     MAX_ATTEMPTS,
     MAX_FACTOR,
     MAX_LOSSES,
-    MAX_SECONDS,
     At,
     Duration,
     count_of,
@@ -27,8 +30,8 @@ from .limits import (
     only_fields,
     place,
     plain_seconds,
-    seconds_of,
 )
+from .rungs import bound, step_from_document
 from .timing import NO_TIMING, Timing
 
 DEFAULT_RULE = "all_success"
@@ -38,16 +41,20 @@ DEFAULT_RULE = "all_success"
 class Retry:
     """How often a node is tried, and how long it waits in between: exponential backoff with full jitter.
 
+    Or what is tried, step by step: `steps`, a ladder that a node goes down (ladder.py).
+
     Args:
-        max_attempts: tries in all, the first one included, 1 to 1000.
+        max_attempts: tries in all, the first one included, 1 to 1000; default 3, or what the steps have together.
         backoff: "1s..60s", the bounds of the first wait and of every wait; or give the two that follow.
         base_seconds: upper bound of the first wait; 0 tries again at once.
         cap_seconds: upper bound of every wait.
         factor: growth of the bound from one wait to the next, 1 to 100.
         max_losses: tries that may be lost to infrastructure (a killed worker), which count apart, 0 to 1000.
+        steps: again(...), changed(...), other(...), escalate(...), in their order; they have waits of their own.
+        never: kinds of error after which nothing is tried, whatever the steps answer.
 
     >>> Retry(4, "500ms..30s")
-    Retry(max_attempts=4, base_seconds=0.5, cap_seconds=30.0, factor=2.0, max_losses=5)
+    Retry(max_attempts=4, base_seconds=0.5, cap_seconds=30.0, factor=2.0, max_losses=5, steps=(), never=())
     """
 
     max_attempts: int
@@ -55,40 +62,36 @@ class Retry:
     cap_seconds: float
     factor: float
     max_losses: int
+    steps: tuple[Step, ...]
+    never: tuple[str, ...]
 
     def __init__(
         self,
-        max_attempts: int = 3,
+        max_attempts: int | None = None,
         backoff: str | None = None,
         *,
         base_seconds: Duration | None = None,
         cap_seconds: Duration | None = None,
         factor: float = 2.0,
         max_losses: int = 5,
+        steps: Iterable[Step] = (),
+        never: Iterable[str] = (),
         at: str = "retry",
     ) -> None:
         set_ = object.__setattr__
-        set_(self, "max_attempts", count_of(max_attempts, f"{at}.max_attempts", 1, MAX_ATTEMPTS))
-        if backoff is not None:
-            if base_seconds is not None or cap_seconds is not None:
-                raise InvalidValue(
-                    f"{at}.backoff",
-                    backoff,
-                    "stands beside base_seconds or cap_seconds",
-                    'Give either backoff="1s..60s" or base_seconds and cap_seconds.',
-                )
-            base_seconds, cap_seconds = _bounds(backoff, f"{at}.backoff")
-        base = seconds_of(1.0 if base_seconds is None else base_seconds, f"{at}.base_seconds", 0)
-        default_cap = min(max(60.0, base), MAX_SECONDS)
-        cap = seconds_of(default_cap if cap_seconds is None else cap_seconds, f"{at}.cap_seconds", 0)
-        if cap < base:
-            raise InvalidValue(
-                f"{at}.cap_seconds", cap, f"is less than base_seconds ({base:g})", "Raise it, or lower base_seconds."
-            )
+        found = () if steps == () else steps_of(steps, f"{at}.steps")
+        if found and (backoff, base_seconds, cap_seconds, factor) != (None, None, None, 2.0):
+            raise InvalidValue(f"{at}.steps", list(found), "stand beside a wait", "Give each step its own backoff.")
+        together = sum(step.attempts for step in found if step.step != ESCALATE)
+        most = (together or 3) if max_attempts is None else max_attempts
+        set_(self, "max_attempts", count_of(most, f"{at}.max_attempts", 1, together or MAX_ATTEMPTS))
+        base, cap = waits_of(backoff, base_seconds, cap_seconds, at)
         set_(self, "base_seconds", base)
         set_(self, "cap_seconds", cap)
         set_(self, "factor", number_of(factor, f"{at}.factor", 1.0, MAX_FACTOR))
         set_(self, "max_losses", count_of(max_losses, f"{at}.max_losses", 0, MAX_LOSSES))
+        set_(self, "steps", found)
+        set_(self, "never", kinds_of(never, "", f"{at}.never"))
 
     @classmethod
     def from_document(cls, value: object, at: str) -> Retry:
@@ -102,25 +105,46 @@ class Retry:
         for name in ("base_seconds", "cap_seconds"):
             if name in fields:
                 fields[name] = plain_seconds(fields[name], f"{at}.{name}", 0)
-        fields.setdefault("cap_seconds", 60.0)
+        for name in ("steps", "never"):
+            if name in fields and not isinstance(fields[name], list | tuple):
+                found = fields[name]
+                raise InvalidValue(f"{at}.{name}", found, f"is not a list but {kind_of(found)}", "Write [...].")
+        if "steps" in fields:
+            for name in ("base_seconds", "factor", "cap_seconds"):
+                if name in fields:
+                    raise InvalidValue(f"{at}.{name}", fields[name], "stands beside steps", "Give it to a step.")
+            steps = [step_from_document(it, f"{at}.steps[{i}]") for i, it in enumerate(fields["steps"])]
+            fields["steps"] = steps_of(steps, f"{at}.steps")
+        else:
+            fields.setdefault("cap_seconds", 60.0)
+        if "max_attempts" in fields and fields["max_attempts"] is None:
+            raise InvalidValue(f"{at}.max_attempts", None, "is not a number but null", "Leave it out.")
         return cls(**fields, at=at)
 
     def document(self) -> dict[str, Any]:
         """What of it is not the default, by the names of the document."""
-        return {name: value for name in RETRY_FIELDS if (value := getattr(self, name)) != getattr(DEFAULT_RETRY, name)}
+        default: Any = Retry(steps=self.steps) if self.steps else DEFAULT_RETRY
+        simple = {name: value for name in _PLAIN_FIELDS if (value := getattr(self, name)) != getattr(default, name)}
+        if self.steps:
+            simple["steps"] = [step.document() for step in self.steps]
+        return simple | ({"never": list(self.never)} if self.never else {})
+
+    def bound(
+        self, key: str, graph: object | None, args: Any, kwargs: Mapping[str, Any]
+    ) -> tuple[Retry, tuple[Inputs | None, ...]]:
+        """The policy as that of one node, and the inputs of its steps; see ladder.bound."""
+        steps, inputs = bound(self.steps, key, graph, args, kwargs)
+        return self.with_steps(steps), inputs
+
+    def with_steps(self, steps: tuple[Step, ...], more: int = 0) -> Retry:
+        """The same with other steps, which have `more` attempts together."""
+        cap = self.max_attempts + more if self.max_attempts < sum(it.attempts for it in self.steps) else None
+        return Retry(cap, max_losses=self.max_losses, steps=steps, never=self.never)
 
 
-RETRY_FIELDS = ("max_attempts", "base_seconds", "factor", "cap_seconds", "max_losses")
+_PLAIN_FIELDS = ("max_attempts", "base_seconds", "factor", "cap_seconds", "max_losses")
+RETRY_FIELDS = (*_PLAIN_FIELDS, "steps", "never")
 DEFAULT_RETRY = Retry()
-
-
-def _bounds(backoff: object, at: str) -> tuple[float, float]:
-    parts = backoff.split("..") if isinstance(backoff, str) else []
-    if len(parts) != 2:
-        raise InvalidValue(
-            at, backoff, "is not a pair of durations", 'Write the first and the longest wait: "1s..60s".'
-        )
-    return seconds_of(parts[0].strip(), at, 0), seconds_of(parts[1].strip(), at, 0)
 
 
 def rule_of(value: object, at: At) -> str:
@@ -173,7 +197,8 @@ class Policy:
 
     def profile(self) -> dict[str, Any]:
         """The profile of the compiled graph: the same in milliseconds."""
-        return {
+        hard, soft = _ms(self.timeout_seconds), _ms(self.soft_timeout_seconds)
+        found: dict[str, Any] = {
             "executor": self.executor,
             "queue_class": self.queue_class,
             "rule": self.rule,
@@ -182,27 +207,25 @@ class Policy:
             "factor": self.retry.factor,
             "cap_ms": round(self.retry.cap_seconds * 1000),
             "max_losses": self.retry.max_losses,
-            "timeout_ms": _ms(self.timeout_seconds),
-            "soft_timeout_ms": _ms(self.soft_timeout_seconds),
+            "timeout_ms": hard,
+            "soft_timeout_ms": soft,
             **self.timing.limits,
         }
+        if self.retry.steps:
+            found["steps"] = [step.record(hard, soft) for step in self.retry.steps]
+        if self.retry.never:
+            found["never"] = list(self.retry.never)
+        return found
+
+    @property
+    def is_laddered(self) -> bool:
+        """Whether readers of graphs of format 2 would misread it."""
+        return bool(self.retry.steps or self.retry.never or self.executor.startswith(CAPABILITY))
 
 
 def choice_policy(rule: str) -> Policy:
     """The policy of a choice: it is no work, so nothing but its trigger rule says anything."""
     return Policy("", rule, DEFAULT_RETRY, None, None, None)
-
-
-def check_limits(timeout: float | None, soft_timeout: float | None, at: At) -> None:
-    """The soft time limit warns before the hard one kills, so it must be the shorter one.
-
-    Raises:
-        InvalidValue: it is not.
-    """
-    if timeout is not None and soft_timeout is not None and soft_timeout >= timeout:
-        raise InvalidValue(
-            place(at), soft_timeout, f"is not shorter than the hard limit of {timeout:g} seconds", "Make it shorter."
-        )
 
 
 def _ms(seconds: float | None) -> int | None:

@@ -10,9 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 from ..core.expressions.operators import MOST_CHARACTERS
+from ..core.ladder import CHANGED, ESCALATE, OTHER
 from ..core.rules import RULE_NAMES
+from ..errors import ERROR_KINDS
+from ..wire import CAPABILITY, CAPABILITY_NAME
 from . import limits
 from .branching import MAX_BRANCHES, MAX_STOPS, OUTCOMES
+from .ladder import DEFAULT_ATTEMPTS, DEFAULT_ON, JITTERS, MAX_STEPS, MAY_ANSWER, STEP_FIELDS
 from .policy import DEFAULT_RETRY, DEFAULT_RULE
 from .schema_parts import closed, labels, number, or_null, ref, whole
 from .schema_waits import timing, waiting_node
@@ -63,6 +67,11 @@ def graph_schema() -> dict[str, Any]:
                 "not": {"pattern": f"[{limits.CONTROL}]"},
                 "description": "Any Unicode without control characters; given back exactly.",
             },
+            "executor": {
+                **ref("name"),
+                "if": {"type": "string", "pattern": f"^{CAPABILITY}"},
+                "then": {"pattern": f"^{CAPABILITY}{CAPABILITY_NAME}$", "not": {"pattern": r"\n"}},
+            },
             "node": {
                 "if": {"type": "object", "required": ["choice"]},
                 "then": _choice(),
@@ -105,7 +114,7 @@ def _node() -> dict[str, Any]:
     return closed(
         {
             "key": {**ref("name"), "description": "The node's name in this graph."},
-            "executor": {**ref("name"), "description": "Name of a Celery task."},
+            "executor": {**ref("executor"), "description": "Name of a Celery task, or capability:NAME."},
             "args": {"type": "array", "items": ref("value"), "default": []},
             "inputs": {**ref("values"), "description": "Arguments by name.", "default": {}},
             "after": ref("after"),
@@ -160,8 +169,10 @@ def _stop() -> dict[str, Any]:
 
 
 def _retry() -> dict[str, Any]:
+    """Either simply again, or a ladder of steps, which have waits of their own."""
     d = DEFAULT_RETRY
-    return closed(
+    waits: dict[str, Any] = dict.fromkeys(("base_seconds", "factor", "cap_seconds"), False)
+    found = closed(
         {
             "max_attempts": {**whole(1, limits.MAX_ATTEMPTS), "default": d.max_attempts},
             "base_seconds": {**number(0, limits.MAX_SECONDS), "default": d.base_seconds},
@@ -172,8 +183,43 @@ def _retry() -> dict[str, Any]:
                 "description": "Not less than base_seconds.",
             },
             "max_losses": {**whole(0, limits.MAX_LOSSES), "default": d.max_losses},
+            "steps": {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": MAX_STEPS,
+                "items": {"oneOf": [_step(step) for step in STEP_FIELDS if step != ESCALATE]},
+                "description": "What is tried, in order: a node goes down and never back.",
+            },
+            "never": {**_kinds(frozenset(ERROR_KINDS)), "description": "Errors after which nothing is tried."},
         }
     )
+    return {**found, "if": {"type": "object", "required": ["steps"]}, "then": {"properties": waits}}
+
+
+def _step(step: str) -> dict[str, Any]:
+    """One step of a retry ladder."""
+    fields: dict[str, Any] = {
+        "step": {"const": step},
+        "attempts": {**whole(1, limits.MAX_ATTEMPTS), "default": DEFAULT_ATTEMPTS[step]},
+        "on": {**_kinds(MAY_ANSWER[step]), "minItems": 1, "default": sorted(DEFAULT_ON[step])},
+        "base_seconds": {**number(0, limits.MAX_SECONDS), "default": 1.0},
+        "factor": {**number(1, limits.MAX_FACTOR), "default": 2.0},
+        "cap_seconds": {**number(0, limits.MAX_SECONDS), "default": 60.0},
+        "jitter": {"enum": list(JITTERS), "default": JITTERS[0]},
+        "inputs": ref("values"),
+        "executor": ref("executor"),
+        "queue_class": or_null(ref("name")),
+        "timeout_seconds": or_null(ref("seconds")),
+        "soft_timeout_seconds": or_null(ref("seconds")),
+    }
+    needed = {CHANGED: ["inputs"], OTHER: ["executor"]}.get(step, [])
+    if step == CHANGED:
+        fields["inputs"] = {**ref("values"), "minProperties": 1}
+    return closed({name: fields[name] for name in STEP_FIELDS[step]}, required=["step", *needed])
+
+
+def _kinds(kinds: frozenset[str]) -> dict[str, Any]:
+    return {"type": "array", "items": {"enum": sorted(kinds)}}
 
 
 def _value() -> dict[str, Any]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import InvalidValue, quoted
 from .branching import Branching, Stop
+from .handles import Reference
 from .inputs import Inputs
 from .limits import MAX_LABELS, kind_of, name_of
 from .policy import Policy
@@ -25,7 +26,7 @@ FORMAT = 1
 class Spec:
     """One node as it was declared, checked by itself but not yet against the others."""
 
-    __slots__ = ("after", "branching", "inputs", "key", "labels", "policy")
+    __slots__ = ("after", "branching", "inputs", "key", "labels", "policy", "steps")
 
     def __init__(
         self,
@@ -35,6 +36,7 @@ class Spec:
         after: tuple[str, ...],
         labels: Mapping[str, str] | None,
         branching: Branching | None = None,
+        steps: tuple[Inputs | None, ...] = (),
     ) -> None:
         self.key = key
         self.policy = policy
@@ -42,6 +44,15 @@ class Spec:
         self.after = after
         self.labels = labels
         self.branching = branching
+        self.steps = steps
+        """For each step of its retry ladder the inputs of that, None where they are the node's own; () for no such."""
+
+    @property
+    def references(self) -> Sequence[Reference]:
+        """Of its inputs, those of the steps of its ladder included."""
+        if not self.steps:
+            return self.inputs.references
+        return [it for inputs in (self.inputs, *self.steps) if inputs is not None for it in inputs.references]
 
     def text(self) -> str:
         """Its canonical JSON."""

@@ -11,14 +11,19 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..core.run import Profile, Run
 from ..core.states import NodeState, RunState
 from ..settings import QueueClass
+from ..store.capabilities import Binding
+from ..wire import capability_of
 from .windows import Window
 
 _READY, _RUNNING = int(NodeState.READY), RunState.RUNNING
+MOST_BOUND = 1_000
+"""Profiles with a bound executor that are remembered."""
 TURN = 16
 """Nodes of one run that are sent before the next run has its turn."""
 
@@ -35,6 +40,9 @@ class Admission:
         self.classes = classes
         self.default = default
         self.contracts: Mapping[str, Mapping[str, Any]] = {}
+        self.bindings: Mapping[str, Binding] = {}
+        """Capability -> the executor that it is bound to now."""
+        self._bound: dict[tuple[Profile, str], Profile] = {}
         self.flying: dict[str, int] = dict.fromkeys(classes, 0)
         self.windows = {name: Window(it) for name, it in classes.items()}
         self._ready: dict[str, dict[int, OrderedDict[str, tuple[Run, deque[int]]]]] = {name: {} for name in classes}
@@ -45,15 +53,57 @@ class Admission:
         self._fitting: dict[tuple[str, str], bool] = {}
         self._placed: dict[tuple[str, str | None], tuple[str | None, str]] = {}
 
-    def learn(self, contracts: Mapping[str, Mapping[str, Any]]) -> None:
-        """Executors as published now; nodes that waited for one of them become ready to send."""
+    def learn(self, contracts: Mapping[str, Mapping[str, Any]], bindings: Mapping[str, Binding] | None = None) -> None:
+        """Executors and bindings as they are now: nodes that waited for one of them become ready to send, and those
+        that ask for a capability are placed anew.
+        """
         self.contracts = contracts
         self._placed.clear()
+        if bindings is not None and bindings != self.bindings:
+            self.bindings = bindings
+            self._place_again()
         waiting, self._waiting = self._waiting, {}
         for runs in waiting.values():
             for run, nodes in runs.values():
                 for node in nodes:
                     self.add(run, node)
+
+    def _place_again(self) -> None:
+        """Ready nodes that ask for a capability may belong into another class now. O(ready nodes)."""
+        asking = [
+            (run, node) for _, run, nodes in self.waiting() for node in nodes if capability_of(run.way(node).executor)
+        ]
+        for levels in self._ready.values():
+            for priority, queue in list(levels.items()):
+                for id_, (run, nodes) in list(queue.items()):
+                    queue[id_] = (run, deque(it for it in nodes if not capability_of(run.way(it).executor)))
+                    if not queue[id_][1]:
+                        del queue[id_]
+                if not queue:
+                    del levels[priority]
+        for run, node in asking:
+            self._waiting.setdefault("", {}).setdefault(run.id, (run, []))[1].append(node)
+
+    def bound(self, profile: Profile, executor: str = "") -> Profile:
+        """How a node is run whose capability is bound to an executor: to this one, or as bindings are now."""
+        wanted = capability_of(profile.executor)
+        if not wanted:
+            return profile
+        if not executor:
+            binding = self.bindings.get(wanted)
+            executor = binding.executor if binding is not None else profile.executor
+        found = self._bound.get((profile, executor))
+        if found is None:
+            if len(self._bound) >= MOST_BOUND:
+                self._bound.clear()
+            found = self._bound[profile, executor] = replace(profile, executor=executor)
+        return found
+
+    def rule(self, profile: Profile) -> str:
+        """Which rule names the executor of a node that asks for a capability, in the words of the log; else ""."""
+        wanted = capability_of(profile.executor)
+        binding = self.bindings.get(wanted) if wanted else None
+        return f"capability {wanted}: executor {binding.executor}, {binding.words}" if binding is not None else ""
 
     def place(self, profile: Profile) -> tuple[str | None, str]:
         """(queue class, "") for a node of this profile, or (None, why it must wait)."""
@@ -64,6 +114,11 @@ class Admission:
         return found
 
     def _place(self, executor: str, queue_class: str | None) -> tuple[str | None, str]:
+        if wanted := capability_of(executor):
+            binding = self.bindings.get(wanted)
+            if binding is None:
+                return None, f"the capability {wanted!r} is bound to no executor (celeriac capabilities bind)"
+            executor = binding.executor
         contract = self.contracts.get(executor)
         if contract is None:
             return None, f"no worker has published the executor {executor!r}"
@@ -80,12 +135,12 @@ class Admission:
 
     def add(self, run: Run, node: int) -> str:
         """A node became ready. Returns why it must wait apart, or "" when it waits for room, or is refused."""
-        profile = run.profiles[run.profile[node]]
+        profile = run.way(node)
         name, why = self.place(profile)
         if name is None:
             self._waiting.setdefault(why, {}).setdefault(run.id, (run, []))[1].append(node)
             return why
-        if not self._fits(profile.executor, name):
+        if not self._fits(self.bound(profile).executor, name):
             self.refused.append((run, node, name))
             return ""
         levels = self._ready[name]

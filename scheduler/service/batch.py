@@ -98,7 +98,7 @@ class Batch:
             number = run.attempt[node]
             if kind == _SUCCEED:
                 dirty[node] = None
-                log.append([node, "succeed", number, -1, ""])
+                log.append([node, "succeed", number, -1, run.rung_words(node) if run.rungs else ""])
                 if output is not None:
                     page.values[node] = output
                 elif node in run.past:  # the error of an earlier try stands there
@@ -130,7 +130,7 @@ class Batch:
             "node": run.keys[node],
             "number": node,
             "attempt": run.attempt_id(self.keys.shard, node),
-            "executor": run.profiles[run.profile[node]].executor,
+            "executor": run.way(node).executor,
             "graph": run.name,
         }
         return Dead.made("node", why, facts, [(b"error", _error_bytes(error))])
@@ -193,11 +193,15 @@ class Batch:
         others = [it for it in self.ready if it[0] is not run]
         self.ready = others + [(run, node) for node, state in enumerate(run.state) if state == NodeState.READY]
 
-    def send(self, run: Run, node: int, attempt: str, state: str, claim_by_ms: int) -> None:
-        """An attempt goes out: its state for the claim, and until when a worker must have claimed it."""
+    def send(self, run: Run, node: int, attempt: str, state: str, claim_by_ms: int, why: str = "") -> None:
+        """An attempt goes out: its state for the claim, until when a worker must have claimed it, and the rule that has
+        chosen its executor, if one has.
+        """
         page = self.page(run)
         page.dirty[node] = None
-        page.log.append([node, "dispatch", run.attempt[node], -1, ""])
+        if run.rungs and (rung := run.rung_words(node)):
+            why = f"{rung}; {why}" if why else rung
+        page.log.append([node, "dispatch", run.attempt[node], -1, why])
         self.sent.append(attempt)
         self.states[attempt] = state
         self.deadlines[attempt] = claim_by_ms

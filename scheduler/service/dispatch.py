@@ -20,7 +20,7 @@ from ..core.states import RunState
 from ..errors import ExecutorNotAllowed, shown
 from ..settings import Settings
 from ..store.runs import Runs
-from ..wire import AttemptId, RunId, error_record
+from ..wire import AttemptId, RunId, error_record, placed, read_place
 from .admission import Admission
 from .batch import Batch
 from .held import CHECK_MS, Held
@@ -79,12 +79,20 @@ class Dispatch:
         for queue_class in held.flying.values():
             self.admission.flying[queue_class] -= 1
         held.flying.clear()
+        held.bound.clear()
         self.outbox.forget(held)
 
     # -- in flight ----------------------------------------------------------------------------------
 
-    def flies(self, held: Held, id_: str, queue_class: str) -> None:
-        """An attempt takes a place in its class's window."""
+    def flies(self, held: Held, id_: str, place: str) -> None:
+        """An attempt takes a place in its class's window.
+
+        Args:
+            place: its class, with the executor that a capability was bound to (wire.placed).
+        """
+        queue_class = place
+        if "=" in place:
+            queue_class, held.bound[id_] = read_place(place)
         held.flying[id_] = queue_class
         self.admission.flying[queue_class] = self.admission.flying.get(queue_class, 0) + 1
 
@@ -96,6 +104,8 @@ class Dispatch:
             self.landings[queue_class] += 1
         if self._passed_by:
             self._passed_by.pop(id_, None)
+        if held.bound:
+            held.bound.pop(id_, None)
 
     def still_queued(self, id_: str, queue_class: str, seen: dict[str, frozenset[str] | None]) -> bool:
         """Whether an unclaimed attempt simply waits in its queue: then it is not lost, however long it takes.
@@ -161,9 +171,9 @@ class Dispatch:
                 continue
             evolve(run, decision, batch.now)
             batch.take(run, decision)
-            executor = run.profiles[run.profile[node]].executor
+            executor = self.admission.bound(run.way(node)).executor
             told = ExecutorNotAllowed(executor, name, self._classes[name].executors, at=f"node {shown(run.keys[node])}")
-            error = error_record("permanent", "ExecutorNotAllowed", str(told), origin="policy")
+            error = error_record("permanent", "ExecutorNotAllowed", str(told), origin="policy", phase="route")
             epoch, attempt = run.epoch[node], run.attempt[node]
             event = Reported(node, epoch, attempt, "failed", "none", "", None, batch.now, error, None, 0.0)
             decision = decide(run, event, batch.now)
@@ -194,11 +204,15 @@ class Dispatch:
             queue_class, run_id, shard = self._classes[name], RunId(run.id), held.keys.shard
             for node in nodes:
                 id_ = run.attempt_id(shard, node)
-                told = self.admission.timeout_ms(run.profiles[run.profile[node]])
+                way = run.way(node)
+                profile = self.admission.bound(way)
+                told = self.admission.timeout_ms(profile)
                 limit = queue_class.timeout_ms if told is None else told + LIMIT_GRACE_MS
-                state = f"s|{name}|{queue_class.lease_ms}|{limit}"
-                batch.send(run, node, id_, state, batch.now + self.claim_by_ms(name, run, node))
-                self.flies(held, id_, name)
+                place = name if profile is way else placed(name, profile.executor)
+                state = f"s|{place}|{queue_class.lease_ms}|{limit}"
+                claim_by_ms = batch.now + self.claim_by_ms(name, run, node)
+                batch.send(run, node, id_, state, claim_by_ms, "" if profile is way else self.admission.rule(way))
+                self.flies(held, id_, place)
                 going.append(Outgoing(held, run_id, node, id_))
             held.look_by(batch.now + CHECK_MS)
         self.more = len(going) >= ADMITTED_PER_TURN

@@ -22,6 +22,7 @@ class Held:
     Attributes:
         runs: live runs, by id.
         flying: attempt id -> queue class, of attempts in flight.
+        bound: attempt id -> executor, of those whose node asks for a capability: what was bound when they were sent.
         batches_out: how many batches the store's outbox holds.
         published: how many of them, the oldest, have been sent and go with the next commit.
         read_after: the newest inbox entry that was read.
@@ -42,6 +43,7 @@ class Held:
         self.behind = False
         self.runs: dict[str, Run] = {}
         self.flying: dict[str, str] = {}
+        self.bound: dict[str, str] = {}
         self.batches_out = 0
         self.published = 0
         self.read_after: bytes = b"0"

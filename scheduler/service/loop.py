@@ -17,6 +17,7 @@ from collections import Counter
 
 from ..errors import StoreRefused, StoreTooNew, StoreUnreachable
 from ..settings import Settings, redacted
+from ..store.capabilities import Capabilities
 from ..store.commits import Overtaken
 from ..store.connection import BLOCK_SECONDS, REFUSED, UNREACHABLE, connect
 from ..store.inboxes import Entry, Inboxes
@@ -72,7 +73,7 @@ class Scheduler:
         self._retention = Retention(settings, self.counts)
         self._stopping = self._blocked = False
         self._contracts_at = 0.0
-        self._contracts_version = -1
+        self._contracts_version = (-1, -1)
         self._pacing = Pacing()
         self._trouble = Trouble(settings, self.counts)
         self._safety = Safety(settings)
@@ -155,7 +156,7 @@ class Scheduler:
         self._overdue = Overdue(self._inboxes, self._dispatch, self.counts)
         self._intake = Intake(runs, self._loading, self._dispatch, self.counts, self._retention.want, self._stumbled)
         self._contracts_at = 0.0
-        self._contracts_version = -1
+        self._contracts_version = (-1, -1)
 
     def _leave(self) -> None:
         try:
@@ -267,12 +268,13 @@ class Scheduler:
         self._dispatch.outbox.publish(runs)
 
     def _learn_contracts(self) -> None:
-        """Read contracts when their version went up; more often while nodes wait for one."""
+        """Read contracts and bindings when a version went up; more often while nodes wait for one."""
         runs = self._owned.runs
-        version = runs.contracts_version()
+        capabilities = Capabilities(self._client, runs.namespace, self.settings.capabilities)
+        version = runs.contracts_version(), capabilities.version()
         if version != self._contracts_version:
             self._contracts_version = version
-            self._dispatch.admission.learn(runs.contracts())
+            self._dispatch.admission.learn(runs.contracts(), capabilities.bindings())
             self._dispatch.more = True
         pause = CONTRACTS_SECONDS if self._dispatch.admission.waits() else self.settings.shard_lease_seconds / 3
         self._contracts_at = time.monotonic() + pause

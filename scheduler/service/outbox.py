@@ -130,19 +130,19 @@ class Outbox:
         run = held.runs.get(run_id)
         if run is None or run.state[node] not in _IN_FLIGHT or int(id_.rpartition(".")[2]) != run.attempt[node]:
             return None
-        profile = run.profiles[run.profile[node]]
+        profile = self._admission.bound(run.way(node), held.bound.get(id_, "")) if held.bound else run.way(node)
         queue_class = self._classes.get(held.flying.get(id_, ""), self._default)
         template = self._templates.get(
             profile.executor, queue_class, self._admission.timeout_ms(profile), self._admission.soft_timeout_ms(profile)
         )
-        text, deferred = resolve(run, run.inputs[node], run.outputs)
+        text, deferred = resolve(run, run.template(node), run.outputs)
         if len(text) > MOST_INPUT_CHARACTERS:
             problem = (
                 f"the inputs of this node have {len(text):,} characters with all outputs in their places, at most "
                 f"{MOST_INPUT_CHARACTERS:,} go into a message. Let upstream nodes store their outputs elsewhere and "
                 "return addresses, or join them in stages."
             )
-            error = error_record("invalid_input", "InputTooLarge", problem, origin="contract")
+            error = error_record("invalid_input", "InputTooLarge", problem, phase="dispatch")
             self._too_large.append(Report(id_, "failed", "", None, "none", error))
             return None
         return template, Letter(
@@ -155,7 +155,7 @@ class Outbox:
             run.deadline_at_ms,
             run.correlation_id,
             deferred,
-            run.secrets.get(node, ()),
+            run.secret_places(node),
         )
 
     def _fetch_values(self, runs: Runs) -> None:
@@ -163,9 +163,9 @@ class Outbox:
         missing: dict[str, tuple[Run, set[int]]] = {}
         for held, run_id, node, _ in self.unsent:
             run = held.runs.get(run_id)
-            if run is None or type(run.inputs[node]) is str:
+            if run is None or type(run.template(node)) is str:
                 continue
-            for source in references(run.inputs[node]):
+            for source in references(run.template(node)):
                 if source not in run.outputs and run.output_kind[source] != _NO_OUTPUT:
                     missing.setdefault(run_id, (run, set()))[1].add(source)
         for run, nodes in missing.values():
@@ -175,9 +175,9 @@ class Outbox:
         """Forget outputs that no node will ask for any more; one that is asked for again is fetched again."""
         for held, run_id, node, _ in self.unsent:
             run = held.runs.get(run_id)
-            if run is None or type(run.inputs[node]) is str:
+            if run is None or type(run.template(node)) is str:
                 continue
-            for source in references(run.inputs[node]):
+            for source in references(run.template(node)):
                 run.readers[source] -= run.readers[source] > 0
                 if not run.readers[source]:
                     run.outputs.pop(source, None)

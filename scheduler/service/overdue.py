@@ -22,7 +22,7 @@ from ..core.run import Run
 from ..core.states import IN_FLIGHT
 from ..errors import shown
 from ..store.inboxes import DUE_COUNT, Inboxes
-from ..wire import AttemptId
+from ..wire import AttemptId, read_place
 from .apply import apply
 from .batch import Batch
 from .dispatch import Dispatch
@@ -100,12 +100,12 @@ class Overdue:
         run = held.runs.get(attempt.run) if attempt else None
         parts = state.split("|", 7)
         if attempt is not None and run is not None and len(parts) >= 4:
-            claimed = parts[0] == "c"
-            if not claimed and self._dispatch.still_queued(id_, parts[1], seen):
-                pause = self._dispatch.claim_by_ms(parts[1], run, attempt.node)
+            claimed, (queue_class, _) = parts[0] == "c", read_place(parts[1])
+            if not claimed and self._dispatch.still_queued(id_, queue_class, seen):
+                pause = self._dispatch.claim_by_ms(queue_class, run, attempt.node)
                 batch.deadlines[id_] = now + pause
                 if now - run.created_at_ms - run.dispatched_at[attempt.node] < 2 * pause:
-                    queued.setdefault((run.id, parts[1]), []).append(attempt.node)
+                    queued.setdefault((run.id, queue_class), []).append(attempt.node)
                 return
             event = LeaseExpired(
                 attempt.node,

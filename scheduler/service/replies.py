@@ -19,8 +19,7 @@ from typing import Any, NamedTuple
 
 from ..core.events import Answered, Completed, Event, Signalled
 from ..core.run import Run
-from ..core.waits import KINDS_OF_ERROR
-from ..errors import WireError
+from ..errors import ERROR_KINDS, WireError
 from ..payloads import MAX_PAYLOAD_BYTES, problem_of
 from ..wire import INLINE_LIMIT_BYTES, AttemptId, check_reader, error_record
 from .batch import Batch
@@ -102,8 +101,8 @@ def _complete(held: Held, batch: Batch, _id: str, record: dict[str, Any]) -> Tol
     facts = None
     if error is not None:
         kind = str(error.get("kind", "transient"))
-        if kind not in KINDS_OF_ERROR:
-            raise ValueError(f"no kind of error is {kind!r}; use one of {', '.join(KINDS_OF_ERROR)}")
+        if kind not in ERROR_KINDS:
+            raise ValueError(f"no kind of error is {kind!r}; use one of {', '.join(ERROR_KINDS)}")
         type_, message = str(error.get("type", "JobFailed"))[:MOST_NAME], str(error.get("message", ""))
         error = error_record(kind, type_, message, origin="external")
     elif run.guards is not None and attempt.node in run.guards.wanted:

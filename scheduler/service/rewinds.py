@@ -131,6 +131,6 @@ def unclaimed(held: Held, run: Run, flying: Mapping[str, str], now: int) -> Iter
     for node, state in enumerate(run.state):
         id_ = run.attempt_id(held.keys.shard, node) if state in _IN_FLIGHT else ""
         if flying.get(id_, "")[:1] == "s":
-            error = error_record("lost", "StoreRewound", _REWOUND, origin="infrastructure")
+            error = error_record("lost", "StoreRewound", _REWOUND, phase="dispatch")
             number, epoch = run.attempt[node], run.epoch[node]
             yield id_, Reported(node, epoch, number, "lost", "none", "", None, now, error, None, random.random())

@@ -39,6 +39,12 @@ class Keys:
         """zset: executor -> when a worker last published or confirmed it, ms."""
         self.workers = f"{namespace}:workers"
         """hash: worker -> description with seen_at_ms, JSON."""
+        self.capabilities = f"{namespace}:capabilities"
+        """hash: capability -> the executor that it is bound to, by whom and why, JSON."""
+        self.capabilities_version = f"{namespace}:capabilities:version"
+        """string: counts changes of bindings, so that a scheduler reads them only then."""
+        self.capabilities_history = f"{namespace}:capabilities:history"
+        """list: changes of bindings, JSON, the newest first; bounded."""
         self._shards: dict[int, ShardKeys] = {}
 
     def shard(self, shard: int) -> ShardKeys:

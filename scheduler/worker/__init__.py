@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from ..errors import ContractBroken, InvalidInput, Permanent, RateLimited, Transient
+from ..errors import (
+    BudgetExceeded,
+    Cancelled,
+    ContractBroken,
+    InvalidInput,
+    Permanent,
+    RateLimited,
+    SafetyRefused,
+    TimedOut,
+    Transient,
+)
 from .context import Context, attempt
 from .executor import Executor, executor
 from .install import install
 
 __all__ = [
+    "BudgetExceeded",
+    "Cancelled",
     "Context",
     "ContractBroken",
     "Executor",
     "InvalidInput",
     "Permanent",
     "RateLimited",
+    "SafetyRefused",
+    "TimedOut",
     "Transient",
     "attempt",
     "executor",

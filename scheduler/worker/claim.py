@@ -132,9 +132,10 @@ def fetch(attempts: Attempts, places: Any, args: Any, kwargs: Any) -> None:
             if data is None:
                 gone = Permanent(
                     f"the output put aside as {key!r} is gone from Redis, so this input cannot be had again. "
-                    "Run its producer anew."
+                    "Run its producer anew.",
+                    origin="infrastructure",
                 )
-                gone.origin = "infrastructure"  # type: ignore[attr-defined]  # read by endings.error_of
+                gone.phase = "dispatch"  # type: ignore[attr-defined]  # read by endings.error_of
                 raise gone
             fetched[key] = kombu_json.loads(data)
         value = fetched[key]

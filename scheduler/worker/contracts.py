@@ -7,14 +7,17 @@ enforced by anybody, so its contract has schemas only where every annotation is 
 from __future__ import annotations
 
 import inspect
+import re
 import types
 import typing
+from collections.abc import Iterable
 from typing import Any, Union, cast, get_args, get_origin
 
 from pydantic import PydanticUserError, TypeAdapter
 from pydantic_core import SchemaValidator
 
-from ..wire import VERSION
+from ..errors import InvalidValue
+from ..wire import CAPABILITY_NAME, VERSION
 from .installation import Installation
 
 _PLAIN = {int, float, str, bool, type(None)}
@@ -53,8 +56,31 @@ def contract_of(task: Any, queue_class: str | None) -> dict[str, Any]:
         "cost": None,
         "purity": None,
         "version": None,
+        "capabilities": _plain_capabilities(task),
         "doc": first_line(task.__doc__ if task.__doc__ != type(task).__mro__[1].__doc__ else None),
     }
+
+
+def checked_capabilities(names: object, where: str) -> tuple[str, ...]:
+    """What an executor says that it can do, sorted.
+
+    Raises:
+        InvalidValue: no list of names.
+    """
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise InvalidValue(where, names, "is no list of names", 'Write ["generate"].')
+    found = tuple(names)
+    for name in found:
+        if not isinstance(name, str) or not re.fullmatch(CAPABILITY_NAME, name):
+            raise InvalidValue(
+                where, name, "names no capability", "Write 1 to 100 letters, digits, and the characters _ . -"
+            )
+    return tuple(sorted(set(found)))
+
+
+def _plain_capabilities(task: Any) -> list[str]:
+    """Those of a plain task: @app.task(capabilities=[...]) sets them on it."""
+    return list(checked_capabilities(getattr(task, "capabilities", None) or (), f"task {task.name}: capabilities"))
 
 
 def first_line(doc: str | None) -> str | None:

@@ -1,12 +1,13 @@
 """What an exception means for the attempt that it ended.
 
 Pure. Looks at classes, most particular first: what the executor or the app declared, then the table
-here; anything else is transient. Kinds and origins are those of wire.error_record.
+here; anything else is transient. Kinds, origins and phases are those of errors.py.
 """
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,22 +26,17 @@ from celery.exceptions import (
 )
 from kombu.exceptions import ContentDisallowed, DecodeError, EncodeError
 
-from ..errors import ExecutorError
+from ..errors import ERROR_KINDS, ORIGINS, PHASES, ExecutorError, InvalidValue, did_you_mean
 from ..wire import error_record
 
-KINDS = frozenset(
-    {"transient", "rate_limited", "timeout", "lost", "invalid_input", "contract", "permanent", "safety"}
-    | {"budget", "cancelled"}
-)
-ORIGINS = {
-    "contract": "contract",
-    "lost": "infrastructure",
-    "timeout": "policy",
-    "safety": "policy",
-    "budget": "policy",
-    "rate_limited": "external",
-}
-_BUILT_IN: dict[type[BaseException], str] = {
+Meaning = str | tuple[str, str]
+"""What an exception means: a kind, or a kind and who is at fault."""
+ErrorTable = Mapping[type[BaseException] | str, Meaning]
+"""Exception class, or its full name such as "requests.exceptions.HTTPError", -> what it means."""
+
+_BUILT_IN: dict[type[BaseException] | str, Meaning] = {
+    ConnectionError: ("transient", "external"),
+    TimeoutError: ("timeout", "external"),
     SoftTimeLimitExceeded: "timeout",
     TimeLimitExceeded: "timeout",
     MemoryError: "lost",
@@ -54,10 +50,19 @@ _BUILT_IN: dict[type[BaseException], str] = {
     ContentDisallowed: "lost",
     DecodeError: "lost",
     EncodeError: "contract",
-    NotRegistered: "permanent",
+    NotRegistered: ("permanent", "infrastructure"),
     Ignore: "permanent",
     Reject: "permanent",
 }
+_PHASES: dict[type[BaseException], str] = {
+    EncodeError: "collect",
+    NotRegistered: "dispatch",
+    InvalidTaskError: "dispatch",
+    ContentDisallowed: "dispatch",
+    DecodeError: "dispatch",
+}
+"""Where attempts were that ended by these; all others ran."""
+_FULL_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,40 +74,83 @@ class Ending:
     retry_after_ms: int | None = None
 
 
-def kind_of(exc: BaseException, declared: Iterable[Mapping[type[BaseException], str]] = ()) -> str:
-    """The error kind of an exception.
+def check_errors(errors: object, where: str) -> None:
+    """Whether a declaration of exceptions can be used.
 
-    >>> kind_of(ValueError()), kind_of(MemoryError()), kind_of(ValueError(), [{ValueError: "permanent"}])
-    ('transient', 'lost', 'permanent')
+    Args:
+        where: it stands, for the error.
+
+    Raises:
+        InvalidValue: it is no mapping, a key is no exception, or a value no kind; names the one that is wrong.
+    """
+    if not isinstance(errors, Mapping):
+        raise InvalidValue(where, errors, "is no mapping", 'Write {HTTPError: "transient", ...}.')
+    for key, meaning in errors.items():
+        if isinstance(key, str):
+            if not _FULL_NAME.fullmatch(key):
+                remedy = 'Write module and class, as in "requests.exceptions.HTTPError" or "builtins.KeyError".'
+                raise InvalidValue(where, key, "is not the full name of an exception", remedy)
+        elif not (isinstance(key, type) and issubclass(key, BaseException)):
+            raise InvalidValue(where, key, "is no class of exceptions", "Write the class, or its full name.")
+        at = f"{where}[{key if isinstance(key, str) else key.__name__}]"
+        kind, origin = meaning if isinstance(meaning, tuple) and len(meaning) == 2 else (meaning, None)
+        if not isinstance(kind, str) or kind not in ERROR_KINDS:
+            hint = did_you_mean(kind, ERROR_KINDS) if isinstance(kind, str) else ""
+            remedy = f"Use one of {', '.join(sorted(ERROR_KINDS))}.{hint}"
+            raise InvalidValue(at, kind, "is not an error kind", remedy)
+        if origin is not None and origin not in ORIGINS:
+            raise InvalidValue(at, origin, "is not an origin", f"Use one of {', '.join(ORIGINS)}.")
+
+
+def meaning_of(exc: BaseException, declared: Iterable[ErrorTable] = ()) -> tuple[str, str | None]:
+    """The error kind of an exception, and who is at fault where that does not follow from the kind.
+
+    Its class is looked for before its bases; for each of them, the tables in their order, ours last.
+
+    >>> meaning_of(ValueError()), meaning_of(MemoryError()), meaning_of(ConnectionError())
+    (('transient', None), ('lost', None), ('transient', 'external'))
+    >>> meaning_of(KeyError(), [{LookupError: "permanent", "builtins.KeyError": ("invalid_input", "external")}])
+    ('invalid_input', 'external')
     """
     if isinstance(exc, ExecutorError):
-        return exc.kind
+        return exc.kind, exc.origin
     tables = [*declared, _BUILT_IN]
     for cls in type(exc).__mro__:
+        name = f"{cls.__module__}.{cls.__qualname__}"
         for table in tables:
-            if cls in table:
-                return table[cls]
-    return "transient"
+            found = table.get(cls) or table.get(name)
+            if found is not None:
+                return found if isinstance(found, tuple) else (found, None)
+    return "transient", None
+
+
+def kind_of(exc: BaseException, declared: Iterable[ErrorTable] = ()) -> str:
+    """The error kind of an exception."""
+    return meaning_of(exc, declared)[0]
 
 
 def ending(
     exc: BaseException,
-    declared: Iterable[Mapping[type[BaseException], str]] = (),
+    declared: Iterable[ErrorTable] = (),
     *,
     traceback: object = None,
     kind: str | None = None,
+    phase: str | None = None,
     mask: Callable[[str], str] | None = None,
 ) -> Ending:
     """The ending that an exception in an executor means: failed, or lost when infrastructure took it.
 
     Args:
+        kind, phase: where the caller knows better.
         mask: takes out of texts what must not be told.
     """
-    kind = kind or kind_of(exc, declared)
-    after = getattr(exc, "retry_after_seconds", None) if kind == "rate_limited" else None
+    meant, origin = meaning_of(exc, declared)
+    if kind is not None and kind != meant:
+        meant, origin = kind, None
+    after = getattr(exc, "retry_after_seconds", None) if meant == "rate_limited" else None
     return Ending(
-        "lost" if kind == "lost" else "failed",
-        error_of(exc, kind, traceback, mask),
+        "lost" if meant == "lost" else "failed",
+        error_of(exc, meant, traceback, mask, origin=origin, phase=phase),
         max(0, round(after * 1000)) if isinstance(after, int | float) else None,
     )
 
@@ -113,7 +161,13 @@ def lost(type_: str, message: str) -> Ending:
 
 
 def error_of(
-    exc: BaseException, kind: str, traceback: object = None, mask: Callable[[str], str] | None = None
+    exc: BaseException,
+    kind: str,
+    traceback: object = None,
+    mask: Callable[[str], str] | None = None,
+    *,
+    origin: str | None = None,
+    phase: str | None = None,
 ) -> dict[str, Any]:
     """An exception as an error record. Never raises, whatever its __str__ does."""
     try:
@@ -122,12 +176,15 @@ def error_of(
         message = "(the exception has no readable text)"
     if mask is not None:
         message, traceback = mask(message), mask(traceback) if isinstance(traceback, str) else None
-    origin = getattr(exc, "origin", None)
+    own_origin = getattr(exc, "origin", None)
+    own_phase = getattr(exc, "phase", None) if isinstance(exc, ExecutorError) else None
+    found = next((phase for cls, phase in _PHASES.items() if isinstance(exc, cls)), "execute")
     return error_record(
         kind,
         str(getattr(exc, "exc_cls_name", None) or type(exc).__name__),
         message,
-        origin=origin if isinstance(origin, str) else ORIGINS.get(kind, "executor"),
+        origin=own_origin if isinstance(own_origin, str) and own_origin in ORIGINS else origin,
+        phase=phase or (own_phase if isinstance(own_phase, str) and own_phase in PHASES else found),
         traceback=traceback if isinstance(traceback, str) else None,
     )
 

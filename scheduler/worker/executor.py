@@ -14,7 +14,7 @@ import inspect
 import json
 import threading
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from functools import cached_property, update_wrapper
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
@@ -23,11 +23,11 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ArgsKwargs, PydanticSerializationError, SchemaValidator, to_jsonable_python
 
 from ..errors import ContractBroken, InvalidInput, InvalidValue
-from ..wire import VERSION
+from ..wire import CAPABILITY, VERSION
 from .adopt import adopt
 from .context import Context, attempt
-from .contracts import Call, checking_instances, first_line, input_schema
-from .endings import KINDS
+from .contracts import Call, checked_capabilities, checking_instances, first_line, input_schema
+from .endings import ErrorTable, check_errors
 from .installation import Installation, installation_of
 
 P = ParamSpec("P")
@@ -47,7 +47,7 @@ class Executor(Generic[P, T]):
         function: the function as written.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  an executor has that many properties, all of them optional and by keyword
         self,
         function: Callable[P, T],
         *,
@@ -58,7 +58,8 @@ class Executor(Generic[P, T]):
         cost: float | None = None,
         purity: Purity | None = None,
         version: str | None = None,
-        errors: Mapping[type[BaseException], str] | None = None,
+        errors: ErrorTable | None = None,
+        capabilities: Iterable[str] = (),
         app: Any = None,
     ) -> None:
         update_wrapper(self, function)
@@ -70,10 +71,10 @@ class Executor(Generic[P, T]):
                 raise InvalidValue(f"{where}: {field}", value, "is not a positive number", "Give one above 0, or none.")
         if purity is not None and purity not in _PURITIES:
             raise InvalidValue(f"{where}: purity", purity, "is not known", f"Use one of {', '.join(_PURITIES)}.")
-        for cls, kind in (errors or {}).items():
-            if kind not in KINDS:
-                place, remedy = f"{where}: errors[{cls.__name__}]", f"Use one of {', '.join(sorted(KINDS))}."
-                raise InvalidValue(place, kind, "is not an error kind", remedy)
+        if errors is not None:
+            check_errors(errors, f"{where}: errors")
+        if self.name.startswith(CAPABILITY):
+            raise InvalidValue(f"{where}: name", self.name, "names a capability", "Begin it otherwise.")
         self.queue_class = queue_class
         self.timeout = timeout
         self.soft_timeout = soft_timeout
@@ -81,6 +82,7 @@ class Executor(Generic[P, T]):
         self.purity = purity
         self.version = version
         self.errors = dict(errors or {})
+        self.capabilities = checked_capabilities(capabilities, f"{where}: capabilities")
         self.app = app
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -120,6 +122,7 @@ class Executor(Generic[P, T]):
             "cost": self.cost,
             "purity": self.purity,
             "version": self.version,
+            "capabilities": list(self.capabilities),
             "doc": first_line(self.function.__doc__),
         }
 
@@ -133,16 +136,18 @@ class Executor(Generic[P, T]):
         try:
             args, kwargs = self._call.adapter.validate_python(ArgsKwargs(args, kwargs))
         except ValidationError as problem:
-            raise _refused(InvalidInput, f"inputs of {self.name}", problem) from None
+            raise _refused(InvalidInput, f"inputs of {self.name}", problem, "validate") from None
         output = self._called(args, kwargs)
         if self._output is None:
             return output
         try:
             return self._output.dump_python(self._output_check.validate_python(output), mode="json", warnings="error")
         except ValidationError as problem:
-            raise _refused(ContractBroken, f"output of {self.name}", problem) from None
+            raise _refused(ContractBroken, f"output of {self.name}", problem, "collect") from None
         except PydanticSerializationError as problem:
-            raise ContractBroken(f"output of {self.name}: {problem}") from None
+            broken = ContractBroken(f"output of {self.name}: {problem}")
+            broken.phase = "collect"  # type: ignore[attr-defined]  # read by endings.error_of
+            raise broken from None
 
     def decode(self, output: bytes) -> T:
         """The stored output as the annotation says; plain JSON without one. For clients that wait for it."""
@@ -224,7 +229,8 @@ def executor(
     cost: float | None = None,
     purity: Purity | None = None,
     version: str | None = None,
-    errors: Mapping[type[BaseException], str] | None = None,
+    errors: ErrorTable | None = None,
+    capabilities: Iterable[str] = (),
     app: Any = None,
 ) -> Callable[[Callable[P, T]], Executor[P, T]]: ...
 
@@ -240,7 +246,10 @@ def executor(name: Any = None, **options: Any) -> Any:
         cost: estimate for one call, in the unit that your budgets use.
         purity: "pure", "idempotent", "keyed" (idempotent by ctx.key) or "unsafe".
         version: of the code, where it decides the output.
-        errors: what exceptions mean that are not ours, such as {KeyError: "permanent"}.
+        errors: what exceptions mean that are not ours: class or full name -> kind, or kind and origin, such as
+            {KeyError: "permanent", "requests.exceptions.HTTPError": ("transient", "external")}. Subclasses are
+            meant too; the most particular class counts.
+        capabilities: what it can do, such as ["generate"], for nodes that ask for that and not for an executor.
         app: a Celery app; default every app that install() is called for.
 
     Raises:
@@ -300,7 +309,7 @@ def register(it: Executor[..., Any], app: Any) -> None:
     installation = installation_of(app)
     if installation is not None:
         if it.errors:
-            installation.executor_kinds[it.name] = it.errors
+            installation.executor_errors[it.name] = it.errors
         if app.finalized:
             adopt(installation, app._tasks[it.name])
 
@@ -313,11 +322,11 @@ def _jsonable(value: Any) -> Any:
     return to_jsonable_python(value) if value else value
 
 
-def _refused(error: type[Any], what: str, problem: ValidationError) -> BaseException:
+def _refused(error: type[Any], what: str, problem: ValidationError, phase: str) -> BaseException:
     """A validation error without the values that failed: they may be secret, and long."""
     found = problem.errors(include_url=False, include_input=False, include_context=False)
     told = "; ".join(f"{'.'.join(map(str, it['loc'])) or 'value'}: {it['msg']}" for it in found[:5])
     more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
     raised: BaseException = error(f"{what}: {told}{more}")
-    raised.origin = "contract"  # type: ignore[attr-defined]  # read by endings.error_of
+    raised.phase = phase  # type: ignore[attr-defined]  # read by endings.error_of
     return raised

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -23,13 +23,13 @@ from celery import signals
 from celery.exceptions import Ignore
 from celery.utils.imports import symbol_by_name
 
-from ..errors import SettingsError
+from ..errors import InvalidValue, SettingsError
 from .adopt import adopt_all
 from .broker import survive
 from .claim import hand_over
 from .context import HELD, Held, is_attempt
 from .contracts import contracts_of
-from .endings import KINDS, Ending, error_of, lost
+from .endings import Ending, ErrorTable, check_errors, error_of, lost
 from .executor import register_all
 from .installation import Installation, installation_of, installed_on, new_start, spell_broker
 from .queues import Patience, declare_as_told
@@ -49,7 +49,7 @@ def install(
     namespace: str | None = None,
     queue_class: str | None = None,
     settings: Any = None,
-    error_kinds: Mapping[type[BaseException], str] | None = None,
+    errors: ErrorTable | None = None,
     heartbeat_seconds: float | None = None,
     secrets: Callable[[str], str | None] | None = None,
 ) -> None:
@@ -61,7 +61,8 @@ def install(
         namespace: of the installation; default CELERIAC_NAMESPACE, else "cel".
         queue_class: what the workers of this app serve; default CELERIAC_QUEUE_CLASS.
         settings: celeriac's Settings, for what is not given here.
-        error_kinds: what exceptions mean that are not ours, such as {ValueError: "permanent"}.
+        errors: what exceptions of any task mean that are not ours, such as {ValueError: "permanent"}; see `executor`,
+            whose own word comes first.
         heartbeat_seconds: how often leases are renewed; default CELERIAC_HEARTBEAT_SECONDS, else 5.
             At most a third of the shortest lease.
         secrets: where the values of `Secret` inputs are: called with a name right before a task runs, gives its value
@@ -70,13 +71,11 @@ def install(
     Raises:
         SettingsError: an error kind that does not exist, or an interval that is not positive.
     """
-    for cls, kind in (error_kinds or {}).items():
-        if kind not in KINDS:
-            raise SettingsError(
-                f"install(error_kinds={{{cls.__name__}: ...}})",
-                f"there is no error kind {kind!r}",
-                f"Use one of {', '.join(sorted(KINDS))}.",
-            )
+    if errors is not None:
+        try:
+            check_errors(errors, "install(errors=...)")
+        except InvalidValue as wrong:
+            raise SettingsError(wrong.at, f"found {wrong.found}, which {wrong.problem}", wrong.remedy) from None
     if heartbeat_seconds is not None and not heartbeat_seconds > 0:
         raise SettingsError("install(heartbeat_seconds=...)", f"found {heartbeat_seconds!r}", "Give seconds above 0.")
     known = installation_of(app) is not None
@@ -85,7 +84,7 @@ def install(
     it.namespace = namespace or getattr(settings, "namespace", None) or it.namespace
     it.queue_class = queue_class or it.queue_class
     it.heartbeat_seconds = heartbeat_seconds or it.heartbeat_seconds
-    it.error_kinds.update(error_kinds or {})
+    it.errors.update(errors or {})
     it.secrets = secrets or it.secrets
     if known:
         return

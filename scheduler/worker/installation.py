@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -15,6 +14,7 @@ from ..sentinel import SentinelUrl, is_sentinel, url_of_broker
 from ..store.attempts import Attempts
 from ..store.connection import connect
 from .direct import Direct
+from .endings import ErrorTable, Meaning
 from .secrets import Source
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Installation:
     Attributes:
         app: the app.
         redis_url, namespace, queue_class: as given to install(); None means: look in the environment.
-        error_kinds: exception class -> error kind, for exceptions that are not ours.
+        errors: what exceptions mean that are not ours.
         heartbeat_seconds: as given to install(); see interval().
         secrets: as given to install(): name of a secret -> its value, or None when it is not there.
         claim_wait_seconds: how long a claim waits for Redis before the message goes back to the broker.
@@ -49,11 +49,11 @@ class Installation:
     redis_url: str | None = None
     namespace: str | None = None
     queue_class: str | None = None
-    error_kinds: dict[type[BaseException], str] = field(default_factory=dict)
+    errors: dict[type[BaseException] | str, Meaning] = field(default_factory=dict)
     heartbeat_seconds: float | None = None
     claim_wait_seconds: float = 10.0
     secrets: Source | None = None
-    executor_kinds: dict[str, Mapping[type[BaseException], str]] = field(default_factory=dict)
+    executor_errors: dict[str, ErrorTable] = field(default_factory=dict)
     courier: Courier | None = None
     heartbeat: Heartbeat | None = None
     _store: tuple[int, Attempts] | None = None
@@ -132,10 +132,10 @@ class Installation:
             self._output_limit = int(text)
         return self._output_limit
 
-    def kinds(self, task_name: str | None) -> list[Mapping[type[BaseException], str]]:
+    def kinds(self, task_name: str | None) -> list[ErrorTable]:
         """Declared meanings of exceptions, most particular first."""
-        own = self.executor_kinds.get(task_name or "")
-        return [self.error_kinds] if own is None else [own, self.error_kinds]
+        own = self.executor_errors.get(task_name or "")
+        return [self.errors] if own is None else [own, self.errors]
 
 
 def _like(broker: str, tls: Any) -> str:

@@ -85,7 +85,9 @@ def _refusing(name: str, app: Any, strategy: Any) -> Any:
         installation = installation_of(app)
         if installation is not None and is_attempt(id_):
             tell(
-                installation, str(id_), Ending("failed", error_record("permanent", NOT_ALLOWED, told, origin="policy"))
+                installation,
+                str(id_),
+                Ending("failed", error_record("permanent", NOT_ALLOWED, told, origin="policy", phase="route")),
             )
         raise InvalidTaskError(told)
 

@@ -143,7 +143,7 @@ def failure_of(it: Held, exc: BaseException, traceback: object) -> Ending:
     kinds = it.installation.kinds(task.name)
     called_wrongly = isinstance(exc, TypeError) and refuses(task, request.args, request.kwargs)
     if called_wrongly and kind_of(exc, kinds) == "transient":
-        return ending(exc, kinds, traceback=traceback, kind="invalid_input", mask=it.secrets.masked)
+        return ending(exc, kinds, traceback=traceback, kind="invalid_input", phase="validate", mask=it.secrets.masked)
     return ending(exc, kinds, traceback=traceback, mask=it.secrets.masked)
 
 

@@ -33,6 +33,9 @@ _GLOBAL = {
     "executors": "hash",
     "executors:version": "string",
     "executors:seen": "zset",
+    "capabilities": "hash",
+    "capabilities:version": "string",
+    "capabilities:history": "list",
     "workers": "hash",
 }
 _SHARD = {
@@ -66,7 +69,10 @@ _BROKER = re.compile(r"(?:celeriac\.|_kombu\.|unacked|celery|reply\.|[0-9a-f-]{3
 """Keys of Celery and kombu in the same Redis: queues, bindings, unacknowledged messages, results, replies."""
 _SENT = re.compile(r"s\|[^|]+\|\d+\|\d+")
 _CLAIMED = re.compile(r"c\|[^|]+\|\d+\|\d+\|\d+\|\d+\|[0-9A-Za-z]+\|.*", re.DOTALL)
-_RECORD = re.compile(r"[A-Z]\|[1-9]\d*\|\d+\|\d+\|\d+\|[^|]*\|(?:[ibn](?::\d+(?:,\d+)*)?|\d*(?:!.*)?)")
+_ERROR_FIELDS = {"kind", "type", "message", "origin", "phase", "correlation_id"}
+_RECORD = re.compile(
+    r"[A-Z]\|[1-9]\d*\|\d+\|\d+(?:\.[1-9]\d*\.[1-9]\d*)?\|\d+\|[^|]*\|(?:[ibn](?::\d+(?:,\d+)*)?|\d*(?:!.*)?)"
+)
 _ENDINGS = {
     MoveKind.SUCCEED,
     MoveKind.FAIL,
@@ -496,6 +502,7 @@ def _nodes(run: _Stored) -> Iterator[str]:
     for node, record in run.records.items():
         letter, epoch, number, failures, losses, timeline, last = record.split("|", 6)
         last = last.partition(":")[0]  # behind it stand the edges that are closed
+        failures, _, rung = failures.partition(".")  # behind it stands where on its retry ladder the node is
         first = epoch == "1"  # later epochs keep the tries and the value of those before
         worked = letter == "S" and number != "0"  # a choice succeeds without an attempt
         tries = timeline.split(";") if timeline else []
@@ -511,7 +518,8 @@ def _nodes(run: _Stored) -> Iterator[str]:
         well = sum(it == "succeeded" or it.startswith("completed ") for it in ends)
         if not all(ends[: len(tries) - open_tries]) or (first and well != worked):
             yield f"node {node}: tries of {record} do not say how they ended"
-        if ends.count("failed") < int(failures) or sum(it.startswith("lost") for it in ends) < int(losses):
+        gone = sum(it.startswith("lost") for it in ends)  # a ladder answers losses beyond the cap, as a failure
+        if ends.count("failed") + gone * bool(rung) < int(failures) or gone < int(losses):
             yield f"node {node}: {record} counts other failures or losses than its tries"
         by_hand = letter in "CK" and last == "n"
         if (letter == "S") != (last in ("i", "b", "n")) and not by_hand:
@@ -529,7 +537,7 @@ def _value(node: int, record: str, by_hand: bool, value: bytes | None) -> Iterat
     found = None if value is None else json.loads(value)
     if letter == "S" and ((value is None) if last in "ib" else found is not None):
         yield f"node {node}: {record}, and its value is {value!r}"
-    if letter == "F" and (found is None or "kind" not in found):
+    if letter == "F" and (found is None or not found.keys() >= _ERROR_FIELDS):
         yield f"node {node}: failed, and its error is {value!r}"
     if by_hand and (found is None or "message" not in found):
         yield f"node {node}: {record}, and nothing says who ended it"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from scheduler.core import verbs
-from scheduler.graph import Graph, Retry, size
+from scheduler.graph import Graph, Retry, changed, other, size
 from scheduler.wire import RunId
 from tests.integration.echo import Echo, Ending, Task, echo, failure, loss
 from tests.integration.invariants import check
@@ -44,6 +44,8 @@ def everything() -> Graph:
         graph.add("echo", key=branch, taken=route.out.branch, after=route[branch], when=b.state == "succeeded")
     graph.add("echo", key="shut", after=b.when(size(b.out.value) > 100))
     graph.add("echo", key="no value", when=b.out.nothing > 1)
+    steps = [changed({"x": 2}, on=["permanent"]), other("understudy", inputs={"word": a.out.value})]
+    graph.add("echo", key="ladder", x=1, after=a, retry=Retry(steps=steps))
     return graph
 
 
@@ -63,8 +65,9 @@ ENDS = {
     "narrow": "skipped",
     "shut": "skipped",
     "no value": "failed",
+    "ladder": "succeeded",
 }
-TRIES = {"a": 1, "b": 1, "big": 1, "flaky": 2, "lost": 2, "broken": 1, "rescue": 1, "join": 1, "wide": 1}
+TRIES = {"a": 1, "b": 1, "big": 1, "flaky": 2, "lost": 2, "broken": 1, "rescue": 1, "join": 1, "wide": 1, "ladder": 3}
 
 
 def act(task: Task) -> Ending | None:
@@ -73,6 +76,8 @@ def act(task: Task) -> Ending | None:
         return failure()
     if task.node == "lost" and task.attempt == 1:
         return loss()
+    if task.node == "ladder" and task.executor == "echo":
+        return failure("permanent")
     if task.node == "broken":
         return failure("permanent", "for good")
     if task.node == "big":
@@ -83,7 +88,7 @@ def act(task: Task) -> Ending | None:
 @pytest.fixture
 def life(stage: Stage, fate: Fate) -> Life:
     """An installation whose workers do what `act` says."""
-    stage.publish("echo")
+    stage.publish("echo", "understudy")
     return Life(stage, fate, Echo(stage.attempts, act))
 
 
@@ -102,6 +107,8 @@ def outcome(stage: Stage, run: RunId, worker: Echo) -> None:
     assert rescue.kwargs["error"]["message"] == "for good"
     [wide] = [task for task in mine if task.node == "wide"]
     assert wide.kwargs == {"taken": "wide"}
+    rungs = [(task.executor, task.kwargs) for task in mine if task.node == "ladder"]
+    assert rungs == [("echo", {"x": 1}), ("echo", {"x": 2}), ("understudy", {"word": "ä%s{}'\""})]
 
 
 def test_a_death_between_any_two_writes_changes_no_outcome(stage: Stage, life: Life) -> None:

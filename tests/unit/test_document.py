@@ -346,6 +346,6 @@ def test_values_come_back_through_every_way_of_writing(value: Any) -> None:
     g.add("x", key="b", value=value, handle=a)
     for again in (Graph.from_document(g.document()), Graph.from_json(g.to_json()), Graph.from_yaml(g.to_yaml())):
         assert again.hash == g.hash
-    body = g.compile()._template(g._specs["b"])
+    body = g.compile()._template(g._specs["b"].inputs)
     text = "".join(part if isinstance(part, str) else '"handle"' for part in body)
     assert json.loads(f"[{text}]") == [[], {"handle": "handle", "value": value}]

@@ -71,7 +71,11 @@ EXAMPLES: list[errors.CeleriacError] = [
     errors.RateLimited("slow down", 2.5),
     errors.InvalidInput("x"),
     errors.ContractBroken("x"),
-    errors.Permanent("x"),
+    errors.Permanent("x", origin="external"),
+    errors.TimedOut("x"),
+    errors.SafetyRefused("x"),
+    errors.BudgetExceeded("x"),
+    errors.Cancelled("x"),
     errors.SecretMissing("db", ["the environment variable X"]),
 ]
 
@@ -173,6 +177,10 @@ def test_kinds_of_executor_errors_are_the_wire_s() -> None:
         "RateLimited": "rate_limited",
         "InvalidInput": "invalid_input",
         "ContractBroken": "contract",
+        "TimedOut": "timeout",
+        "SafetyRefused": "safety",
+        "BudgetExceeded": "budget",
+        "Cancelled": "cancelled",
         "Permanent": "permanent",
         "SecretMissing": "permanent",
     }
@@ -197,3 +205,25 @@ def test_did_you_mean_stays_quick_on_large_graphs() -> None:
     """Only the first thousands of keys are looked at, since the search is quadratic."""
     assert errors.did_you_mean("laod", ["load"]) == " Did you mean 'load'?"
     assert errors.did_you_mean("zzz", (str(i) for i in range(10**9))) == ""
+
+
+def test_a_failed_node_says_who_is_at_fault_and_where_it_was() -> None:
+    """With the correlation id; what an older version stored without them reads as the commonest case."""
+    told = RECORD | {"origin": "external", "phase": "collect", "correlation_id": "order 7"}
+    found = errors.NodeFailed(run="r1", node="a", attempt=3, error=told)
+    assert (found.origin, found.phase, found.correlation_id) == ("external", "collect", "order 7")
+    old = errors.NodeFailed(run="r1", node="a", attempt=3, error={"kind": "permanent"})
+    assert (old.origin, old.phase, old.correlation_id) == ("executor", "execute", "r1")
+
+
+def test_what_is_refused_says_how_far_it_came() -> None:
+    """A graph is validated, its executors find a class, and then a run is admitted."""
+    phases = {c.__name__: c.__dict__["phase"] for c in _classes() if "phase" in c.__dict__}
+    assert phases == {
+        "GraphError": "validate",
+        "ExecutorNotAllowed": "route",
+        "KeyReused": "admit",
+        "StoreFull": "admit",
+        "SecretMissing": "dispatch",
+    }
+    assert set(phases.values()) <= set(errors.PHASES)

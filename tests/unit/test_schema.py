@@ -42,10 +42,17 @@ def beyond_schema(document: Any) -> bool:
     for node in document["nodes"]:
         keys.append(node["key"])
         retry = node.get("retry", {})
-        if retry.get("cap_seconds", 60) < retry.get("base_seconds", 1):
-            return True
-        hard, soft = node.get("timeout_seconds"), node.get("soft_timeout_seconds")
-        if hard is not None and soft is not None and soft >= hard:
+        steps = retry.get("steps", [])
+        for it in (retry, *steps):
+            if it.get("cap_seconds", 60) < it.get("base_seconds", 1):
+                return True
+        for it in (node, *steps):
+            hard, soft = it.get("timeout_seconds"), it.get("soft_timeout_seconds")
+            if hard is not None and soft is not None and soft >= hard:
+                return True
+        together = sum(step.get("attempts", 3 if step["step"] == "again" else 1) for step in steps)
+        together += bool(steps) and steps[0]["step"] != "again"
+        if steps and not retry.get("max_attempts", 1) <= together <= 1000:
             return True
     return len(set(keys)) < len(keys)
 
@@ -102,6 +109,41 @@ RETRIES = st.fixed_dictionaries(
         "cap_seconds": usually(NUMBERS | st.just(0)),
         "factor": usually(st.sampled_from([1, 100, 2.5])),
         "max_losses": usually(st.sampled_from([0, 5, 1000])),
+        "never": usually(st.lists(st.sampled_from(["timeout", "lost", "x"]), max_size=2)),
+    },
+)
+KINDS = st.lists(st.sampled_from(["timeout", "lost", "permanent", "cancelled", "x"]), max_size=2)
+WAITS: dict[str, st.SearchStrategy[Any]] = {
+    "attempts": usually(st.sampled_from([1, 3.0, 1000])),
+    "on": usually(KINDS),
+    "base_seconds": usually(NUMBERS | st.just(0)),
+    "cap_seconds": usually(NUMBERS | st.just(0)),
+    "factor": usually(st.sampled_from([1, 100, 2.5])),
+    "jitter": usually(st.sampled_from(["full", "none"])),
+}
+INPUTS = usually(st.dictionaries(st.sampled_from(["x", "y"]), VALUES, max_size=2))
+LADDER_STEPS = (
+    st.fixed_dictionaries({"step": st.just("again")}, optional=WAITS | {"inputs": INPUTS})
+    | st.fixed_dictionaries({"step": st.just("changed"), "inputs": INPUTS}, optional=WAITS | {"x": SCALARS})
+    | st.fixed_dictionaries(
+        {"step": usually(st.just("other")), "executor": usually(NAMES)},
+        optional=WAITS
+        | {
+            "inputs": INPUTS,
+            "queue_class": usually(NAMES | st.none()),
+            "timeout_seconds": usually(NUMBERS | st.none()),
+            "soft_timeout_seconds": usually(NUMBERS | st.none()),
+        },
+    )
+    | st.fixed_dictionaries({"step": st.just("escalate"), "question": NAMES})
+)
+LADDERS = st.fixed_dictionaries(
+    {"steps": usually(st.lists(LADDER_STEPS, max_size=3))},
+    optional={
+        "max_attempts": usually(st.sampled_from([1, 3.0])),
+        "max_losses": usually(st.sampled_from([0, 5])),
+        "never": usually(KINDS),
+        "factor": st.just(2),
     },
 )
 CONDITIONS = st.sampled_from(["true", "a.output.x > 1", "'x' in b.output"])
@@ -144,7 +186,7 @@ NODES = CHOICES | st.fixed_dictionaries(
         "after": usually(AFTER),
         "when": usually(CONDITIONS),
         "trigger_rule": usually(st.sampled_from([*RULE_NAMES, "quorum(3)"])),
-        "retry": usually(RETRIES),
+        "retry": usually(RETRIES | LADDERS),
         "timeout_seconds": usually(NUMBERS | st.none()),
         "soft_timeout_seconds": usually(NUMBERS | st.none()),
         "queue_class": usually(NAMES | st.none()),

@@ -270,4 +270,5 @@ def test_an_error_record_without_a_traceback_has_no_such_field() -> None:
         "type": "WorkerLost",
         "message": "gone",
         "origin": "infrastructure",
+        "phase": "execute",
     }

@@ -38,7 +38,7 @@ def step(name: str, seconds: float = 0.0, after: Any = None) -> str:
     return name
 
 
-@app.task(name="shop.add")
+@app.task(name="shop.add", capabilities=["sum"])
 def add(x: float, y: float) -> float:
     """Add."""
     return x + y

@@ -20,10 +20,14 @@ from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from pydantic import BaseModel, Field
 
 from scheduler.worker import (
+    BudgetExceeded,
+    Cancelled,
     Context,
     InvalidInput,
     Permanent,
     RateLimited,
+    SafetyRefused,
+    TimedOut,
     Transient,
     attempt,
     executor,
@@ -46,7 +50,7 @@ if os.environ.get("SAMPLE_PLAIN") != "1":
     install(
         app,
         heartbeat_seconds=float(os.environ.get("SAMPLE_HEARTBEAT", "0.5")),
-        error_kinds={ZeroDivisionError: "permanent"},
+        errors={ZeroDivisionError: "permanent", "builtins.UnicodeError": ("rate_limited", "policy")},
     )
 DIARY = Path(os.environ.get("SAMPLE_DIARY", os.devnull))
 
@@ -103,6 +107,12 @@ def fails(name: str = "ValueError", text: str = "broken") -> None:
         "RateLimited": RateLimited(text, 2.5),
         "TypeError": TypeError(text),
         "MemoryError": MemoryError(text),
+        "ConnectionError": ConnectionError(text),
+        "UnicodeError": UnicodeError(text),
+        "SafetyRefused": SafetyRefused(text),
+        "BudgetExceeded": BudgetExceeded(text),
+        "Cancelled": Cancelled(text),
+        "TimedOut": TimedOut(text, origin="external"),
         "Ignore": Ignore(text),
         "Reject": Reject(text, requeue=False),
         "SystemExit": SystemExit(3),

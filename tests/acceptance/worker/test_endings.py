@@ -24,7 +24,7 @@ def test_a_return_is_reported_with_its_output(either: Post) -> None:
     ("name", "kind"),
     [
         ("ValueError", "transient"),
-        ("ZeroDivisionError", "permanent"),  # by install(error_kinds=...)
+        ("ZeroDivisionError", "permanent"),  # by install(errors=...)
         ("Transient", "transient"),
         ("Permanent", "permanent"),
         ("InvalidInput", "invalid_input"),
@@ -40,6 +40,35 @@ def test_an_exception_is_reported_with_its_kind(either: Post, name: str, kind: s
     assert either.wait(id_).short == ("failed", kind, name)
     either.settled()
     assert len(either.told(id_)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "origin"),
+    [
+        ("ValueError", "transient", "executor"),
+        ("ConnectionError", "transient", "external"),
+        ("TimedOut", "timeout", "external"),
+        ("RateLimited", "rate_limited", "external"),
+        ("UnicodeError", "rate_limited", "policy"),  # by its full name in install(errors=...)
+        ("SafetyRefused", "safety", "policy"),
+        ("BudgetExceeded", "budget", "policy"),
+        ("Cancelled", "cancelled", "policy"),
+        ("InvalidInput", "invalid_input", "contract"),
+        ("MemoryError", "lost", "infrastructure"),
+    ],
+)
+def test_an_error_names_who_is_at_fault(post: Post, name: str, kind: str, origin: str) -> None:
+    """Each of the five origins, by what the executor raised."""
+    error = post.wait(post.send("sample.fails", name)).report["error"]
+    assert (error["kind"], error["origin"], error["phase"]) == (kind, origin, "execute")
+
+
+def test_an_error_names_where_the_attempt_was(post: Post) -> None:
+    """Its inputs were checked, it ran, or its output was taken in."""
+    wrong = post.wait(post.send("sample.add", 1, 2, 3)).report["error"]
+    unfit = post.wait(post.send("sample.returns", "nan")).report["error"]
+    assert (wrong["phase"], wrong["origin"]) == ("validate", "contract")
+    assert (unfit["phase"], unfit["origin"]) == ("collect", "contract")
 
 
 def test_an_error_carries_its_text_traceback_and_pause(post: Post) -> None:

@@ -367,6 +367,8 @@ def test_a_lost_attempt_is_tried_again_at_once_and_uses_up_no_try() -> None:
         "type": "LeaseExpired",
         "message": "nothing was heard of worker w@host for the length of a lease",
         "origin": "infrastructure",
+        "phase": "execute",
+        "correlation_id": run.id,
     }
     assert (words(run), run.attempt[0], run.failures[0], run.losses[0]) == (["ready"], 2, 0, 1)
     assert decision.timers == []

@@ -189,6 +189,7 @@ def test_a_signal_that_does_not_come_in_time_fails_its_node_or_leaves_the_defaul
         "message": "",
         "origin": "policy",
         "phase": "wait",
+        "correlation_id": RUN,
     }
 
 

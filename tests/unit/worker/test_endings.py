@@ -13,8 +13,21 @@ from celery.exceptions import Ignore, NotRegistered, Reject, SoftTimeLimitExceed
 from kombu.exceptions import EncodeError
 from kombu.utils import json as kombu_json
 
-from scheduler.errors import ContractBroken, InvalidInput, Permanent, RateLimited, Transient
-from scheduler.worker.endings import KINDS, ending, error_of, kind_of, refuses
+from scheduler.errors import (
+    ERROR_KINDS,
+    BudgetExceeded,
+    Cancelled,
+    ContractBroken,
+    InvalidInput,
+    InvalidValue,
+    Permanent,
+    RateLimited,
+    SafetyRefused,
+    SecretMissing,
+    TimedOut,
+    Transient,
+)
+from scheduler.worker.endings import check_errors, ending, error_of, kind_of, meaning_of, refuses
 from scheduler.worker.report import encode
 
 
@@ -49,7 +62,7 @@ def test_each_exception_has_one_meaning(exc: BaseException, kind: str, end: str)
     told = ending(exc)
     assert (told.error["kind"], told.end) == (kind, end)
     assert told.error["type"] == type(exc).__name__
-    assert kind in KINDS
+    assert kind in ERROR_KINDS
 
 
 def test_the_most_particular_declaration_counts() -> None:
@@ -60,6 +73,66 @@ def test_the_most_particular_declaration_counts() -> None:
     assert kind_of(MemoryError(), [{Exception: "permanent"}]) == "lost"
     assert kind_of(MemoryError(), [{MemoryError: "permanent"}]) == "permanent"
     assert kind_of(Transient(), [{Exception: "permanent"}]) == "transient"
+
+
+def test_an_exception_is_declared_by_class_or_by_its_full_name() -> None:
+    """Subclasses are meant too; a library that workers have and others lack is named, not imported."""
+    mine = f"{__name__}.Mine"
+    assert meaning_of(Mine(), [{mine: "permanent"}]) == ("permanent", None)
+    assert meaning_of(Mine(), [{"builtins.ValueError": ("rate_limited", "external")}]) == ("rate_limited", "external")
+    assert meaning_of(Mine(), [{ValueError: "permanent", mine: "timeout"}]) == ("timeout", None)
+    assert meaning_of(Mine(), [{"builtins.ValueError": "permanent"}, {Mine: "timeout"}]) == ("timeout", None)
+    assert meaning_of(KeyError(), [{mine: "permanent"}]) == ("transient", None)
+
+
+@pytest.mark.parametrize(
+    ("errors", "problem"),
+    [
+        ({ValueError: "permament"}, r"x\[ValueError\]: 'permament' is not an error kind.*Did you mean 'permanent'"),
+        ({"requests.HTTPError": 5}, r"x\[requests.HTTPError\]: 5 is not an error kind"),
+        ({ValueError: ("transient", "elsewhere")}, "'elsewhere' is not an origin. Use one of policy, contract"),
+        ({ValueError: ("transient",)}, "is not an error kind"),
+        ({"ValueError": "permanent"}, "'ValueError' is not the full name of an exception.*builtins.KeyError"),
+        ({"a..b": "permanent"}, "is not the full name"),
+        ({int: "permanent"}, "is no class of exceptions"),
+        ([ValueError], "is no mapping"),
+    ],
+)
+def test_a_declaration_that_cannot_be_meant_is_refused(errors: Any, problem: str) -> None:
+    """When it is made, with the place and the remedy, not when the first attempt fails."""
+    with pytest.raises(InvalidValue, match=problem):
+        check_errors(errors, "x")
+
+
+@pytest.mark.parametrize(
+    ("exc", "origin", "phase"),
+    [
+        (ValueError("x"), "executor", "execute"),
+        (SoftTimeLimitExceeded(), "executor", "execute"),
+        (ConnectionRefusedError("x"), "external", "execute"),
+        (RateLimited("x", 1), "external", "execute"),
+        (TimedOut("x", origin="external"), "external", "execute"),
+        (InvalidInput("x"), "contract", "execute"),
+        (EncodeError("x"), "contract", "collect"),
+        (SafetyRefused("x"), "policy", "execute"),
+        (BudgetExceeded("x"), "policy", "execute"),
+        (Cancelled("x"), "policy", "execute"),
+        (WorkerLostError("x"), "infrastructure", "execute"),
+        (NotRegistered("x"), "infrastructure", "dispatch"),
+        (SecretMissing("x"), "infrastructure", "dispatch"),
+        (Transient("x", origin="infrastructure"), "infrastructure", "execute"),
+    ],
+)
+def test_each_error_says_who_is_at_fault_and_where_it_was(exc: BaseException, origin: str, phase: str) -> None:
+    """By its kind, unless its class or whoever raised it says otherwise."""
+    error = ending(exc).error
+    assert (error["origin"], error["phase"]) == (origin, phase)
+
+
+def test_an_origin_that_is_none_is_refused() -> None:
+    """Where the exception is made, so a typo shows in the executor's own tests."""
+    with pytest.raises(InvalidValue, match=r"'extern' is no origin of an error\. Use one of policy, contract"):
+        Transient("x", origin="extern")
 
 
 @pytest.mark.parametrize(("seconds", "after_ms"), [(2.5, 2500), (0, 0), (-3, 0), (None, None)])

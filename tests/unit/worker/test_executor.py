@@ -178,6 +178,7 @@ def test_contracts_say_what_is_enforced() -> None:
         "cost": 1.5,
         "purity": "keyed",
         "version": "v",
+        "capabilities": [],
         "doc": None,
     }
 

@@ -55,14 +55,14 @@ def test_installing_again_changes_nothing_but_what_is_given(app: Celery) -> None
 
     install(app, redis_url="redis://one")
     before, backend = hooks(app.tasks["plain"]), type(app.backend)
-    install(app, namespace="other", error_kinds={ValueError: "permanent"})
+    install(app, namespace="other", errors={ValueError: "permanent"})
     app.finalize()
     install(app)
 
     assert hooks(app.tasks["plain"]) == before
     assert type(app.backend) is backend
     it = installed_on(app)
-    assert (it.url(), it.namespace_name(), it.error_kinds) == ("redis://one", "other", {ValueError: "permanent"})
+    assert (it.url(), it.namespace_name(), it.errors) == ("redis://one", "other", {ValueError: "permanent"})
 
 
 @pytest.mark.parametrize("first", ["install", "tasks", "finalize"])
@@ -170,8 +170,8 @@ def test_the_store_is_found(app: Celery, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_wrong_options_are_refused(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the place and the remedy."""
-    with pytest.raises(SettingsError, match="no error kind 'bad'"):
-        install(app, error_kinds={ValueError: "bad"})
+    with pytest.raises(SettingsError, match=r"ValueError\]: found 'bad', which is not an error kind"):
+        install(app, errors={ValueError: "bad"})
     for seconds in (0, -1, float("nan")):
         with pytest.raises(SettingsError, match="heartbeat_seconds"):
             install(app, heartbeat_seconds=seconds)
