@@ -1,4 +1,4 @@
-"""`celeriac runs ...`: list, show, watch, result, pause, resume, cancel, retry, archive; bundles.py has the others.
+"""`celeriac runs ...`: list, show, watch, result, pause, resume, cancel, retry, archive; acts.py, bundles.py have more.
 
 Reading needs Redis alone, whatever else is stopped; runs that are not there any more are read from the archive.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import RunNotFound, SettingsError, WaitTimeout, escaped
+from . import acts
 from .bundles import events_command, export_command, replay_command
 from .output import Output, duration, instant, json_text, note, output_option, span
 from .place import Place, place_options, runs_of, runs_with
@@ -29,7 +30,11 @@ _LOOK_SECONDS = 2.0
 
 @click.group("runs")
 def runs_command() -> None:
-    """List, show, watch, pause, cancel, retry, export, replay and archive runs."""
+    """List, show, watch, pause, cancel, retry, export, replay and archive runs; act on their nodes."""
+
+
+for _command in acts.COMMANDS:
+    runs_command.add_command(_command)
 
 
 def checked_id(run: str) -> Any:
@@ -180,25 +185,63 @@ def result(ctx: click.Context, run: str, key: str | None, wait: bool, place: Pla
 
 
 @runs_command.command("cancel")
-@click.argument("ids", metavar="RUN...", nargs=-1, required=True)
-@click.option("--reason", default="", help="Recorded with the run.")
+@click.argument("ids", metavar="RUN...", nargs=-1)
+@click.option("--graph", metavar="NAME", help="Instead of RUN...: every run of graphs of this name that has not ended.")
+@click.option("--node", "keys", multiple=True, metavar="KEY", help="Only this node; may be repeated. The run goes on.")
+@click.option("--region", metavar="NAME", help="Only the nodes of this region. The run goes on.")
+@click.option("--at-once", is_flag=True, help="With --node or --region: no grace for what runs.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@place_options
-@output_option
-def cancel(ids: tuple[str, ...], reason: str, yes: bool, place: Place, out: Output) -> None:
-    """Ask for the end of runs: nothing more of them is started, what runs is stopped."""
+@acts.asking
+def cancel(  # noqa: PLR0913, PLR0917  one for each option, as click passes them
+    ids: tuple[str, ...],
+    graph: str | None,
+    keys: tuple[str, ...],
+    region: str | None,
+    at_once: bool,
+    yes: bool,
+    reason: str,
+    by: str | None,
+    timeout: str,
+    place: Place,
+    out: Output,
+) -> None:
+    """Ask for the end of runs: nothing more of them is started, what runs is stopped. Or only of some nodes of one."""
     checked = [checked_id(run) for run in ids]
+    some = bool(keys) or region is not None
+    if bool(ids) == (graph is not None):
+        raise click.UsageError("name runs, or a graph by --graph.")
+    if some and len(ids) != 1:
+        raise click.UsageError("--node and --region are for one run.")
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError("cancelling needs --yes where nobody can be asked.")
-        click.confirm(f"Cancel {len(ids)} run{'s' if len(ids) > 1 else ''}?", abort=True, err=True)
-    runs = runs_of(place.located())
+        what = (
+            "these nodes"
+            if some
+            else f"all runs of {graph}"
+            if graph
+            else f"{len(ids)} run{'s' if len(ids) > 1 else ''}"
+        )
+        click.confirm(f"Cancel {what}?", abort=True, err=True)
+    if some:
+        acts.cancel_nodes(ids[0], keys, region, at_once, reason, by, timeout, place, out)
+        return
+    if graph is not None:
+        from ..client import Client
+
+        with Client(settings=place.located()) as client:
+            checked = client.cancel_runs(graph, reason, by)
+        _asked(out, checked)
+        return
+    from ..client.given import who_of
+
+    runs, who = runs_of(place.located()), who_of(by)
     known = runs.summaries(checked)
     for run, summary in zip(checked, known, strict=True):
         if summary is None:
             raise RunNotFound(run)
     for run in checked:
-        runs.cancel(run, reason)
+        runs.cancel(run, reason, who)
     _asked(out, checked)
 
 
@@ -249,16 +292,13 @@ def _asked(out: Output, runs: Sequence[str]) -> None:
 
 @runs_command.command("retry")
 @click.argument("run", metavar="RUN")
-@click.option("--reason", default="", help="Recorded with the run.")
-@click.option("--timeout", metavar="DURATION", default="30s", help="How long to wait for a scheduler.")
-@place_options
-@output_option
-def retry(run: str, reason: str, timeout: str, place: Place, out: Output) -> None:
+@acts.asking
+def retry(run: str, reason: str, by: str | None, timeout: str, place: Place, out: Output) -> None:
     """Run once more what failed or was cancelled in an ended run, and what follows from it; the rest stays."""
     from ..client import Client
 
     with Client(settings=place.located()) as client:
-        client.run(checked_id(run)).retry(reason, timeout)
+        client.run(checked_id(run)).retry(reason, timeout, by)
     if out.json:
         out.document({"run": run, "state": "running"})
     else:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ..client.views import NodeView, Workers, view_nodes
+from ..client.views import NodeView, Workers, reasons_of, view_nodes
 from ..core.run import Run, Try
 from ..core.states import NodeState
 from ..errors import NodeNotFound, escaped
@@ -42,6 +42,8 @@ def summary_document(it: Summary) -> dict[str, Any]:
         "correlation_id": it.correlation_id,
         "key": it.key,
         "hash": it.hash,
+        "priority": it.priority,
+        "acts": [act._asdict() for act in it.acts],
     }
 
 
@@ -109,7 +111,8 @@ def show_run(
         RunNotFound, NodeNotFound: there is no such run, or node of it.
     """
     summary, run = runs.summary(run_id), runs.load(run_id)
-    view = Shown(summary, run, list(view_nodes(run, runs.claimed(run), Workers.read(runs, settings))))
+    nodes_now = view_nodes(run, runs.claimed(run), Workers.read(runs, settings), reasons_of(runs, run))
+    view = Shown(summary, run, list(nodes_now))
     numbers = _numbers(run, only) if only else list(range(run.n)) if nodes else []
     failed = [node for node, it in enumerate(view.nodes) if it.state is NodeState.FAILED]
     errors = errors_of(runs, run, {*numbers, *failed[:_SHOWN_FAILURES]})
@@ -137,11 +140,13 @@ def show_run(
         ("took", span((it.ended_at_ms or now) - it.created_at_ms)),
         ("waiting", ", ".join(f"{count} {word}, the first for {span(ms)}" for word, (count, ms) in waits.items())),
         ("deadline", instant(it.deadline_at_ms)),
+        ("priority", it.priority or ""),
         ("key", it.key),
         ("correlation id", it.correlation_id),
         ("labels", ", ".join(f"{name}={value}" for name, value in it.labels.items())),
     ]
     out.facts([(name, value) for name, value in facts if value not in (None, "")])
+    _show_acts(it, out)
     if numbers:
         _show_nodes(view, numbers, errors, out)
         for node in numbers if only else ():
@@ -151,6 +156,13 @@ def show_run(
         _show_open(view, out)
         if out.terminal:
             note(f"Every node: celeriac runs show {it.id} --nodes" + ("" if running not in counts else " (or watch)"))
+
+
+def _show_acts(it: Summary, out: Output) -> None:
+    """What people have asked of the run, the newest last."""
+    if it.acts:
+        rows = [[instant(act.at_ms), act.verb, act.by, act.what, act.reason] for act in it.acts]
+        out.table(["asked", "verb", "by", "what", "reason"], rows)
 
 
 def _numbers(run: Run, keys: Sequence[str]) -> list[int]:
@@ -217,9 +229,11 @@ def timeline(one: Try) -> str:
         begun = one.claimed_at_ms or one.dispatched_at_ms
         parts.append(f"{'ran' if one.claimed_at_ms else 'gone after'} {span(one.ended_at_ms - begun)}")
     end = one.end or ("running" if one.claimed_at_ms else "sent" if one.dispatched_at_ms else "ready")
-    if one.why:
+    by_hand = one.end == "completed"  # then the word behind it is the number of the request
+    if one.why and not by_hand:
         end += f" ({one.why})"
-    return f"{one.attempt} {end}{' on ' + one.worker if one.worker else ''}: {', '.join(parts)}".rstrip(": ")
+    who = f" {'by' if by_hand else 'on'} {one.worker}" if one.worker else ""
+    return f"{one.attempt} {end}{who}: {', '.join(parts)}".rstrip(": ")
 
 
 def _show_values(

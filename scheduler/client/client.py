@@ -27,6 +27,7 @@ from .access import Access
 from .given import facts_of, graph_of, namespace_of, url_of
 from .handle import RunHandle
 from .outside import complete, open_questions
+from .scopes import Scopes
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -40,7 +41,7 @@ SUBMIT_PAUSES_SECONDS = (0.05, 0.2, 0.5)
 """Before each repetition of a submit whose reply was lost; the same run id makes that harmless."""
 
 
-class Client:
+class Client(Scopes):
     """One installation, as those see it who submit and wait.
 
     Args:

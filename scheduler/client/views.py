@@ -9,7 +9,7 @@ follows from the rest), the rule is asked again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -20,6 +20,8 @@ from ..core.states import ENDED_RUNS, FIRST_ENDED, NodeState, RunState
 from ..core.waiting import wait_of
 from ..core.waits import Wait
 from ..errors import SHOWN_CHARACTERS, escaped, shown
+from ..store import scopes
+from ..store.scopes import Paused
 from ..store.workers import classes_of, silent_ms
 from ..wire import RunId, capability_of
 
@@ -96,6 +98,7 @@ class Workers:
         now_ms: by Redis.
         classes: the declared queue classes, where they are known.
         bindings: asked once, when a node asks for a capability: capability -> binding; None where it may not be read.
+        paused: what is paused.
 
     Attributes:
         live: workers that were heard of lately: name -> description.
@@ -110,8 +113,10 @@ class Workers:
         now_ms: int,
         classes: Mapping[str, QueueClass] | None = None,
         bindings: Callable[[], Mapping[str, Binding] | None] = dict,
+        paused: Sequence[Paused] = (),
     ) -> None:
         self._contracts = contracts
+        self._paused = {(it.kind, it.name): it.why for it in paused}
         self._classes = classes
         self._bindings = cache(bindings)
         self._default = next((name for name, it in (classes or {}).items() if it.default), None)
@@ -135,7 +140,16 @@ class Workers:
 
         classes, default = (None, None) if settings is None else (settings.classes, settings.capabilities)
         bindings = Capabilities(runs.client, runs.namespace, default).visible
-        return cls(runs.contracts(), runs.workers(), runs.now_ms(), classes, bindings)
+        return cls(runs.contracts(), runs.workers(), runs.now_ms(), classes, bindings, scopes.paused(runs))
+
+    def why_paused(self, graph: str, profile: Profile) -> str:
+        """What is paused that holds nodes of this profile back, in a run of a graph of this name; "" for nothing."""
+        if not self._paused:
+            return ""
+        executor = self._executor(profile) or profile.executor
+        scope = (("graph", graph), ("class", str(self.queue_class(profile))), ("executor", executor))
+        why = next((self._paused[it] for it in scope if it in self._paused), "")
+        return escaped(f"waits: {why}", SHOWN_CHARACTERS) if why else ""
 
     def _executor(self, profile: Profile) -> str | None:
         """Who does nodes of this profile: its executor, or what its capability is bound to; "" for nobody, None when
@@ -242,7 +256,8 @@ def view_nodes(
             why = _why_pending(profile, waits_for, len(run.upstream(node)))
         elif state is NodeState.READY:
             paused = run.run_state is RunState.PAUSED
-            why = escaped(f"the run is {run.reason}", SHOWN_CHARACTERS) if paused else workers.why_not_sent(profile)
+            why = escaped(f"the run is {run.reason}", SHOWN_CHARACTERS) if paused else ""
+            why = why or workers.why_paused(run.name, profile) or workers.why_not_sent(profile)
         elif state is NodeState.DISPATCHED:
             why = workers.why_not_begun(profile)
         elif reasons and node in reasons:

@@ -61,6 +61,9 @@ def nodes_cancel_requested(run: Run, event: NodesCancelRequested, now: int) -> D
             decision.cancelled += timers_of(run, node)
     decision.apart = tuple(move.node for move in decision.moves)
     nodes = sorted({*decision.apart, *decision.leaving})
+    if not nodes and asker.number in run.begun:  # a crash has kept only the end of this from the record
+        named = sorted(set(event.nodes))
+        nodes, ended = [it for it in named if run.state[it] == NodeState.CANCELLED or it in run.leaving], []
     if not nodes:
         left = "are being cancelled already" if len(ended) < len(set(event.nodes)) else "have ended already"
         return _refused(verb, asker, f"{_named(run, ended or event.nodes)} {left}")
@@ -92,6 +95,8 @@ def skip_requested(run: Run, event: SkipRequested, now: int) -> Decision:
     state = NodeState(run.state[node])
     if state in IN_FLIGHT:
         return _refused(verb, asker, f"{_named(run, [node])} has been sent; cancel it, or complete it by hand")
+    if state is NodeState.SKIPPED and asker.number in run.begun:  # as above
+        return _act(run, Decision(), verb, asker, now, [node])
     if state >= FIRST_ENDED:
         return _refused(verb, asker, f"{_named(run, [node])} is {state.word} already")
     why = words("skipped", asker.reason, asker.by)[:SHOWN_REASON]
@@ -158,7 +163,7 @@ def rerun_requested(run: Run, event: RerunRequested, now: int) -> Decision:
     if run.stopped and run.run_state in GOING_ON:
         return _refused(verb, asker, f"the run has been {run.stopped[1]}")
     nodes = following(run, event.nodes)
-    if not nodes and not (run.run_state in ENDED_RUNS and run.open):
+    if not nodes and asker.number not in run.begun:
         what = f"{_named(run, event.nodes)} has not ended, and nothing after it has begun: it runs anyway"
         return _refused(verb, asker, what)
     decision = Decision()

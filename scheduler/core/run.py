@@ -199,6 +199,7 @@ class Run:
             attempts of its epoch had failed when it came there.
         step_inputs: (node, step of its ladder) -> Template, where they are not the node's own.  step_secrets: the same
             for where these name secrets.
+        begun: numbers of requests whose commit a crash may have broken off; they come again.
         by_state: NodeState -> number of nodes.
         open: nodes that have not ended.  bad: sinks that ended otherwise than succeeded or skipped.
         floor: new attempts get higher numbers than this; above 0 only after the store lost commits of this run.
@@ -258,6 +259,7 @@ class Run:
     rungs: dict[int, tuple[int, int]] = field(default_factory=dict)
     step_inputs: dict[tuple[int, int], Template] = field(default_factory=dict)
     step_secrets: dict[tuple[int, int], list[list[str | int]]] = field(default_factory=dict)
+    begun: frozenset[int] = frozenset()
 
     @property
     def n(self) -> int:

@@ -62,8 +62,8 @@ def cancel_requested(run: Run, event: CancelRequested, now: int) -> Decision:
 
 def deadline_passed(run: Run, _event: DeadlinePassed, now: int) -> Decision:
     """The run has taken too long, and stops as failed; nothing of it gets a grace."""
-    if run.deadline_at_ms is None or now < run.deadline_at_ms:
-        return STALE  # it was set anew, or taken away
+    if run.deadline_at_ms is None:
+        return STALE  # it was taken away
     decision = _stop(run, DEADLINE_PASSED, frozenset(), now)
     if not decision.stale:
         decision.run = RunState.FAILED

@@ -144,7 +144,10 @@ class _Inputs:
 
     def output(self, value: Any) -> None:
         """Whether a whole value is what the schema wants."""
-        self._value(self.root, value, (None, "output"))
+        if problem := self._problem(self.root, value, (None, "output"), 0):
+            where, text = problem
+            remedy = "Give an output that the executor could give."
+            raise InputMismatch(self.walk.place(where), executor=self.executor, problem=text, remedy=remedy)
 
     def check(self, kwargs: Mapping[str, Any], positional: bool) -> None:
         schema = resolved(self.root, self.root)

@@ -48,6 +48,9 @@ class Admission:
         self._ready: dict[str, dict[int, OrderedDict[str, tuple[Run, deque[int]]]]] = {name: {} for name in classes}
         """Class -> priority -> the runs that have ready nodes; a priority without runs is left out."""
         self._waiting: dict[str, dict[str, tuple[Run, list[int]]]] = {}
+        self._paused: Mapping[tuple[str, str], str] = {}
+        self.again: list[tuple[Run, int]] = []
+        """Ready nodes that are to be added once more, for what is paused has changed."""
         self.refused: list[tuple[Run, int, str]] = []
         """Ready nodes whose executor may not run in their class, with that class; they are to fail."""
         self._fitting: dict[tuple[str, str], bool] = {}
@@ -105,6 +108,20 @@ class Admission:
         binding = self.bindings.get(wanted) if wanted else None
         return f"capability {wanted}: executor {binding.executor}, {binding.words}" if binding is not None else ""
 
+    def heed(self, paused: Mapping[tuple[str, str], str]) -> None:
+        """What is paused now: (graph, class or executor; its name) -> why. O(ready nodes)."""
+        self._paused = paused
+        for levels in self._ready.values():
+            for queue in levels.values():
+                self.again += ((run, node) for run, nodes in queue.values() for node in nodes)
+            levels.clear()
+        waiting, self._waiting = self._waiting, {}
+        self.again += ((run, node) for runs in waiting.values() for run, nodes in runs.values() for node in nodes)
+
+    def _why_paused(self, run: Run, executor: str, queue_class: str) -> str:
+        scopes = (("graph", run.name), ("class", queue_class), ("executor", executor))
+        return next((self._paused[it] for it in scopes if it in self._paused), "")
+
     def place(self, profile: Profile) -> tuple[str | None, str]:
         """(queue class, "") for a node of this profile, or (None, why it must wait)."""
         wanted = (profile.executor, profile.queue_class)
@@ -137,9 +154,12 @@ class Admission:
         """A node became ready. Returns why it must wait apart, or "" when it waits for room, or is refused."""
         profile = run.way(node)
         name, why = self.place(profile)
-        if name is None:
+        if name is not None and self._paused:
+            why = self._why_paused(run, self.bound(profile).executor, name)
+        if why:
             self._waiting.setdefault(why, {}).setdefault(run.id, (run, []))[1].append(node)
             return why
+        assert name is not None  # noqa: S101  else there was a reason
         if not self._fits(self.bound(profile).executor, name):
             self.refused.append((run, node, name))
             return ""
@@ -158,6 +178,7 @@ class Admission:
         """These runs have ended, or belong to another scheduler now."""
         runs = set(runs)
         self.refused = [it for it in self.refused if it[0].id not in runs]
+        self.again = [it for it in self.again if it[0].id not in runs]
         for run in runs:
             for levels in self._ready.values():
                 for priority in [it for it, queue in levels.items() if queue.pop(run, None) and not queue]:

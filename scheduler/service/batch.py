@@ -30,7 +30,19 @@ _WITH_ERROR = frozenset(map(int, (_K.FAIL, _K.RETRY, _K.LOSE, _K.CANCEL, _K.REFU
 class Pages:
     """What a batch changes in one run."""
 
-    __slots__ = ("acted", "changed", "deadline", "dirty", "log", "renumbered", "run", "signals", "told", "values")
+    __slots__ = (
+        "acted",
+        "asked",
+        "changed",
+        "deadline",
+        "dirty",
+        "log",
+        "renumbered",
+        "run",
+        "signals",
+        "told",
+        "values",
+    )
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -41,6 +53,7 @@ class Pages:
         self.signals: dict[str, bytes] = {}
         self.told: list[tuple[int, dict[str, Any]]] = []
         """Line of the log -> what a replay must know of the decision that begins there."""
+        self.asked: list[int] = []
 
 
 class Batch:
@@ -181,6 +194,8 @@ class Batch:
             self.tell(page.run, word, number, why)
         if decision.act is not None:
             page.acted = True
+            if decision.act.number:
+                page.asked.append(decision.act.number)
             page.deadline |= bool(decision.deadline)
             page.dirty |= dict.fromkeys((*decision.apart, *decision.leaving))
 
@@ -264,6 +279,8 @@ class Batch:
             self._records(commit, page)
         if page.dirty or page.changed or page.renumbered or page.acted:
             commit.run(run, self._facts(page))
+        if page.asked:
+            commit.begun(run, page.asked)
         if page.deadline and page.run.deadline_at_ms is None:
             commit.no_deadline(run)
         if page.values:

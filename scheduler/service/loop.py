@@ -15,8 +15,10 @@ import socket
 import time
 from collections import Counter
 
+from ..core.states import NodeState
 from ..errors import StoreRefused, StoreTooNew, StoreUnreachable
 from ..settings import Settings, redacted
+from ..store import scopes
 from ..store.capabilities import Capabilities
 from ..store.commits import Overtaken
 from ..store.connection import BLOCK_SECONDS, REFUSED, UNREACHABLE, connect
@@ -73,7 +75,7 @@ class Scheduler:
         self._retention = Retention(settings, self.counts)
         self._stopping = self._blocked = False
         self._contracts_at = 0.0
-        self._contracts_version = (-1, -1)
+        self._contracts_version, self._pauses_version = (-1, -1), -1
         self._pacing = Pacing()
         self._trouble = Trouble(settings, self.counts)
         self._safety = Safety(settings)
@@ -156,7 +158,7 @@ class Scheduler:
         self._overdue = Overdue(self._inboxes, self._dispatch, self.counts)
         self._intake = Intake(runs, self._loading, self._dispatch, self.counts, self._retention.want, self._stumbled)
         self._contracts_at = 0.0
-        self._contracts_version = (-1, -1)
+        self._contracts_version, self._pauses_version = (-1, -1), -1
 
     def _leave(self) -> None:
         try:
@@ -196,6 +198,7 @@ class Scheduler:
         if self._intake.look_wanted:
             self._intake.look_wanted = False
             self._owned.look_again()
+            self._contracts_at = 0.0  # or somebody has paused something
         self._settle(batches, now)
         self._owned.heed_the_told()
         self._owned.fenced(self._retention.remove(self._client, self._owned.held))
@@ -255,6 +258,10 @@ class Scheduler:
         def batch_of(one: Held) -> Batch:
             return _batch_of(batches, one, now)
 
+        again, self._dispatch.admission.again = self._dispatch.admission.again, []
+        for run, node in again:
+            if run.state[node] == NodeState.READY:
+                batch_of(held_of(run.id)).ready.append((run, node))
         while True:  # a node that is refused may let others become ready
             for batch in batches.values():
                 if self._dispatch.queue(batch):
@@ -275,6 +282,11 @@ class Scheduler:
         if version != self._contracts_version:
             self._contracts_version = version
             self._dispatch.admission.learn(runs.contracts(), capabilities.bindings())
+            self._dispatch.more = True
+        pauses = scopes.version(runs)
+        if pauses != self._pauses_version:
+            self._pauses_version = pauses
+            self._dispatch.admission.heed({(it.kind, it.name): it.why for it in scopes.paused(runs)})
             self._dispatch.more = True
         pause = CONTRACTS_SECONDS if self._dispatch.admission.waits() else self.settings.shard_lease_seconds / 3
         self._contracts_at = time.monotonic() + pause

@@ -62,8 +62,8 @@ class Overdue:
             batch.wait(held.runs[run_id], why, "unclaimed", name, spans(nodes))
         for timer in due.timers:
             run_id, _, name = timer.partition(" ")
-            if timer in batch.timers:
-                continue  # it was set anew in this turn
+            if name == "deadline" and (timer in batch.timers or timer in batch.timers_done):
+                continue  # it was set anew in this turn, or taken away
             batch.timers_done.append(timer)
             run, event = held.runs.get(run_id), timer_event(name)
             if run is not None and isinstance(event, StartLimitPassed):

@@ -135,6 +135,10 @@ class Commit:
         self._last.append(("ZREM", self.keys.ended, (run,)))
         self._last.append(("ZADD", self.keys.live, (created_at_ms, run)))
 
+    def begun(self, run: RunId, numbers: Sequence[int]) -> None:
+        """Requests that this commit answers: should it be cut, what it did is known for theirs when they come again."""
+        self._first.append(("HSET", self.keys.run(run), ("asked", " ".join(map(str, numbers)))))
+
     def no_deadline(self, run: RunId) -> None:
         """The run has no deadline any more."""
         self._records.append(("HDEL", self.keys.run(run), ("deadline_ms",)))

@@ -253,7 +253,7 @@ def _blobs(keys: ShardKeys, it: Ended, node: int, record: bytes | None) -> Itera
     if record is None:
         return
     _letter, epoch, newest, _failures, _losses, timeline, last = record.split(b"|", 6)
-    if epoch == b"1" and last != b"b":
+    if epoch == b"1" and not last.startswith(b"b"):  # behind it may stand the edges that are closed
         return
     attempt = int(newest)
     for entry in reversed(timeline.split(b";")):  # the newest is the record's own number, whatever was left out before

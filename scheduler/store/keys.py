@@ -37,6 +37,9 @@ class Keys:
         """string: counts publications, so that a scheduler reads the hash only when it changed."""
         self.executors_seen = f"{namespace}:executors:seen"
         """zset: executor -> when a worker last published or confirmed it, ms."""
+        self.paused = f"{namespace}:paused"
+        """hash: "graph:NAME", "class:NAME" or "executor:NAME" -> who paused it and why, JSON; version -> how often that
+        has changed, so that a scheduler reads the rest only then."""
         self.workers = f"{namespace}:workers"
         """hash: worker -> description with seen_at_ms, JSON."""
         self.capabilities = f"{namespace}:capabilities"

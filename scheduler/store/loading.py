@@ -118,5 +118,7 @@ def _loaded(
         loaded.floor = int(fields.get(b"attempts_above", 0))
         loaded.renumbered_at_ms = int(fields.get(b"renumbered_at_ms", 0))
         loaded.priority, loaded.acts = summary.priority, list(summary.acts)
+        begun = map(int, fields.get(b"asked", b"").split())
+        loaded.begun = frozenset(begun) - {act.number for act in loaded.acts}
         loaded.keyed = summary.key is not None
         yield loaded

@@ -30,6 +30,7 @@ _GLOBAL = {
     "meta": "hash",
     "owners": "hash",
     "schedulers": "zset",
+    "paused": "hash",
     "executors": "hash",
     "executors:version": "string",
     "executors:seen": "zset",
@@ -604,8 +605,8 @@ def _log(run: _Stored) -> Iterator[str]:
     told = [word for word in words.pop(-1, []) if word in set(RunState)]
     ended = [word for word in told if word in ENDED_RUNS]
     epochs = {node: int(record.split("|")[1]) for node, record in run.records.items()}
-    opened = max(told.count(RunState.RUNNING), max(epochs.values(), default=1) - 1)  # a crash may have cut a line off
-    if len(ended) > opened + 1 or (ended and told[-1] in ENDED_RUNS and run.state != told[-1]):
+    opened = max([told.count(RunState.RUNNING) + 1, *epochs.values()])  # a crash may have cut off either
+    if len(ended) > opened or (ended and told[-1] in ENDED_RUNS and run.state != told[-1]):
         yield f"is {run.state}, and its log says {told}"
     for node, every in words.items():
         if every.count("reopen") < epochs.get(node, 1) - 1:

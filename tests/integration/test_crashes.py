@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -235,4 +236,117 @@ def test_a_death_while_a_run_is_retried_changes_no_outcome(stage: Stage, fate: F
         assert mended.nodes() == ["broken", "after"]
         assert mended.done[0].kwargs == {"x": {"x": 1}}
     assert dies_at > 20
+    check(stage.client, idle=True)
+
+
+def four() -> Graph:
+    """`hold` never ends by itself; b after a, c after both, d after b alone."""
+    graph = Graph("four", retry=1)
+    a, hold = graph.add("echo", key="a", x=1), graph.add("echo", key="hold")
+    b = graph.add("echo", key="b", x=a)
+    graph.add("echo", key="c", after=[b, hold], trigger_rule="all_done")
+    graph.add("echo", key="d", x=b)
+    return graph
+
+
+def held(task: Task) -> Ending | None:
+    """`hold` is silent, the others do their work."""
+    return None if task.node == "hold" else echo(task)
+
+
+REQUESTS: dict[str, tuple[list[tuple[str, dict[str, Any]]], dict[str, str], str]] = {
+    "rerun": (
+        [("rerun", {"nodes": ["a"]}), ("complete", {"nodes": ["hold"], "output": "1"})],
+        {"a": "succeeded", "b": "succeeded", "c": "succeeded", "d": "succeeded", "hold": "succeeded"},
+        "succeeded",
+    ),
+    "cancel": (
+        [("cancel_nodes", {"nodes": ["hold"], "at_once": True})],
+        {"a": "succeeded", "b": "succeeded", "c": "succeeded", "d": "succeeded", "hold": "cancelled"},
+        "succeeded",
+    ),
+    "skip": (
+        [("skip", {"nodes": ["c"]}), ("cancel_nodes", {"nodes": ["hold"]})],
+        {"a": "succeeded", "b": "succeeded", "c": "skipped", "d": "succeeded", "hold": "cancelled"},
+        "succeeded",
+    ),
+    "limits": (
+        [
+            ("set_deadline", {"at_ms": 4_000_000_000_000}),
+            ("set_priority", {"priority": 3}),
+            ("set_deadline", {"at_ms": None}),
+            ("complete", {"nodes": ["hold"], "output": "1"}),
+        ],
+        {"a": "succeeded", "b": "succeeded", "c": "succeeded", "d": "succeeded", "hold": "succeeded"},
+        "succeeded",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REQUESTS)
+def test_a_death_while_people_act_on_a_running_run_changes_no_outcome(
+    stage: Stage, fate: Fate, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests that were broken off at any instant are answered by the next scheduler, once, and the run ends."""
+    monkeypatch.setattr("scheduler.core.node_verbs.GRACE_MS", 5)
+    requests, ends, state = REQUESTS[what]
+    stage.publish("echo")
+    dies_at, survived = 0, False
+    while not survived:
+        dies_at += 1
+        run = stage.submit(four())
+        worker = Echo(stage.attempts, held)
+        ready = {"a", "b", "d"}
+
+        def begun(run: RunId = run, ready: set[str] = ready) -> bool:
+            states = stage.states(run)
+            claimed = [it[:1] for it in stage.in_flight().values()]
+            return all(states[key] == "succeeded" for key in ready) and claimed == ["c"]
+
+        assert Life(stage, fate, worker).live(until=begun)
+        for number, (kind, fields) in enumerate(requests, 1):
+            stage.runs.ask(kind, run, "so be it", "ann", number=number, **fields)
+        survived = Life(stage, fate, worker).live(dies_at)
+        if not survived:
+            assert Life(stage, fate, worker).live(), f"killed at instant {dies_at}"
+        assert stage.quiet(), f"killed at instant {dies_at}, something is left"
+        summary = stage.runs.summary(run)
+        assert summary.state == state, f"killed at instant {dies_at}: {summary.reason}"
+        assert stage.states(run) == ends, f"killed at instant {dies_at}"
+        assert sorted(act.number for act in summary.acts) == list(range(1, len(requests) + 1))
+        assert summary.deadline_at_ms is None
+    assert dies_at > 10
+    check(stage.client, idle=True)
+
+
+@pytest.mark.parametrize("verb", ["rerun", "complete"])
+def test_a_death_while_an_ended_run_is_opened_by_hand_changes_no_outcome(stage: Stage, fate: Fate, verb: str) -> None:
+    """A re-run, or an output for what had failed, goes on from where it was broken off; the rest never runs again."""
+    stage.publish("echo")
+    graph = Graph("opened", retry=1)
+    fine = graph.add("echo", key="fine", x=1)
+    broken = graph.add("echo", key="broken", x=fine)
+    after = graph.add("echo", key="after", x=broken)
+    graph.add("echo", key="last", after=after, trigger_rule="all_done")
+    failing = Echo(stage.attempts, lambda task: failure("permanent") if task.node == "broken" else echo(task))
+    dies_at, survived = 0, False
+    while not survived:
+        dies_at += 1
+        run = stage.submit(graph)
+        assert Life(stage, fate, failing).live()
+        assert stage.states(run)["after"] == "upstream_failed"
+        mended = Echo(stage.attempts)
+        more = {"output": "7"} if verb == "complete" else {}
+        stage.runs.ask(verb, run, "mended", "ann", nodes=["broken"], number=9, **more)
+        survived = Life(stage, fate, mended).live(dies_at)
+        if not survived:
+            assert Life(stage, fate, mended).live(), f"killed at instant {dies_at}"
+        assert stage.quiet(), f"killed at instant {dies_at}, something is left"
+        assert stage.runs.summary(run).state == "succeeded", f"killed at instant {dies_at}"
+        assert set(stage.states(run).values()) == {"succeeded"}, f"killed at instant {dies_at}"
+        wanted = ["after", "last"] if verb == "complete" else ["broken", "after", "last"]
+        assert mended.nodes() == wanted, f"killed at instant {dies_at}"
+        assert mended.done[-2].kwargs == {"x": 7 if verb == "complete" else {"x": {"x": 1}}}
+        assert [act.number for act in stage.runs.summary(run).acts] == [9]
+    assert dies_at > 10
     check(stage.client, idle=True)

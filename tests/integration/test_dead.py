@@ -128,12 +128,12 @@ def test_an_entry_that_throws_the_loop_is_put_aside_in_the_end(
     stage: Stage, worker: Echo, at_once: AtOnce, letters: DeadLetters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fault of ours, planted: after three stumbles over one entry the shard goes on without it."""
-    from scheduler.service import intake
+    from scheduler.service import intake, requests
 
     def faulty(kind: str, record: bytes) -> Any:
         raise ZeroDivisionError(kind)
 
-    monkeypatch.setattr(intake, "_request", faulty)
+    monkeypatch.setattr(requests, "read", faulty)
     with stage.scheduler(at_once, stumbles=True) as scheduler:
         put(stage, "cancel", '{"run": "x"}')
         [letter] = waiting(letters)

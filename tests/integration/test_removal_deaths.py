@@ -58,7 +58,7 @@ def fallen(redis_url: str, folder: Path) -> Iterator[list[Fallen]]:
             "shards": 1,
             "lease": 1.0,
             "dies": dies,
-            "nth": {"reading": 30, "within sweep": 2}.get(dies, 1),
+            "nth": {"reading": 10, "within sweep": 2}.get(dies, 1),
             "counts": os.devnull,
             "retention": at_once_to(folder),
         }

@@ -401,23 +401,30 @@ def test_runs_of_a_higher_priority_go_first(stage: Stage, worker: Echo, at_once:
     """At submit, and set later; a run of a lower one has what room is left, also under a new owner."""
     worker.act = lambda task: None
     with stage.scheduler(at_once, standard_low={"window": 2, "concurrency": 1, "prefetch": 1}):
-        blocking = stage.submit(layers(2))
+        blocking = stage.submit(layers(2), shard=0)
         eventually(lambda: len(worker.done) == 2, "the class is full")
-        low = client.submit(layers(3), priority=-1, check=False)
-        middle = client.submit(layers(3), check=False)
-        high = client.submit(layers(3), check=False)
-        high.set_priority(5, "urgent", "ann", timeout=SECONDS)
-        assert (low.summary().priority, high.summary().priority) == (-1, 5)
+        low, middle, high = (stage.submit(layers(3), shard=0, priority=priority) for priority in (-1, 0, 0))
+        client.run(high).set_priority(5, "urgent", "ann", timeout=SECONDS)
+        assert [stage.runs.summary(run).priority for run in (low, middle, high)] == [-1, 0, 5]
     worker.act = echo
     worker.done.clear()
     stage.owners_vanish()
     with stage.scheduler(at_once, standard_low={"window": 2, "concurrency": 1, "prefetch": 1}) as scheduler:
         eventually(lambda: sum(len(it.runs) for it in list(scheduler._owned.held.values())) == 4, "all are loaded")
         worker.attempts.report([worker.report(stage.attempt(blocking, node), value(1), 1) for node in (0, 1)])
-        assert stage.ended(blocking, low.id, middle.id, high.id) == ["succeeded"] * 4
+        assert stage.ended(blocking, low, middle, high) == ["succeeded"] * 4
     order = [task.id.split(".")[1] for task in worker.done]
-    assert order == [high.id] * 3 + [middle.id] * 3 + [low.id] * 3
+    assert order == [high] * 3 + [middle] * 3 + [low] * 3
     idle(stage)
+
+
+def test_a_priority_is_given_with_a_submit(stage: Stage, client: Client, memory: MemoryTransport) -> None:
+    """And one that is none is refused before anything is stored."""
+    assert client.submit(diamond(), priority=7).summary().priority == 7
+    assert client.submit(diamond()).summary().priority == 0
+    for wrong in (10, True, "high"):
+        with pytest.raises(InvalidValue, match="priority"):
+            client.submit(diamond(), priority=wrong)  # type: ignore[arg-type]  # that is what is wrong
 
 
 def test_the_same_for_coroutines(stage: Stage, worker: Echo, at_once: AtOnce, client: Client) -> None:

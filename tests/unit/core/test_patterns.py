@@ -1,6 +1,6 @@
 """The workflow patterns of van der Aalst, ter Hofstede, Russell and Mulyar that graphs can say, one test each.
 
-Numbers are those of the published list of 43. What needs maps, loops, signals or an operator's hand is not here yet.
+Numbers are those of the published list of 43. What needs maps, loops or signals is not here yet.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scheduler.core.events import CancelRequested
+from scheduler.core.events import Asker, CancelRequested, NodesCancelRequested
 from scheduler.errors import CycleFound
 from scheduler.graph import Graph
 from tests.unit.core.played import Played
@@ -123,6 +123,37 @@ def test_18_milestone(first: str, state: str) -> None:
     if first == "door":
         play.ends("a")
     assert play.state("late") == state
+
+
+def test_19_cancel_task() -> None:
+    """One task is withdrawn; the case goes on, by a rule that does not need it."""
+    g = Graph("g")
+    nodes(g, "join", after=nodes(g, "a", "b"), trigger_rule="all_done")
+    play = Played(g)
+    play.happen(NodesCancelRequested((play.number("a"),), frozenset(), Asker("enough", "ann")))
+    assert play.state("a") == "cancelled"
+    play.ends("b")
+    play.ends("join")
+    assert play.run.run_state == "succeeded"
+
+
+def test_25_cancel_region() -> None:
+    """The tasks of a region are withdrawn together, whether they run or not; what lies outside goes on."""
+    g = Graph("g")
+    [start] = nodes(g, "start")
+    with g.region("inside"):
+        a, b = nodes(g, "a", "b", after=start)
+        [c] = nodes(g, "c", after=[a, b])
+    [outside] = nodes(g, "outside", after=start)
+    nodes(g, "end", after=[c, outside], trigger_rule="one_success")
+    play = Played(g)
+    play.ends("start")
+    region = tuple(node for node, labels in play.run.labels.items() if labels["region"] == "inside")
+    play.happen(NodesCancelRequested(region, frozenset(), Asker("enough", "ann"), region="inside"))
+    assert [play.state(key) for key in "abc"] == ["cancelled"] * 3
+    play.ends("outside")
+    play.ends("end")
+    assert play.run.run_state == "succeeded"
 
 
 def test_20_cancel_case() -> None:

@@ -216,7 +216,7 @@ class World:
     def commit(self, *, crash: bool = False) -> None:
         """Write what the batch changed; with `crash` break off after any number of writes and load again."""
         store, run = self.store, self.run
-        writes: list[Callable[[], None]] = []
+        writes = self.first_writes()
         dirty: dict[int, None] = {}
         done: list[str] = []
         for event, decision in self.batch:
@@ -253,6 +253,10 @@ class World:
             return
         if self.chance.random() < 0.1:
             assert meaning(self.reloaded()) == meaning(self.pending_ready(run)), "the records do not tell the run"
+
+    def first_writes(self) -> list[Callable[[], None]]:
+        """What is harmless alone."""
+        return []
 
     def further_writes(self) -> list[Callable[[], None]]:
         """Facts of the run besides its state."""

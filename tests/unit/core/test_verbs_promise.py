@@ -50,6 +50,7 @@ class Asked(World):
 
     def __init__(self, specs: list[Spec], chance: random.Random) -> None:
         self.acts: list[Act] = []
+        self.asked: frozenset[int] = frozenset()
         self.epochs: dict[tuple[int, int], int] = {}
         self.opens = False
         self.numbers = 0
@@ -64,6 +65,7 @@ class Asked(World):
         self.run = Run.load(RUN_ID, self.header, self.pages, records, created_at_ms=T0)
         self.run.run_state, self.run.reason = self.store.run
         self.run.deadline_at_ms, self.run.acts = self.deadline, list(self.acts)
+        self.run.begun = self.asked - {act.number for act in self.acts}
         self.batch: list[tuple[Event, Decision]] = []
         self.opens = False
         if self.run.run_state not in ENDED_RUNS:
@@ -101,6 +103,11 @@ class Asked(World):
             if self.run.run_state not in ENDED_RUNS:
                 self.apply(Opened())
                 super().commit()
+
+    def first_writes(self) -> list[Callable[[], None]]:
+        """Which requests a commit answers is known before anything that they bring."""
+        numbers = frozenset(it.act.number for _, it in self.batch if it.act is not None)
+        return [partial(setattr, self, "asked", numbers)] if numbers else []
 
     def further_writes(self) -> list[Callable[[], None]]:
         """Who has asked for what goes with the facts of the run."""
