@@ -44,6 +44,8 @@ def survive(app: Any, drop: Drop) -> None:
         channel._create_client = _patient_clients(channel._create_client)
         channel.Message = _message_class(channel.Message)
         channel._brpop_read = _surviving_read(channel._brpop_read)
+        channel._receive_one = _surviving_receive(channel._receive_one)
+        channel._connparams = _answering_connections(channel._connparams)
     channel._celeriac_drop = staticmethod(drop)
 
 
@@ -169,6 +171,40 @@ def _surviving_read(read: Callable[..., Any]) -> Callable[..., Any]:
             raise Empty from problem
 
     return _brpop_read
+
+
+def _surviving_receive(receive: Callable[..., Any]) -> Callable[..., Any]:
+    def _receive_one(channel: Any, *args: Any, **kwargs: Any) -> Any:
+        """What came for subscribers; nothing when it is a refused ping, for a failing disk refuses these too."""
+        try:
+            return receive(channel, *args, **kwargs)
+        except Exception as trouble:
+            if not noted(trouble) or stopping():
+                raise
+            return None
+
+    return _receive_one
+
+
+def _answering_connections(parameters: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Connections that know that a server which refuses a ping has answered it."""
+
+    def _connparams(channel: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        found = parameters(channel, *args, **kwargs)
+        own: Any = found["connection_class"]
+
+        class Connection(own):
+            def _send_ping(self) -> None:
+                try:
+                    super()._send_ping()
+                except Exception as trouble:
+                    if not noted(trouble):
+                        raise
+
+        Connection.__name__, Connection.__qualname__ = own.__name__, own.__qualname__
+        return found | {"connection_class": Connection}
+
+    return _connparams
 
 
 def _text(name: Any) -> str:

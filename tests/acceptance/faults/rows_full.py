@@ -68,7 +68,7 @@ def disk_everysec(rigs: RigFactory, seed: int) -> Verdict:
         ballast = fill(disk)
         eventually(lambda: rig.look().info("persistence")["aof_last_write_status"] != "ok", "Redis noticed")
         verdict = Verdict()
-        _must_refuse(rig, verdict, chance, ("MISCONF", "disk"))
+        _must_refuse(rig, verdict, ("MISCONF", "disk"))
         still = len(rig.ledger())
         time.sleep(chance.uniform(3, 6))  # so long the disk stays full: about a lease
         ballast.unlink()
@@ -89,9 +89,7 @@ def disk_always(rigs: RigFactory, seed: int) -> Verdict:
         ballast = fill(disk)
         eventually(lambda: rig.redis.pid is None, "Redis has ended itself")
         verdict = Verdict()
-        _must_refuse(
-            rig, verdict, chance, ("does not answer", "no answer", "unreachable", "Connection", "No such file")
-        )
+        _must_refuse(rig, verdict, ("does not answer", "no answer", "unreachable", "Connection", "No such file"))
         ballast.unlink()
         rig.redis.start()
         freed, still = time.monotonic(), len(rig.ledger())
@@ -116,7 +114,7 @@ def memory(rigs: RigFactory, seed: int) -> Verdict:
             while len(loads) < 200:
                 loads.append(submit(client, random_plan(chance, 400), 300))
         verdict.must(0 < len(loads) < 200, f"{len(loads)} runs were taken before the memory was full")
-        _must_refuse(rig, verdict, chance, ("memory",))
+        _must_refuse(rig, verdict, ("memory",), 1_000)  # a smaller one may well fit where the last did not
         rig.wait(loads, 120)
         undone = sum(not load.done for load in loads)
         verdict.must(not undone, f"{undone} of {len(loads)} acknowledged runs did not end beside a full memory")
@@ -125,11 +123,12 @@ def memory(rigs: RigFactory, seed: int) -> Verdict:
         return _drained(rig, verdict, loads, chance)
 
 
-def _must_refuse(rig: Rig, verdict: Verdict, chance: random.Random, reasons: tuple[str, ...]) -> None:
-    """A submit must be refused soon, as a store's error that says why, and leave no run."""
+def _must_refuse(rig: Rig, verdict: Verdict, reasons: tuple[str, ...], nodes: int = 1) -> None:
+    """A submit of so many nodes must be refused soon, as a store's error that says why, and leave no run."""
     began = time.monotonic()
     graph = Graph("refused", queue_class="work")
-    graph.add("faults.step", key="a", name="a", ms=1, inputs={"parents": [], "ballast": "x" * 1000})
+    for number in range(nodes):
+        graph.add("faults.step", name=f"n{number}", ms=1, inputs={"parents": [], "ballast": "x" * 1000})
     with Client(rig.redis.url) as client:
         try:
             run = client.submit(graph, check=False)

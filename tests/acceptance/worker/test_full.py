@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -53,6 +55,20 @@ def test_a_redis_that_takes_no_writes_is_waited_for(start: Start, tmp_path: Path
         assert 1 <= len(said) <= 3  # one a process
         assert "Unrecoverable" not in worker.text()
         worker.close()
+
+
+def test_pings_that_a_failing_disk_refuses_end_no_worker(tmp_path: Path) -> None:
+    """Redis refuses PING too while its disk fails: on a subscription, on a connection, and right after connecting."""
+    with Hurt(tmp_path / "redis") as hurt:
+        command = [sys.executable, "-m", "tests.acceptance.worker.pinged", hurt.url]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stdout.readline() == "subscribed\n"
+            hurt.begin("disk")
+            told, _ = process.communicate("\n", timeout=60)
+            hurt.mend()
+    assert told.splitlines() == ["None", "lived"]
 
 
 def test_a_worker_that_is_told_to_stop_does_not_wait_for_room(start: Start, tmp_path: Path) -> None:
