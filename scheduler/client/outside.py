@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core.run import Run
 from ..core.states import ENDED_RUNS, NodeState
+from ..core.waiting import wait_of
 from ..core.waits import Wait
 from ..errors import (
     ERROR_KINDS,
@@ -152,7 +153,7 @@ class Outside:
             if key not in run.keys:
                 raise NodeNotFound(self.id, key, run.keys)
             number = run.keys.index(key)
-            wait = None if run.guards is None else run.guards.waits.get(number)
+            wait = wait_of(run, number)
             self._check(run, number, key, wait, said)
             form = wait.form if wait is not None else None
             value = check_payload(form, answer, "answer")
@@ -170,15 +171,13 @@ class Outside:
             after = entries[-1][0]
             for move in (move for _, moves in entries for move in moves):
                 if f"({name})" in str(move[4]):
-                    if move[:2] == [node, "resolve"]:
+                    if move[0] == node and move[1] in ("resolve", "wake", "expire"):
                         return
                     raise AnswerRefused(self.id, key, str(move[4]), "Look at `celeriac approvals ls`.")
 
     def _check(self, run: Run, node: int, key: str, wait: Wait | None, said: dict[str, Any]) -> None:
-        if wait is None or wait.kind != "approval":
-            raise AnswerRefused(self.id, key, "it is no approval", "Name the node that asks.")
         self._open(run, lambda why: AnswerRefused(self.id, key, why, "It asks nobody any more."))
-        if node not in run.parked:
+        if wait is None or wait.kind != "approval":
             state = NodeState(run.state[node]).word
             remedy = "Look at `celeriac approvals ls` for what is asked now."
             raise AnswerRefused(self.id, key, f"it asks nobody now, it is {state}", remedy)

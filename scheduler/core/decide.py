@@ -229,19 +229,19 @@ def _next_rung(run: Run, node: int, kind: str, chance: float, retry_after_ms: in
     if run.stopped:
         return None
     profile, at = run.profiles[run.profile[node]], run.rungs.get(node, GROUND)
-    rung = next_rung(profile, at, run.failures[node] + 1, kind, chance=chance, retry_after_ms=retry_after_ms)
-    if rung is not None and profile.steps and profile.steps[rung.at[0]].escalates:
-        return None  # no graph asks a person yet: graph/ladder.py refuses it
-    return rung
+    return next_rung(profile, at, run.failures[node] + 1, kind, chance=chance, retry_after_ms=retry_after_ms)
 
 
 def _again(
     run: Run, node: int, rung: Rung, error: dict[str, Any], ending: tuple[int | None, int, str, str], now: int
 ) -> Decision:
-    """The node waits for its next try, on this rung."""
+    """The node waits for its next try, on this rung, or for a person to say whether there is one."""
     profile = run.profiles[run.profile[node]]
     where = rung_words(profile, rung.at) if profile.steps else "try again"
     count = f"failed {run.failures[node] + 1} of at most {profile.max_attempts} times"
+    if profile.steps and profile.steps[rung.at[0]].escalates:
+        move = Move(node, MoveKind.ASK, -1, f"{error['kind']}: {where}, {count}", error)
+        return Decision([move], ending, rungs={node: rung.at})
     move = Move(node, MoveKind.RETRY, -1, f"{error['kind']}: {where} in {rung.wait_ms} ms, {count}", error)
     decision = Decision([move], ending, [Timer(f"retry:{node}:{run.attempt[node]}", now + rung.wait_ms)])
     if rung.at != run.rungs.get(node, GROUND):

@@ -186,7 +186,9 @@ def _close(run: Run, move: Move, decision: Decision, ending: Ending, offset: int
             run.failures[node] += 1
         return
     run.keep_try(node, entry)
-    if kind == MoveKind.RETRY:
+    if kind == MoveKind.ASK:
+        run.parked[node] = offset
+    if kind in (MoveKind.RETRY, MoveKind.ASK):
         run.failures[node] += 1
         if decision.rungs:
             run.rungs.update(decision.rungs)
@@ -204,6 +206,7 @@ def _apply_unsent(run: Run, move: Move, decision: Decision, offset: int) -> None
         _reopen(run, node, offset)
     elif kind == MoveKind.WAKE:
         run.parked.pop(node, None)
+        run.rungs.update(decision.rungs)
         run.ready_at[node] = offset
         run.number_attempt(node)
     elif kind == MoveKind.PARK:

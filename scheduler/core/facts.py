@@ -39,7 +39,7 @@ class Fact(NamedTuple):
         node: whose; -1 for the run.
         what: state (a trigger rule counted it), closed (so it did: the edge from that node is), stood (an expression
             read the state), output, error, attempts, ready, dispatched, waits, report, failure, loss, excused,
-            parked, handed, reopened, run (its state), stopped, asked.
+            parked, handed, rung (where on its ladder it stood), reopened, run (its state), stopped, asked.
         value: JSON value: of an output, the word of a state, the event that a report was, the number of an attempt.
         path: of an output or error.
     """
@@ -79,7 +79,7 @@ def laid(run: Run, facts: Iterable[Fact], node: int = -1) -> Run:
     it.failures, it.losses, it.excused = (array("H", bytes(2 * n)) for _ in range(3))
     it.tally, it.by_state, it.open, it.bad = array("I", bytes(16 * n)), [0] * len(NodeState), n, 0
     it.past, it.ended, it.cause, it.facts, it.closed = {}, {}, {}, {}, {}
-    it.parked, it.handed, it.signals, it.leaving, it.acts = {}, {}, {}, {}, []
+    it.parked, it.handed, it.rungs, it.signals, it.leaving, it.acts = {}, {}, {}, {}, {}, []
     it.run_state, it.reason, it.stopped, it.floor = RunState.RUNNING, "", None, 0
     if run.guards is not None:
         it.guards = replace(run.guards, stops=[])
@@ -115,6 +115,8 @@ def _lay(it: Run, node: int, fact: Fact) -> None:
         it.state[node], it.parked[node] = NodeState.WAITING, value
     elif what == "handed":
         it.state[node], it.attempt[node], it.handed[node] = NodeState.WAITING, value, (None, "")
+    elif what == "rung":
+        it.rungs[node] = value[0], value[1]
     elif what == "run":
         it.run_state = RunState(value)
     elif what == "stopped":
@@ -194,7 +196,7 @@ def _of_asked(facts: list[Fact]) -> Any:
 
 _EVENTS: dict[str, Callable[[Run, Line, list[Fact]], Event | None]] = {
     **dict.fromkeys(("ready", "upstream_fail", "decide", "refuse", "park"), _opened),
-    **dict.fromkeys(("succeed", "fail", "retry", "lose"), _ended),
+    **dict.fromkeys(("succeed", "fail", "retry", "lose", "ask"), _ended),
     "skip": _skipped,
     "dispatch": _admitted,
     "wake": _due,
@@ -211,7 +213,7 @@ def same(line: Line, move: Move | None) -> bool:
     """
     if move is None or move.kind != KINDS[line.word]:
         return False
-    if line.word in ("fail", "retry", "lose", "refuse"):
+    if line.word in ("fail", "retry", "lose", "refuse", "ask"):
         return move.why == line.why
     if line.word == "decide" or "; when: " in line.why:
         there, here = (why.partition("; ")[2][:_COMPARED] for why in (line.why, move.why))

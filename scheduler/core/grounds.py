@@ -5,6 +5,7 @@ Pure; for explain.py. A move that a later version adds needs nothing here as lon
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from .derived import candidates
@@ -16,8 +17,9 @@ from .recorded import event_of, record_of
 from .run import Run
 from .states import IN_FLIGHT, NodeState, RunState
 
-_WAITS = {"park": "parked", "hand_over": "handed"}
+_WAITS = {"park": "parked", "hand_over": "handed", "ask": "parked"}
 """Move that made a node wait without a worker -> the fact that it waits so."""
+_RUNG = re.compile(r": rung ([0-9]+) of ")
 Found = tuple[tuple[Fact, ...], tuple[str, ...]]
 """The facts, and what is not known any more."""
 
@@ -36,7 +38,7 @@ class Grounds:
     def facts_for(self, line: Line, at: int) -> Found:
         """What a move rests on that no rule decides."""
         node = line.node
-        if line.word in ("succeed", "fail", "retry", "lose"):
+        if line.word in ("succeed", "fail", "retry", "lose", "ask"):
             return self._attempt(line, at)
         mine = self.history.last(node, at)
         before = None if mine is None else self.history.lines[mine]
@@ -45,7 +47,7 @@ class Grounds:
                 [Fact(before.id, node, "ready", before.attempt)] if before and before.state is NodeState.READY else []
             )
             return tuple(facts), () if facts else ("the line that made it ready is gone",)
-        if line.word == "wake" and (before is None or before.word != "park"):
+        if line.word == "wake" and (before is None or before.word not in _WAITS):
             facts = [Fact(before.id, node, "waits", before.attempt)] if before and before.word == "retry" else []
             return tuple(facts), () if facts else ("the failed try before this wait is gone",)
         if line.word == "cancel":
@@ -69,6 +71,7 @@ class Grounds:
         if line.word != "succeed":
             what = spent(event)
             facts += self._spent_before(mine, what)
+            facts += self._rung(mine)
         if LAST_ONE in line.why:
             facts.append(Fact(self._stop_id(at), -1, "stopped", line.why.partition(LAST_ONE)[2]))
         return tuple(facts), tuple(unknown)
@@ -77,10 +80,23 @@ class Grounds:
         """Earlier attempts of the same epoch that count as the same."""
         for number in mine:
             one = self.history.lines[number]
-            if one.word in ("retry", "lose"):
+            if one.word in ("retry", "lose", "ask"):
                 event = self._event(one, number)
                 if event is not None and spent(event) == what:
                     yield Fact(one.id, one.node, what, one.attempt)
+
+    def _rung(self, mine: Sequence[int]) -> Iterator[Fact]:
+        """Where on its retry ladder a node stood after some of its lines, if that is not the ground."""
+        step, since, failures, came = 0, 0, 0, None
+        for one in (self.history.lines[it] for it in mine):
+            found = _RUNG.search(one.why) if one.word in ("retry", "ask") else None
+            failures += one.word in ("retry", "ask")
+            if found is not None and int(found[1]) - 1 != step:
+                step, since, came = int(found[1]) - 1, failures, one
+            elif one.word == "wake" and (one.told or {}).get("event") == "Answered":
+                step, since, came = 0, failures, one
+        if came is not None:
+            yield Fact(came.id, came.node, "rung", [step, since])
 
     def _event(self, line: Line, at: int) -> Event | None:
         """The event behind the end of an attempt: as told, else as it follows from the line."""
@@ -148,10 +164,12 @@ class Grounds:
         if before is not None and before.word in _WAITS and line.word != "reopen":
             since = before.at_ms - self.run.created_at_ms
             facts.append(
-                Fact(before.id, line.node, _WAITS[before.word], since if before.word == "park" else before.attempt)
+                Fact(before.id, line.node, _WAITS[before.word], since if before.word != "hand_over" else before.attempt)
             )
         elif before is not None and (line.word != "reopen" or not line.why):
             facts.append(Fact(before.id, line.node, "state", before.state.word))
+        if before is not None and before.word == "ask":
+            facts += self._rung(self.history.epoch(line.node, at))
         if line.word == "reopen":
             if line.why:
                 facts += self._opened_before(line, at)

@@ -76,6 +76,7 @@ class Guards:
         stops: conditions that end the run, the first one that is true counts.
         waits: nodes that wait without a worker, before their work, after it, or instead of it.
         timed: nodes that may have timers to be forgotten when they end.
+        asks: some retry ladder ends at a person.
         wanted: node -> which parts of its output and error some expression reads.
         index: key -> number, of the nodes that expressions read.
     """
@@ -86,6 +87,7 @@ class Guards:
     stops: list[Stop] = field(default_factory=list)
     waits: dict[int, Wait] = field(default_factory=dict)
     timed: set[int] = field(default_factory=set)
+    asks: bool = False
     wanted: dict[int, set[tuple[str, Path]]] = field(default_factory=dict)
     index: dict[str, int] = field(default_factory=dict)
 

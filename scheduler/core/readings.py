@@ -24,7 +24,20 @@ FactsOf = Callable[[int], Facts]
 SEEN = re.compile(r"\S+ ([0-9]+),([0-9]+),([0-9]+),([0-9]+) of ([0-9]+)")
 """What a rule is said to have counted."""
 TRIGGERS = frozenset(
-    {"dispatch", "succeed", "fail", "retry", "lose", "wake", "reopen", "hand_over", "resolve", "expire", "complete"}
+    {
+        "dispatch",
+        "succeed",
+        "fail",
+        "retry",
+        "lose",
+        "wake",
+        "reopen",
+        "hand_over",
+        "resolve",
+        "expire",
+        "complete",
+        "ask",
+    }
 )
 """Moves that begin a decision."""
 _VALUED = (NodeState.SUCCEEDED, NodeState.FAILED)

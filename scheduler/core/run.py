@@ -81,6 +81,11 @@ class Profile:
         """Whether time may be over for its nodes before or between their attempts."""
         return self.start_ms is not None or self.total_ms is not None
 
+    @property
+    def asks(self) -> bool:
+        """Whether a person may be asked what becomes of its nodes."""
+        return any(step.escalates for step in self.steps)
+
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Profile:
         """Read a profile of a compiled graph; fields of later versions are ignored."""
@@ -363,8 +368,10 @@ class Run:
                 guarded.append(page["guards"])
             yield None
         limited = {number for number, it_ in enumerate(it.profiles) if it_.is_limited}
-        if guarded or limited or "stops" in header:
+        asks = any(profile.asks for profile in it.profiles)
+        if guarded or limited or asks or "stops" in header:
             it.guards = Guards.from_records(guarded, header.get("stops", ()), it.keys)
+            it.guards.asks = asks
             it.guards.timed.update(node for node, profile in enumerate(it.profile) if profile in limited)
         yield from it._finish_edges()
         n = it.n

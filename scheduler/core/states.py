@@ -16,7 +16,8 @@ changes nothing. Names are Airflow's and Temporal's where they have one.
     pending -> waiting          park: for an instant, a signal or a person; no worker is held
     running -> waiting          hand_over: its worker has begun a job that somebody outside will end
     waiting -> succeeded        resolve: what it waited for has come; succeed: the job outside has ended
-    ready, waiting -> failed    expire: a time limit is over
+    ready, waiting -> failed    expire: a time limit is over, or a person gives it up
+    running -> waiting          ask: a failed attempt's ladder ends at a person, who says whether it is tried again
 
 `running` is entered by the worker's claim, which the store records at once; decide learns of it from
 the next event of that attempt. A report therefore implies its claim: moves that end an attempt
@@ -99,6 +100,7 @@ class MoveKind(enum.IntEnum):
     RESOLVE = 16
     EXPIRE = 17
     COMPLETE = 18
+    ASK = 19
 
     @property
     def word(self) -> str:
@@ -128,6 +130,7 @@ MOVES: dict[MoveKind, tuple[frozenset[NodeState], NodeState]] = {
     MoveKind.HAND_OVER: (IN_FLIGHT, _S.WAITING),
     MoveKind.RESOLVE: (frozenset({_S.WAITING}), _S.SUCCEEDED),
     MoveKind.EXPIRE: (frozenset({_S.READY, _S.WAITING}), _S.FAILED),
+    MoveKind.ASK: (_TRIED, _S.WAITING),
     MoveKind.COMPLETE: (OPEN | BAD_ENDS, _S.SUCCEEDED),
 }
 

@@ -25,11 +25,14 @@ from .events import (
 )
 from .failures import failure
 from .guards import Guards
+from .ladder import Step
 from .run import Run
 from .states import FIRST_ENDED, IN_FLIGHT, MoveKind, NodeState
 from .waits import MOST_SIGNALS, Signal, Wait
 
 MOST_WHY = 1_000
+RETRY, FAIL = "retry", "fail"
+"""What a person may answer whom a ladder asks."""
 
 
 # -- timers ---------------------------------------------------------------------------------------------
@@ -62,8 +65,26 @@ def leave_timer(run: Run, node: int) -> str:
 
 def wait_of(run: Run, node: int) -> Wait | None:
     """How a node waits at this moment; None when it does not, or only for its next try."""
-    waits = node in run.parked or node in run.handed
-    return run.guards.waits.get(node) if waits and run.guards is not None else None
+    if run.guards is None or not (node in run.parked or node in run.handed):
+        return None
+    step = ladder_question(run, node)
+    if step is not None:
+        return Wait("approval", question=step.question, choices=(RETRY, FAIL), who=step.to or ("*",))
+    return run.guards.waits.get(node)
+
+
+def may_ask(run: Run, node: int) -> bool:
+    """Whether a node ever asks a person anything."""
+    wait = None if run.guards is None else run.guards.waits.get(node)
+    return (wait is not None and wait.kind == "approval") or run.profiles[run.profile[node]].asks
+
+
+def ladder_question(run: Run, node: int) -> Step | None:
+    """The step of its ladder at which a node waits for a person; None when it does not."""
+    if node not in run.parked or node not in run.rungs:
+        return None
+    step = run.profiles[run.profile[node]].steps[run.rungs[node][0]]
+    return step if step.escalates else None
 
 
 def timer_of_wait(run: Run, node: int) -> str | None:
@@ -275,22 +296,35 @@ def answered(run: Run, event: Answered, now: int) -> Decision:
     """A person answers. Late and double answers, and those of people who may not, are refused and logged."""
     node, guards = event.node, run.guards
     what = f"answer {event.choice} from {event.by} ({event.id})"
-    if guards is None or node not in guards.waits or guards.waits[node].kind != "approval":
-        return _refused(-1, f"{what}: its node asks nobody")
-    wait = guards.waits[node]
-    if not _is_open(run, node, event.epoch) or node not in run.parked:
+    wait = wait_of(run, node)
+    if wait is None or wait.kind != "approval" or not _is_open(run, node, event.epoch):
         state = NodeState(run.state[node]).word
         return _refused(node, f"{what}: nothing is asked, the node is {state} in epoch {run.epoch[node]}")
     if event.choice not in wait.choices:
         return _refused(node, f"{what}: is none of {', '.join(wait.choices)}")
     if not wait.may_answer(event.by, now - run.created_at_ms - run.parked[node]):
         return _refused(node, f"{what}: may not answer this")
+    if ladder_question(run, node) is not None:
+        return _ladder_answered(run, event, now)
     said = {"choice": event.choice, "by": event.by, "comment": event.comment, "answer": json.loads(event.answer)}
     output = json.dumps({**said, "at_ms": event.at_ms}, ensure_ascii=False, separators=(",", ":")).encode()
     decision = Decision()
     comment = f": {event.comment}" if event.comment else ""
     why = f"{event.choice}, by {event.by}{comment} ({event.id})"
     decision.moves.append(give(guards, node, MoveKind.RESOLVE, output, decision, why))
+    return decision
+
+
+def _ladder_answered(run: Run, event: Answered, now: int) -> Decision:
+    """A person says what becomes of a node whose ladder has come to its end: from the ground again, or failed."""
+    node = event.node
+    comment = f": {event.comment}" if event.comment else ""
+    why = f"{event.choice}, by {event.by}{comment} ({event.id})"
+    if event.choice == FAIL:
+        error = failure(run, "permanent", "GivenUp", f"{event.by} gave it up{comment}", "wait") | {"origin": "external"}
+        return Decision([Move(node, MoveKind.EXPIRE, -1, why[:MOST_WHY], error)])
+    decision = Decision([Move(node, MoveKind.WAKE, -1, why[:MOST_WHY])], rungs={node: (0, run.failures[node])})
+    limit_start(run, node, decision, now, first=False)
     return decision
 
 

@@ -85,9 +85,6 @@ def bound(
     now, positional = kwargs, args
     same = True
     for number, step in enumerate(steps):
-        if step.step == ESCALATE:
-            at = f"nodes[{quoted(key)}].retry.steps[{number}]"
-            raise InvalidValue(at, ESCALATE, "cannot be done by this version", "Leave the step out.")
         if step.step == OTHER:
             same = step.given is None
             now, positional = (kwargs, args) if step.given is None else (step.given, ())

@@ -16,7 +16,7 @@ from ..errors import ERROR_KINDS
 from ..wire import CAPABILITY, CAPABILITY_NAME
 from . import limits
 from .branching import MAX_BRANCHES, MAX_STOPS, OUTCOMES
-from .ladder import DEFAULT_ATTEMPTS, DEFAULT_ON, JITTERS, MAX_STEPS, MAY_ANSWER, STEP_FIELDS
+from .ladder import DEFAULT_ATTEMPTS, DEFAULT_ON, JITTERS, MAX_QUESTION, MAX_STEPS, MAY_ANSWER, STEP_FIELDS
 from .policy import DEFAULT_RETRY, DEFAULT_RULE
 from .schema_parts import closed, labels, number, or_null, ref, whole
 from .schema_waits import timing, waiting_node
@@ -187,7 +187,7 @@ def _retry() -> dict[str, Any]:
                 "type": "array",
                 "minItems": 1,
                 "maxItems": MAX_STEPS,
-                "items": {"oneOf": [_step(step) for step in STEP_FIELDS if step != ESCALATE]},
+                "items": {"oneOf": [_step(step) for step in STEP_FIELDS]},
                 "description": "What is tried, in order: a node goes down and never back.",
             },
             "never": {**_kinds(frozenset(ERROR_KINDS)), "description": "Errors after which nothing is tried."},
@@ -211,8 +211,10 @@ def _step(step: str) -> dict[str, Any]:
         "queue_class": or_null(ref("name")),
         "timeout_seconds": or_null(ref("seconds")),
         "soft_timeout_seconds": or_null(ref("seconds")),
+        "question": {"type": "string", "minLength": 1, "maxLength": MAX_QUESTION, "pattern": r"\S"},
+        "to": {"type": "array", "items": ref("name"), "default": []},
     }
-    needed = {CHANGED: ["inputs"], OTHER: ["executor"]}.get(step, [])
+    needed = {CHANGED: ["inputs"], OTHER: ["executor"], ESCALATE: ["question"]}.get(step, [])
     if step == CHANGED:
         fields["inputs"] = {**ref("values"), "minProperties": 1}
     return closed({name: fields[name] for name in STEP_FIELDS[step]}, required=["step", *needed])

@@ -13,6 +13,7 @@ from ..core.events import Decision, Event
 from ..core.recorded import record_of
 from ..core.run import Run
 from ..core.states import ENDED_RUNS, FIRST_ENDED, TARGET, MoveKind, NodeState, RunState
+from ..core.waiting import may_ask, wait_of
 from ..store.approvals import question_record
 from ..store.commits import NODES_PER_CALL, Commit
 from ..store.dead import Dead
@@ -24,7 +25,8 @@ LOG_PAGE = 1000
 _READY, _DISPATCH, _SUCCEED = int(MoveKind.READY), int(MoveKind.DISPATCH), int(MoveKind.SUCCEED)
 _WORDS = tuple(kind.word for kind in MoveKind)
 _K = MoveKind
-_WITH_ERROR = frozenset(map(int, (_K.FAIL, _K.RETRY, _K.LOSE, _K.CANCEL, _K.REFUSE, _K.SKIP, _K.EXPIRE)))
+_WITH_ERROR = frozenset(map(int, (_K.FAIL, _K.RETRY, _K.LOSE, _K.CANCEL, _K.REFUSE, _K.SKIP, _K.EXPIRE, _K.ASK)))
+_BEGIN_TO_ASK = frozenset(map(int, (_K.PARK, _K.ASK)))
 
 
 class Pages:
@@ -166,7 +168,7 @@ class Batch:
                 self.reopened.append(run)
         for note in decision.notes:
             page.log.append([note.node, note.word, 0, -1, note.why])
-        if run.guards is not None and run.guards.waits:
+        if run.guards is not None and (run.guards.waits or run.guards.asks):
             self._waits(page, decision)
         if decision.act is not None or decision.told is not None:
             self._answer(page, decision)
@@ -177,14 +179,12 @@ class Batch:
         for id_ in (*(it.id for it in decision.signals), *(id_ for id_, _ in decision.taken)):
             page.signals[id_] = signal_record(run.signals[id_])
         for move in decision.moves:
-            wait = run.guards.waits.get(move.node) if run.guards else None
-            if wait is None or wait.kind != "approval":
-                continue
-            epoch = run.epoch[move.node] - (move.kind == MoveKind.REOPEN)
-            name = f"{run.id} {move.node} {epoch}"
-            if move.kind == MoveKind.PARK:
-                self.asked[name] = question_record(run, move.node, wait)
-            else:
+            node = move.node
+            name = f"{run.id} {node} {run.epoch[node] - (move.kind == MoveKind.REOPEN)}"
+            wait = wait_of(run, node) if move.kind in _BEGIN_TO_ASK else None
+            if wait is not None and wait.kind == "approval":
+                self.asked[name] = question_record(run, node, wait)
+            elif may_ask(run, node):
                 self.asked_no_more.append(name)
 
     def _answer(self, page: Pages, decision: Decision) -> None:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from ..core.events import Answered, Completed, Event, Signalled
 from ..core.run import Run
+from ..core.waiting import wait_of
 from ..errors import ERROR_KINDS, WireError
 from ..payloads import MAX_PAYLOAD_BYTES, problem_of
 from ..wire import INLINE_LIMIT_BYTES, AttemptId, check_reader, error_record
@@ -83,7 +84,7 @@ def _answer(held: Held, batch: Batch, id_: str, record: dict[str, Any]) -> Told 
     choice, by, comment = (_text(record, field, MOST_TEXT) for field in ("choice", "by", "comment"))
     name = _text(record, "id", MOST_NAME) or id_
     said = _payload(record.get("answer"), MAX_PAYLOAD_BYTES)
-    wait = None if run.guards is None else run.guards.waits.get(node)
+    wait = wait_of(run, node)
     refused = "" if wait is None else problem_of(wait.form, record.get("answer"))
     epoch = int(record.get("epoch", run.epoch[node]))
     event = None if refused else Answered(node, epoch, name, choice, said, by, comment, batch.now)

@@ -72,7 +72,7 @@ _SENT = re.compile(r"s\|[^|]+\|\d+\|\d+")
 _CLAIMED = re.compile(r"c\|[^|]+\|\d+\|\d+\|\d+\|\d+\|[0-9A-Za-z]+\|.*", re.DOTALL)
 _ERROR_FIELDS = {"kind", "type", "message", "origin", "phase", "correlation_id"}
 _RECORD = re.compile(
-    r"[A-Z]\|[1-9]\d*\|\d+\|\d+(?:\.[1-9]\d*\.[1-9]\d*)?\|\d+\|[^|]*\|(?:[ibn](?::\d+(?:,\d+)*)?|\d*(?:!.*)?)"
+    r"[A-Z]\|[1-9]\d*\|\d+\|\d+(?:\.\d+\.[1-9]\d*)?\|\d+\|[^|]*\|(?:[ibn](?::\d+(?:,\d+)*)?|\d*(?:!.*)?)"
 )
 _ENDINGS = {
     MoveKind.SUCCEED,

@@ -9,10 +9,10 @@ import json
 import pytest
 
 from scheduler import AnswerRefused, Client, InvalidValue, NodeFailed, NodeNotFound, SignalRefused, Timing
-from scheduler.graph import Graph, Retry
+from scheduler.graph import Graph, Retry, again, escalate
 from scheduler.store.audit import audit
 from scheduler.wire import RunId
-from tests.integration.echo import AtOnce, Echo, Ending, Task, echo, value
+from tests.integration.echo import AtOnce, Echo, Ending, Task, echo, failure, value
 from tests.integration.invariants import check
 from tests.integration.lives import Fate, Life
 from tests.integration.stage import Stage, eventually, idle, layers
@@ -91,7 +91,7 @@ def test_what_cannot_be_is_refused_where_it_is_told(stage: Stage, at_once: AtOnc
             run.answer("review", "perhaps", by="ann")
         with pytest.raises(InvalidValue, match="is not of type 'string'"):
             run.answer("review", "approve", 7, by="ann")
-        with pytest.raises(AnswerRefused, match="it is no approval"):
+        with pytest.raises(AnswerRefused, match="it asks nobody now, it is waiting"):
             run.answer("paid", "approve", by="ann")
         with pytest.raises(NodeNotFound):
             run.answer("nobody", "approve", by="ann")
@@ -200,6 +200,36 @@ def test_limits_of_time_fail_their_nodes_and_fence_what_runs(stage: Stage, worke
         worker.attempts.report([worker.report(stage.attempt(run, 1), value("late"), 1)])
         worker.attempts.report([worker.report(stage.attempt(run, 0), value("fine"), 1)])
         assert stage.ended(run) == ["failed"]
+    assert not list(audit(stage.runs))
+    idle(stage)
+
+
+def test_a_person_is_asked_at_the_end_of_a_ladder(stage: Stage, worker: Echo, at_once: AtOnce) -> None:
+    """It is listed like an approval, whoever owns the shard; an answer sends the node again, another gives it up."""
+    broken = True
+    worker.act = lambda task: failure() if broken and task.node != "fine" else echo(task)
+    graph = Graph("asked", retry=Retry(steps=[again(1), escalate("Go on?", ["ops"])]))
+    for key in ("mended", "given up"):
+        graph.add("echo", key=key)
+    with stage.scheduler(at_once), Client(stage.url, namespace=stage.namespace) as client:
+        run = client.run(stage.submit(graph))
+        waits(stage, run.id, "mended", "given up")
+    stage.owners_vanish()
+    broken = False
+    with stage.scheduler(at_once), Client(stage.url, namespace=stage.namespace) as client:
+        asked = client.approvals()
+        assert [(it.node, it.question, it.choices, it.who) for it in asked] == [
+            (key, "Go on?", ("retry", "fail"), ("ops",)) for key in ("mended", "given up")
+        ]
+        run.answer("mended", "retry", by="ops")
+        eventually(lambda: stage.states(run.id)["mended"] == "succeeded", "another try")
+        run.answer("given up", "fail", comment="never mind", by="ops")
+        assert stage.ended(run.id) == ["failed"]
+        with pytest.raises(NodeFailed, match="ops gave it up: never mind"):
+            run.get("given up")
+        assert client.approvals() == []
+        assert run.explain("mended", check=True).differs == []
+        assert run.explain("given up", check=True).differs == []
     assert not list(audit(stage.runs))
     idle(stage)
 

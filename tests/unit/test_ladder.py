@@ -246,16 +246,17 @@ def test_a_policy_that_makes_no_sense_is_refused(write: Callable[[], object], te
         write()
 
 
-def test_a_step_that_asks_a_person_is_read_and_refused() -> None:
-    """It is checked like any other, and no graph may have it as long as nobody can be asked."""
+def test_a_step_that_asks_a_person_is_read_like_any_other() -> None:
+    """From Python and from a document it is the same; what is no question is refused."""
     step = {"step": "escalate", "question": "May it?", "to": ["ops"]}
-    with pytest.raises(GraphError, match=r'nodes\["n"\].retry.steps\[1\]: .*cannot be done by this version'):
-        Graph("g").add("a", key="n", retry=Retry(steps=[again(1), escalate("May it?", ["ops"])]))
-    document = {"celeriac": 1, "name": "g", "nodes": [{"key": "n", "executor": "a", "retry": {"steps": [step]}}]}
-    with pytest.raises(GraphError, match="cannot be done by this version"):
-        Graph.from_document(document)
-    document["nodes"][0]["retry"]["steps"][0] = {**step, "question": 5}  # type: ignore[index]  # a list of objects
-    with pytest.raises(GraphError, match=r"retry.steps\[0\].question: 5 is no question"):
+    g = Graph("g")
+    g.add("a", key="n", retry=Retry(steps=[again(1), escalate("May it?", ["ops"])]))
+    steps: list[dict[str, object]] = [{"step": "again", "attempts": 1}, step]
+    document = {"celeriac": 1, "name": "g", "nodes": [{"key": "n", "executor": "a", "retry": {"steps": steps}}]}
+    assert Graph.from_document(document).hash == g.hash
+    assert g.compile().header["profiles"][0]["steps"][1]["question"] == "May it?"
+    steps[1] = {**step, "question": 5}
+    with pytest.raises(GraphError, match=r"retry.steps\[1\].question: 5 is no question"):
         Graph.from_document(document)
 
 

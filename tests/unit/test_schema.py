@@ -43,6 +43,8 @@ def beyond_schema(document: Any) -> bool:
         keys.append(node["key"])
         retry = node.get("retry", {})
         steps = retry.get("steps", [])
+        if any(step["step"] == "escalate" for step in steps[:-1]):
+            return True
         for it in (retry, *steps):
             if it.get("cap_seconds", 60) < it.get("base_seconds", 1):
                 return True
@@ -50,7 +52,8 @@ def beyond_schema(document: Any) -> bool:
             hard, soft = it.get("timeout_seconds"), it.get("soft_timeout_seconds")
             if hard is not None and soft is not None and soft >= hard:
                 return True
-        together = sum(step.get("attempts", 3 if step["step"] == "again" else 1) for step in steps)
+        tries = [step for step in steps if step["step"] != "escalate"]
+        together = sum(step.get("attempts", 3 if step["step"] == "again" else 1) for step in tries)
         together += bool(steps) and steps[0]["step"] != "again"
         if steps and not retry.get("max_attempts", 1) <= together <= 1000:
             return True

@@ -181,11 +181,14 @@ def test_a_retried_run_begins_on_the_first_step() -> None:
     assert (words(run), run.rungs, run.way(0).executor) == (["pending"], {}, "test.echo")
 
 
-def test_a_ladder_that_asks_a_person_ends_there() -> None:
-    """As long as nobody can be asked the node has failed; no attempt is made of it."""
+def test_a_ladder_that_asks_a_person_waits_there() -> None:
+    """No attempt is made, and no timer set, until somebody answers."""
     run = sent(laddered({**SMALL, "attempts": 1}, ASK))
+    decision = decide(run, reported(run, 0, "failed", kind="transient"), T0)
+    assert decision.timers == []
     fail(run, "transient")
-    assert words(run) == ["failed"]
+    assert words(run) == ["waiting"]
+    assert run.rungs == {0: (1, 1)}
 
 
 STEPS = st.lists(

@@ -60,6 +60,9 @@ TABLE = """
     waiting      retry          waiting
     waiting      resolve        succeeded
     waiting      expire         failed
+    dispatched   ask            waiting
+    running      ask            waiting
+    waiting      ask            waiting
     waiting      cancel         cancelled
     waiting      skip           skipped
     succeeded    reopen         pending
@@ -104,12 +107,12 @@ RUN_TABLE = {
     (RunState.CANCELLED, RunState.RUNNING),
 }
 ENDING = (T0, T0, "w", "inline")
-WITH_ENDING = (MoveKind.SUCCEED, MoveKind.FAIL, MoveKind.RETRY, MoveKind.HAND_OVER)
+WITH_ENDING = (MoveKind.SUCCEED, MoveKind.FAIL, MoveKind.RETRY, MoveKind.HAND_OVER, MoveKind.ASK)
 
 
 @pytest.mark.parametrize(("state", "kind"), list(product(NodeState, MoveKind)), ids=lambda it: it.word)
 def test_a_node_moves_as_the_table_says_and_in_no_other_way(state: NodeState, kind: MoveKind) -> None:
-    """Of 190 pairs of state and move those of the table are done; the others raise and change nothing."""
+    """Of 200 pairs of state and move those of the table are done; the others raise and change nothing."""
     run = loaded([node(), node(0)])
     run.state[0] = state
     if state >= FIRST_ENDED:

@@ -23,7 +23,7 @@ from scheduler.core.events import (
 from scheduler.core.run import Run
 from scheduler.core.states import NodeState, RunState
 from scheduler.core.waits import MOST_SIGNALS, Signal
-from scheduler.graph import Graph, Retry, Timing
+from scheduler.graph import Graph, Retry, Timing, again, escalate
 from tests.unit.core.played import RUN, T0, Played
 
 
@@ -216,7 +216,7 @@ def test_an_answer_ends_an_approval_once() -> None:
         (answer(0, "perhaps"), "is none of yes, no"),
         (answer(0, "yes", by="bob"), "may not answer this"),
         (answer(0, "yes", epoch=2), "nothing is asked"),
-        (answer(1, "yes"), "asks nobody"),
+        (answer(1, "yes"), "nothing is asked"),
     ],
 )
 def test_an_answer_that_cannot_be_is_refused_and_changes_nothing(asked: Answered, why: str) -> None:
@@ -253,6 +253,55 @@ def test_nobody_answers_in_time() -> None:
     play.happen(WaitOver(0, 1, 0.5))
     assert (play.values["review"]["choice"], play.values["review"]["by"]) == ("reject", "")
     assert "the default stands for it" in play.why("review")
+
+
+def asking(**how: Any) -> Played:
+    """A node that is tried twice, and then somebody is asked."""
+    g = Graph("g")
+    steps = [again(2, base_seconds=0.001), escalate("It fails. Go on?", ["ops"])]
+    g.add("x", key="next", after=g.add("x", key="a", retry=Retry(steps=steps), **how))
+    return Played(g)
+
+
+def test_a_ladder_that_ends_at_a_person_waits_for_that_person() -> None:
+    """Its question is asked once its tries are used up; "retry" gives it one more, after which it asks again."""
+    play = asking()
+    play.fails("a", "transient")
+    play.wakes("a")
+    play.fails("a", "transient")
+    assert (play.state("a"), play.run.failures[0], play.timers) == ("waiting", 2, {})
+    assert "a person is asked: It fails. Go on?" in play.why("a")
+    assert "may not answer" in play.happen(answer(0, "retry", by="eve")).notes[0].why
+    assert "is none of retry, fail" in play.happen(answer(0, "approve", by="ops")).notes[0].why
+
+    play.happen(answer(0, "retry", by="ops"))
+    assert (play.state("a"), play.run.attempt[0]) == ("dispatched", 3)
+    play.fails("a", "transient")
+    assert play.state("a") == "waiting"
+    play.happen(answer(0, "retry", by="ops"))
+    play.ends("a")
+    assert play.states() == {"a": "succeeded", "next": "dispatched"}
+    assert [it.end for it in play.run.tries(0)] == ["failed", "failed", "failed", "succeeded"]
+
+
+def test_a_person_may_give_a_node_up() -> None:
+    """It has failed then, and says by whom; what follows asks its rules."""
+    play = asking()
+    play.fails("a", "permanent")
+    assert play.state("a") == "waiting"
+    play.happen(answer(0, "fail", by="ops"))
+    assert play.states() == {"a": "failed", "next": "upstream_failed"}
+    assert (play.values["a"]["type"], play.values["a"]["origin"]) == ("GivenUp", "external")
+    assert play.run.run_state is RunState.FAILED
+
+
+def test_what_a_person_is_asked_about_can_be_out_of_time() -> None:
+    """The limit of all tries together counts while somebody thinks."""
+    play = asking(timing=Timing(total_timeout="1m"))
+    play.fails("a", "permanent")
+    play.happen(TotalLimitPassed(0, 1))
+    assert play.state("a") == "failed"
+    assert play.timers == {}
 
 
 # -- jobs that somebody outside ends --------------------------------------------------------------------
