@@ -41,6 +41,7 @@ _PLAIN = {
     "waits": "attempt {value} had failed and another was to come",
     "parked": "it waited without a worker, since {value} ms after the run's start",
     "handed": "the job of attempt {value} was begun, and somebody outside was to end it",
+    "signal": "a signal of that name had come before",
     "rung": "it stood on its ladder at {value}: the step, counted from 0, and the failures by then",
     "failure": "attempt {value} had failed",
     "loss": "attempt {value} had been lost",

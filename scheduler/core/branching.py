@@ -14,6 +14,7 @@ from .events import Decision, Move
 from .expressions import EvaluationError
 from .failures import failure
 from .guards import GUARD_FAILED, Sight
+from .racing import decide_race
 from .run import Run
 from .states import FIRST_ENDED, GOING_ON, IN_FLIGHT, TARGET, MoveKind, NodeState, RunState
 from .waiting import begin_wait, give, limit_start, timers_of
@@ -39,6 +40,8 @@ def begin(run: Run, node: int, cause: int, seen: str, decision: Decision, sight:
             seen = f"{seen}; when: {why}"
             if not true:
                 return Move(node, MoveKind.SKIP, -1, seen)  # for no upstream node's sake
+        if node in guards.races:
+            return decide_race(run, node, cause, seen, decision, sight)
         if (choice := guards.choices.get(node)) is None:
             wait = guards.waits.get(node)
             if wait is not None and (wait.kind != "outside" or wait.puts_off):

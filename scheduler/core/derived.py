@@ -56,7 +56,7 @@ def candidates(run: Run, lines: Sequence[Line], at: int, facts_of: FactsOf) -> I
         yield Admitted([it.node])
     elif it.word == "wake":
         yield RetryDue(it.node, run.attempt[it.node])
-    elif it.word == "succeed":
+    elif it.word in ("succeed", "hand_over"):
         wanted = run.guards is not None and it.node in run.guards.wanted
         yield _report(run, it, "succeeded", facts=facts_of(it.node, run.epoch[it.node]) if wanted else None)
     elif it.word in _DERIVED:

@@ -13,7 +13,19 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from .decide import decide
-from .events import Admitted, Decision, Event, LeaseExpired, Move, Opened, Reported, RetryDue, RetryRequested
+from .events import (
+    Admitted,
+    Completed,
+    Decision,
+    Event,
+    LeaseExpired,
+    Move,
+    Opened,
+    Reported,
+    RetryDue,
+    RetryRequested,
+    Signalled,
+)
 from .expressions import EvaluationError, Expression
 from .guards import Path, Sight
 from .history import KINDS, Line
@@ -21,6 +33,7 @@ from .recorded import event_of
 from .retry import counts_as_loss
 from .run import CLOSED, COUNTED_AS, Run
 from .states import FIRST_ENDED, NodeState, RunState
+from .waits import Signal
 
 _STOOD = {"dispatched": NodeState.DISPATCHED, "ready": NodeState.READY, "waits": NodeState.WAITING}
 STATES: dict[str, NodeState] = {state.word: state for state in NodeState}
@@ -39,7 +52,8 @@ class Fact(NamedTuple):
         node: whose; -1 for the run.
         what: state (a trigger rule counted it), closed (so it did: the edge from that node is), stood (an expression
             read the state), output, error, attempts, ready, dispatched, waits, report, failure, loss, excused,
-            parked, handed, rung (where on its ladder it stood), reopened, run (its state), stopped, asked.
+            parked, handed, signal (that was kept for it), rung (where on its ladder it stood), reopened, run (its
+            state), stopped, asked.
         value: JSON value: of an output, the word of a state, the event that a report was, the number of an attempt.
         path: of an output or error.
     """
@@ -103,24 +117,31 @@ def _lay(it: Run, node: int, fact: Fact) -> None:
             it.state[fact.node] = NodeState.SUCCEEDED if what == "output" else NodeState.FAILED
     elif what == "attempts":
         it.attempt[fact.node] = value
-    elif what in ("dispatched", "ready", "waits"):
-        it.state[node] = {"dispatched": NodeState.DISPATCHED, "ready": NodeState.READY, "waits": NodeState.WAITING}[
-            what
-        ]
-        it.attempt[node] = value
+    elif what in _STOOD:
+        it.state[node], it.attempt[node] = _STOOD[what], value
     elif what in ("failure", "loss", "excused"):
         counted = {"failure": it.failures, "loss": it.losses, "excused": it.excused}[what]
         counted[node] += 1
-    elif what == "parked":
+    elif what == "run":
+        it.run_state = RunState(value)
+    elif what == "stopped":
+        it.stopped = RunState.SUCCEEDED, value
+    else:
+        _lay_wait(it, node, what, value)
+
+
+def _lay_wait(it: Run, node: int, what: str, value: Any) -> None:
+    """The same for facts of nodes that wait, and of ladders."""
+    if what == "parked":
         it.state[node], it.parked[node] = NodeState.WAITING, value
     elif what == "handed":
         it.state[node], it.attempt[node], it.handed[node] = NodeState.WAITING, value, (None, "")
     elif what == "rung":
         it.rungs[node] = value[0], value[1]
-    elif what == "run":
-        it.run_state = RunState(value)
-    elif what == "stopped":
-        it.stopped = RunState.SUCCEEDED, value
+    elif what == "signal":
+        event = event_of(value)
+        if isinstance(event, Signalled):
+            it.signals[event.id] = Signal(*event)
 
 
 def _opened(stage: Run, line: Line, facts: list[Fact]) -> Event | None:
@@ -166,12 +187,29 @@ def _cancelled(stage: Run, line: Line, facts: list[Fact]) -> Event | None:
     """With its run: everything else has ended, so that one node is looked at. Or by the report of its attempt."""
     if any(it.what == "report" for it in facts):
         return _ended(stage, line, facts)
+    if stage.guards is not None and line.cause in stage.guards.races:
+        return _withdrawn(stage, line, facts)
     if (found := _of_asked(facts)) is None:
         return None
     mine = stage.state[line.node]
     stage.state = bytearray([NodeState.SUCCEEDED]) * stage.n
     stage.state[line.node] = mine
     return event_of(found)
+
+
+def _withdrawn(stage: Run, line: Line, facts: list[Fact]) -> Event | None:
+    """From a race, whose last winner reports."""
+    members = stage.guards.races[line.cause] if stage.guards is not None else ()
+    won = [it.node for it in facts if it.what == "state" and it.value == "succeeded" and it.node in members]
+    if not won:
+        return None
+    last = won[-1]
+    stage.state[last], stage.attempt[last] = NodeState.DISPATCHED, 1
+    stage.tally[4 * line.cause] = len(won) - 1
+    wait = stage.guards.waits.get(last) if stage.guards is not None else None
+    if wait is not None and wait.kind == "outside":
+        return Completed(last, 1, 1, 0, b"null", None, 0.0, stage.facts.pop(last, {}))
+    return Reported(last, 1, 1, "succeeded", "inline", "", 0, 0, None, None, 0.0, stage.facts.pop(last, {}))
 
 
 def _reopened(stage: Run, _line: Line, facts: list[Fact]) -> Event | None:
@@ -196,7 +234,7 @@ def _of_asked(facts: list[Fact]) -> Any:
 
 _EVENTS: dict[str, Callable[[Run, Line, list[Fact]], Event | None]] = {
     **dict.fromkeys(("ready", "upstream_fail", "decide", "refuse", "park"), _opened),
-    **dict.fromkeys(("succeed", "fail", "retry", "lose", "ask"), _ended),
+    **dict.fromkeys(("succeed", "fail", "retry", "lose", "ask", "hand_over"), _ended),
     "skip": _skipped,
     "dispatch": _admitted,
     "wake": _due,

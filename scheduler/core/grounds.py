@@ -38,7 +38,7 @@ class Grounds:
     def facts_for(self, line: Line, at: int) -> Found:
         """What a move rests on that no rule decides."""
         node = line.node
-        if line.word in ("succeed", "fail", "retry", "lose", "ask"):
+        if line.word in ("succeed", "fail", "retry", "lose", "ask", "hand_over"):
             return self._attempt(line, at)
         mine = self.history.last(node, at)
         before = None if mine is None else self.history.lines[mine]
@@ -68,7 +68,7 @@ class Grounds:
         if event is None:
             return tuple(facts), (*unknown, "how the attempt ended is not told")
         facts.append(Fact(line.id, node, "report", record_of(event, line.at_ms, whole=True)))
-        if line.word != "succeed":
+        if line.word not in ("succeed", "hand_over"):
             what = spent(event)
             facts += self._spent_before(mine, what)
             facts += self._rung(mine)
@@ -119,12 +119,20 @@ class Grounds:
         return next((it.id for it in lines if it.why.startswith("stopped: ")), self.history.lines[at].id)
 
     def _cancelled(self, line: Line, at: int, before: Line | None) -> Found:
-        """Cancelled with its run: where it stood, and what was asked of the run."""
+        """Cancelled with its run: where it stood, and what was asked of the run. Or withdrawn from a race that others
+        have won.
+        """
         facts = []
         if before is not None:
             facts.append(Fact(before.id, line.node, "state", before.state.word))
         else:
             facts.append(Fact("graph", line.node, "state", NodeState.PENDING.word))
+        races = {} if self.run.guards is None else self.run.guards.races
+        if line.cause in races:
+            ends = (self.history.last(member, at) for member in races[line.cause])
+            won = [self.history.lines[it] for it in ends if it is not None]
+            facts += [Fact(it.id, it.node, "state", it.state.word) for it in won if it.state is NodeState.SUCCEEDED]
+            return tuple(facts), ()
         told = line.told or {}
         if told.get("event") in ("Reported", "LeaseExpired"):
             facts[0] = Fact(facts[0].id, line.node, "dispatched", line.attempt)

@@ -75,6 +75,7 @@ class Guards:
         choices: nodes that are no work but a decision.
         stops: conditions that end the run, the first one that is true counts.
         waits: nodes that wait without a worker, before their work, after it, or instead of it.
+        races: nodes that are a race -> their members.
         timed: nodes that may have timers to be forgotten when they end.
         asks: some retry ladder ends at a person.
         wanted: node -> which parts of its output and error some expression reads.
@@ -86,6 +87,7 @@ class Guards:
     choices: dict[int, Choice] = field(default_factory=dict)
     stops: list[Stop] = field(default_factory=list)
     waits: dict[int, Wait] = field(default_factory=dict)
+    races: dict[int, tuple[int, ...]] = field(default_factory=dict)
     timed: set[int] = field(default_factory=set)
     asks: bool = False
     wanted: dict[int, set[tuple[str, Path]]] = field(default_factory=dict)
@@ -98,7 +100,7 @@ class Guards:
         """The guards of a compiled graph.
 
         Args:
-            pages: the fields "when", "gates", "choices" and "waits" of its pages.
+            pages: the fields "when", "gates", "choices", "waits" and "races" of its pages.
             stops: the field "stops" of its header.
             keys: node -> key.
         """
@@ -119,6 +121,8 @@ class Guards:
                 it.choices[int(node)] = Choice(tuple((name, read(text)) for name, text in branches), otherwise)
             for node, record in page.get("waits", {}).items():
                 it.waits[int(node)] = Wait.from_record(record)
+            for node, members in page.get("races", {}).items():
+                it.races[int(node)] = tuple(members)
         it.timed.update(it.waits)
         for stop in stops:
             it.stops.append(Stop(read(stop["when"]), RunState(stop["outcome"]), stop.get("reason", "")))

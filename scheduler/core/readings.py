@@ -7,7 +7,7 @@ from the store, as long as the node has not run again since; then it is gone, an
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from .events import Reported
 from .expressions import Expression
@@ -150,7 +150,18 @@ class Readings:
             asked = [guards.when[line.node]] if line.node in guards.when else []
             if (choice := guards.choices.get(line.node)) is not None:
                 asked += [when for _, when in choice.branches]
-        return self.values(asked, before), self.lacking(asked, before)
+        return [*self.values(asked, before), *self._signal(line, before)], self.lacking(asked, before)
+
+    def _signal(self, line: Line, before: int) -> Iterator[Fact]:
+        """The signal that was kept for a node and that it took when it came to wait: those of one name go in turn."""
+        waits = {} if self.run.guards is None else self.run.guards.waits
+        if line.word != "decide" or line.node not in waits:
+            return
+        name, lines = waits[line.node].name, self.history.lines[:before]
+        taken = sum(it.word == "decide" and it.node in waits and waits[it.node].name == name for it in lines)
+        kept = [it for it in lines if it.word == "signal" and (it.told or {}).get("name") == name]
+        if taken < len(kept):
+            yield Fact(kept[taken].id, -1, "signal", dict(kept[taken].told or {}))
 
     def values(self, asked: Sequence[Expression], before: int) -> list[Fact]:
         """The values behind the reads of some expressions."""

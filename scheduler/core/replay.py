@@ -234,14 +234,19 @@ def told_of(decision: Decision) -> list[Told]:
     found: list[Told] = []
     for node, kind, cause, why, _ in decision.moves:
         word = MoveKind(kind).word
-        found.append((node, word, -1, "") if word in ("succeed", "dispatch") else (node, word, cause, _text(why)))
+        found.append((node, word, -1, "") if word in _BARE else (node, word, cause, _text(why)))
     if decision.run is not None:
         found.append((-1, decision.run.value, -1, _text(decision.why)))
     return found
 
 
 def _told(it: Line) -> Told:
+    if it.word in _BARE:  # who does it, and on which rung, is no decision
+        return it.node, it.word, -1, ""
     return it.node, it.word, it.cause, it.why
+
+
+_BARE = ("succeed", "dispatch")
 
 
 def _text(why: str) -> str:

@@ -624,7 +624,9 @@ def work_of(run: Run, node: int) -> str:
     if executor:
         return executor
     wait = None if run.guards is None else run.guards.waits.get(node)
-    return "choice" if wait is None else wait.kind
+    if wait is not None:
+        return wait.kind
+    return "race" if run.guards is not None and node in run.guards.races else "choice"
 
 
 def references(template: Template) -> Iterator[int]:

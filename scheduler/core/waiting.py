@@ -165,7 +165,8 @@ def begin_wait(run: Run, wait: Wait, node: int, cause: int, seen: str, decision:
     if wait.puts_off:
         due = wait.due_ms(now)
         decision.timers.append(Timer(f"wait:{node}:{run.epoch[node]}", due))
-        return Move(node, MoveKind.PARK, cause, f"{seen}; waits {_seconds(due - now)}, until {due}")
+        how = f"until {due} ms since 1970" if due == wait.until_ms else _seconds(wait.ms)
+        return Move(node, MoveKind.PARK, cause, f"{seen}; waits {how}")
     limit_wait(run, node, wait, decision, now)
     for step, it in enumerate(wait.escalations):
         decision.timers.append(Timer(f"escalate:{node}:{run.epoch[node]}:{step}", now + it.after_ms))

@@ -18,11 +18,13 @@ from typing import NamedTuple
 from ..core.expressions import Expression
 from ..errors import InvalidValue, quoted
 from .formulas import formula_of
-from .limits import kind_of, name_of, only_fields
+from .limits import count_of, kind_of, name_of, only_fields
 from .waits import Wait
 
 MAX_BRANCHES = 100
 MAX_STOPS = 20
+MAX_MEMBERS = 1_000
+RACE_FIELDS = ("key", "race", "keep", "labels")
 OUTCOMES = ("succeeded", "failed")
 DEFAULT_OUTCOME = "succeeded"
 CHOICE_FIELDS = ("key", "choice", "otherwise", "after", "trigger_rule", "when", "labels")
@@ -61,6 +63,13 @@ class Branches(NamedTuple):
         return _json([{"branch": name, "when": when.text} for name, when in self.open])
 
 
+class Race(NamedTuple):
+    """A node that keeps the first of some others to succeed, and withdraws the rest."""
+
+    members: tuple[str, ...]
+    keep: int
+
+
 class Branching(NamedTuple):
     """What has a say in a node's start beside its trigger rule."""
 
@@ -68,6 +77,7 @@ class Branching(NamedTuple):
     gates: tuple[Gate, ...]
     choice: Branches | None
     wait: Wait | None = None
+    race: Race | None = None
 
     @property
     def expressions(self) -> tuple[Expression, ...]:
@@ -106,6 +116,20 @@ def branching(
 
 
 _NOTHING = Branching(None, (), None)
+
+
+def race_of(members: object, keep: object, at: str) -> Race:
+    """A race, checked: 1 to 1,000 different members, of which `keep` win.
+
+    Raises:
+        InvalidValue: it is not that.
+    """
+    if not isinstance(members, list | tuple):
+        raise InvalidValue(f"{at}.race", members, f"is not a list but {kind_of(members)}", 'Write ["key", ...].')
+    found = tuple(name_of(it, f"{at}.race[{i}]") for i, it in enumerate(members))
+    if not 1 <= len(found) <= MAX_MEMBERS or len(set(found)) < len(found):
+        raise InvalidValue(f"{at}.race", list(found), f"are not 1 to {MAX_MEMBERS} different nodes", "Name each once.")
+    return Race(tuple(sorted(found)), count_of(keep, f"{at}.keep", 1, len(found)))
 
 
 def gates_of(gates: Iterable[Gate], at: str) -> tuple[Gate, ...]:

@@ -11,7 +11,20 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
 
 from ..errors import DuplicateNode, InvalidValue, TooLarge, UnreadableDocument, escaped, quoted, shown
-from .branching import CHOICE_FIELDS, Gate, Stop, branches_of, branching, condition, gate_of, gates_of, stops_of
+from .branching import (
+    CHOICE_FIELDS,
+    RACE_FIELDS,
+    Branching,
+    Gate,
+    Stop,
+    branches_of,
+    branching,
+    condition,
+    gate_of,
+    gates_of,
+    race_of,
+    stops_of,
+)
 from .capability import executor_of
 from .inputs import NO_INPUTS, Inputs
 from .limits import MAX_NODES, MIN_SECONDS, check_limits, kind_of, name_of, only_fields, plain_seconds
@@ -39,7 +52,11 @@ NODE_FIELDS = (
 )
 
 
-_FORMS = {"choice": (CHOICE_FIELDS, ("key", "choice", "otherwise")), "wait": (WAIT_FIELDS, ("key", "wait"))}
+_FORMS = {
+    "choice": (CHOICE_FIELDS, ("key", "choice", "otherwise")),
+    "wait": (WAIT_FIELDS, ("key", "wait")),
+    "race": (RACE_FIELDS, ("key", "race")),
+}
 """Nodes that are no work: by the field that tells, the fields that they may have and those that they must."""
 
 
@@ -167,6 +184,8 @@ def _node(node: object, index: int, policies: dict[Policy, Policy]) -> Spec:
     _required(fields, required, at)
     key = name_of(fields["key"], f"{at}.key")
     at = f"nodes[{quoted(key)}]"
+    if "race" in fields:
+        return _race(key, fields, at, policies)
     choice = branches_of(fields["choice"], fields["otherwise"], at) if "choice" in fields else None
     wait = wait_of(fields["wait"], f"{at}.wait") if "wait" in fields else None
     args = fields.get("args", ())
@@ -175,7 +194,8 @@ def _node(node: object, index: int, policies: dict[Policy, Policy]) -> Spec:
     kwargs = kwargs_of(fields.get("inputs", {}), f"{at}.inputs")
     inputs = Walk(key, None).inputs(args, kwargs) if args or kwargs else NO_INPUTS
     retry, steps = _retry(fields, key, at, args, kwargs)
-    policy = _policy(fields, at, retry) if choice is None else choice_policy(_rule(fields, at))
+    works = choice is None and wait is None
+    policy = _policy(fields, at, retry) if works else choice_policy(_rule(fields, at))
     policy = policies.setdefault(policy, policy)
     keys, gates = _after(fields.get("after", ()), f"{at}.after")
     when = condition(fields["when"], f"{at}.when") if "when" in fields else None
@@ -183,6 +203,15 @@ def _node(node: object, index: int, policies: dict[Policy, Policy]) -> Spec:
     wait = wait or policy.timing.wait
     says = branching(when, gates_of(gates, f"{at}.after"), choice, wait)
     return Spec(key, policy, inputs, after_of(keys), labels, says, steps)
+
+
+def _race(key: str, fields: Mapping[str, Any], at: str, policies: dict[Policy, Policy]) -> Spec:
+    """A node that keeps the first of some others to succeed."""
+    race = race_of(fields["race"], fields.get("keep", 1), at)
+    policy = choice_policy(f"quorum({race.keep})")
+    labels = labels_of(fields["labels"], f"{at}.labels") if "labels" in fields else None
+    says = Branching(None, (), None, None, race)
+    return Spec(key, policies.setdefault(policy, policy), NO_INPUTS, race.members, labels, says)
 
 
 def _after(after: object, at: str) -> tuple[list[str], list[Gate]]:

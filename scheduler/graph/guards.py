@@ -31,8 +31,8 @@ def has_guards(specs: Sequence[Spec], stops: Sequence[Stop]) -> bool:
 
 
 def has_waits(specs: Sequence[Spec], policies: Sequence[Policy]) -> bool:
-    """Whether there is any wait, or limit of time before or between attempts."""
-    waits = any(spec.branching is not None and spec.branching.wait is not None for spec in specs)
+    """Whether there is any wait, race, or limit of time before or between attempts."""
+    waits = any(it.wait is not None or it.race is not None for _, it in _branching(specs))
     return waits or any(policy.timing.limits for policy in policies)
 
 
@@ -106,6 +106,9 @@ def check_types(
         if spec.branching is not None and spec.branching.choice is not None:
             branch = {"enum": list(spec.branching.choice.names)}
             return {"type": "object", "properties": {"branch": branch}, "required": ["branch"]}
+        if spec.branching is not None and spec.branching.race is not None:
+            winners = {"type": "array", "items": {"enum": list(spec.branching.race.members)}}
+            return {"type": "object", "properties": {"winners": winners}, "required": ["winners"]}
         if spec.branching is not None and spec.branching.wait is not None:
             return spec.branching.wait.output_schema  # of a job that ends outside nobody knows
         return contracts.get(spec.policy.executor, {}).get("output_schema")
@@ -128,6 +131,7 @@ def page_guards(specs: Sequence[Spec], first: int, index: Mapping[str, int]) -> 
     gates: dict[str, list[list[Any]]] = {}
     choices: dict[str, list[Any]] = {}
     waits: dict[str, Any] = {}
+    races: dict[str, list[int]] = {}
     for number, spec in enumerate(specs, first):
         it = spec.branching
         if it is None:
@@ -140,9 +144,11 @@ def page_guards(specs: Sequence[Spec], first: int, index: Mapping[str, int]) -> 
             ]
         if it.choice is not None:
             choices[str(number)] = [[[name, one.text] for name, one in it.choice.open], it.choice.otherwise]
+        if it.race is not None:
+            races[str(number)] = [index[key] for key in it.race.members]
         if it.wait is not None:
             waits[str(number)] = it.wait.record
-    found = (("when", when), ("gates", gates), ("choices", choices), ("waits", waits))
+    found = (("when", when), ("gates", gates), ("choices", choices), ("waits", waits), ("races", races))
     return {name: it for name, it in found if it}
 
 

@@ -19,7 +19,7 @@ from .branching import MAX_BRANCHES, MAX_STOPS, OUTCOMES
 from .ladder import DEFAULT_ATTEMPTS, DEFAULT_ON, JITTERS, MAX_QUESTION, MAX_STEPS, MAY_ANSWER, STEP_FIELDS
 from .policy import DEFAULT_RETRY, DEFAULT_RULE
 from .schema_parts import closed, labels, number, or_null, ref, whole
-from .schema_waits import timing, waiting_node
+from .schema_waits import racing_node, timing, waiting_node
 from .secret import NAME_PATTERN
 from .spec import FORMAT
 
@@ -78,7 +78,11 @@ def graph_schema() -> dict[str, Any]:
                 "else": {
                     "if": {"type": "object", "required": ["wait"]},
                     "then": waiting_node(),
-                    "else": _node(),
+                    "else": {
+                        "if": {"type": "object", "required": ["race"]},
+                        "then": racing_node(),
+                        "else": _node(),
+                    },
                 },
             },
             "after": {

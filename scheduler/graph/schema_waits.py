@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from . import limits
-from .schema_parts import closed, labels, number, or_null, ref
+from .branching import MAX_MEMBERS
+from .schema_parts import closed, labels, number, or_null, ref, whole
 from .waits import MAX_CHOICES, MAX_ESCALATIONS, MAX_QUESTION, MAX_WHO
 
 _JSON_SCHEMA: dict[str, Any] = {"type": ["object", "boolean"], "description": "A JSON Schema without patterns."}
@@ -46,6 +47,20 @@ def waiting_node() -> dict[str, Any]:
             "labels": labels(),
         },
         required=["key", "wait"],
+    )
+
+
+def racing_node() -> dict[str, Any]:
+    """A node that keeps the first of some others to succeed."""
+    members = {"type": "array", "minItems": 1, "maxItems": MAX_MEMBERS, "uniqueItems": True, "items": ref("name")}
+    return closed(
+        {
+            "key": {**ref("name"), "description": "The node's name in this graph."},
+            "race": {**members, "description": "Keys of the nodes of which the first to succeed are kept."},
+            "keep": {**whole(1, MAX_MEMBERS), "default": 1, "description": "How many of them win."},
+            "labels": labels(),
+        },
+        required=["key", "race"],
     )
 
 

@@ -76,6 +76,9 @@ class Spec:
             shown = f"{kwargs[1:]}," if kwargs else ""
             wait = f',"wait":{_json(it.wait.document)}'
             return f'{{{after}{shown}"key":{_json(self.key)}{labels}{tail}{wait}{when}}}'
+        if it.race is not None:
+            keep = f'"keep":{it.race.keep},' if it.race.keep != 1 else ""
+            return f'{{{keep}"key":{_json(self.key)}{labels},"race":{_json(it.race.members)}}}'
         if it.choice is None:
             return f'{{{after}{args}{self.policy.executor_json}{kwargs},"key":{_json(self.key)}{labels}{tail}{when}}}'
         choice = f'"choice":{it.choice.text},"key":{_json(self.key)}{labels},"otherwise":{_json(it.choice.otherwise)}'

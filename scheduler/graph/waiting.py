@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ..errors import quoted
-from .branching import branching
+from .branching import Branching, branching, race_of
 from .formulas import formula_of
 from .handles import Node
 from .inputs import NO_INPUTS
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 
 class WaitingNodes:
-    """Methods of `Graph` that add waits. All take key, after, when, trigger_rule and labels as `add` does."""
+    """Methods of `Graph` that add waits, and races of what waits or works.
+
+    Those that wait take key, after, when, trigger_rule and labels as `add` does.
+    """
 
     def timer(
         self,
@@ -134,6 +137,47 @@ class WaitingNodes:
             escalate=escalate,
         )
         return self._add_wait(key, made, shown, after, trigger_rule, when, labels)
+
+    def race(
+        self,
+        key: str,
+        members: Sequence[Node[Any] | str],
+        /,
+        *,
+        keep: int = 1,
+        labels: Mapping[str, str] | None = None,
+    ) -> Node[dict[str, list[str]]]:
+        """Adds a node that keeps the first of some nodes to succeed, and cancels those of them that have not ended.
+
+            paid, late = g.signal("paid"), g.timer("late", "3d")
+            first = g.race("first", [paid, late])
+            g.add("shop.ship", after=first, when=within("paid", first.out.winners))
+
+        Its output is {"winners": [keys]}. When too few can still succeed it ends as the rule quorum(keep) says.
+
+        Args:
+            members: handles or keys; branches of work, or waits.
+            keep: how many of them win.
+
+        Raises:
+            GraphError: no member, one twice, a handle of another graph, or more to keep than there are.
+        """
+        graph: Graph = self  # type: ignore[assignment]  # a part of that class
+        key = graph._new_key(key)
+        at = f"nodes[{quoted(key)}]"
+        keys = [one if isinstance(one, str) else graph._own(one, f"{at}.race[{i}]") for i, one in enumerate(members)]
+        made = race_of(keys, keep, at)
+        policy = choice_policy(f"quorum({made.keep})")
+        graph._specs[key] = Spec(
+            key,
+            graph._policies.setdefault(policy, policy),
+            NO_INPUTS,
+            made.members,
+            None if labels is None else labels_of(labels, f"{at}.labels"),
+            Branching(None, (), None, None, made),
+        )
+        graph._hash = None
+        return Node(graph, key)
 
     def _add_wait(
         self,

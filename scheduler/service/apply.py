@@ -6,7 +6,7 @@ Reports take the same way in intake.py, for they are most of what arrives and br
 from __future__ import annotations
 
 from ..core.decide import decide
-from ..core.events import CancelRequested, Event
+from ..core.events import CancelRequested, Decision, Event
 from ..core.evolve import evolve
 from ..core.recorded import FOLLOWS
 from ..core.run import Run
@@ -19,16 +19,21 @@ _IN_FLIGHT = frozenset(map(int, IN_FLIGHT))
 _REOPEN = int(MoveKind.REOPEN)
 
 
+def stopped_by(run: Run, decision: Decision) -> list[int]:
+    """Nodes of which an attempt is out that counts for nothing after a decision; to be asked before it is applied."""
+    return [
+        move.node
+        for move in decision.moves
+        if (TARGET[move.kind] >= FIRST_ENDED or move.kind == _REOPEN) and run.state[move.node] in _IN_FLIGHT
+    ]
+
+
 def apply(dispatch: Dispatch, held: Held, batch: Batch, run: Run, event: Event, attempt: str = "") -> bool:
     """Decide an event, apply and note it. False when it was stale."""
     decision = decide(run, event, batch.now)
     if decision.stale:
         return False
-    stopped = [
-        move.node
-        for move in decision.moves
-        if (TARGET[move.kind] >= FIRST_ENDED or move.kind == _REOPEN) and run.state[move.node] in _IN_FLIGHT
-    ]
+    stopped = stopped_by(run, decision)
     if isinstance(event, CancelRequested):
         stopped += event.running
     stopped += decision.leaving

@@ -25,7 +25,7 @@ from ..store.dead import Dead
 from ..store.inboxes import Entry
 from ..store.runs import Runs
 from ..wire import INLINE_LIMIT_BYTES, AttemptId, DeadMessage, Report, RunId, is_run_id
-from .apply import apply
+from .apply import apply, stopped_by
 from .batch import Batch
 from .dispatch import Dispatch
 from .facts import facts_of
@@ -165,6 +165,7 @@ class Intake:
             return
         if event.output != "none" or output is not None:
             _check_output(report, output, bool(run.readers[event.node]))
+        lost = stopped_by(run, decision) if run.guards is not None and run.guards.races else ()
         evolve(run, decision, batch.now)
         if report.end != "succeeded" or event.facts is not None:
             batch.heard(run, event)
@@ -177,6 +178,10 @@ class Intake:
         else:
             batch.take(run, decision, id_)
         self._dispatch.landed(held, id_)
+        for node in lost:  # a race was decided
+            other = run.attempt_id(held.keys.shard, node)
+            batch.over.append(other)
+            self._dispatch.landed(held, other)
 
     def _take_told(self, held: Held, batch: Batch, kind: str, id_: str, record: bytes) -> None:
         """What people and programs outside tell: it is decided, or the run's log says why not."""

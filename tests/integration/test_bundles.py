@@ -18,7 +18,7 @@ from scheduler.archive.bundle import read_bundle, replay, write_bundle
 from scheduler.cli import main
 from scheduler.core.history import lines_of
 from scheduler.core.replay import Replay
-from scheduler.graph import Graph, Retry, Secret
+from scheduler.graph import Graph, Retry, Secret, Timing, again, escalate
 from scheduler.wire import RunId
 from tests.integration.archived import at_once_to, everything, removed
 from tests.integration.echo import AtOnce, Echo, Ending, Task, echo, failure, loss, value
@@ -269,3 +269,35 @@ def test_a_run_is_drawn_with_its_states(stage: Stage, bundle: Path) -> None:
     assert [it["key"] for it in found["nodes"] if it["decision"]] == ["route"]
     assert celeriac(stage, "graph", "draw", "--run", run, "--format", "yaml").exit_code == 2
     assert celeriac(stage, "graph", "draw").exit_code == 2
+
+
+def test_runs_that_waited_for_the_world_too(stage: Stage, worker: Echo, at_once: AtOnce, tmp_path: Path) -> None:
+    """Signals kept and taken, answers, a job outside, a race, a person at the end of a ladder, a node skipped."""
+    broken = {"asked"}
+    worker.act = lambda task: failure() if task.node in broken else echo(task)
+    graph = Graph("world", retry=Retry(2, base_seconds=0.001))
+    nap = graph.timer("nap", "1ms")
+    paid = graph.signal("paid", after=nap)
+    graph.signal("again", name="paid", after=paid)
+    review = graph.approval("review", "?", within="1h")
+    job = graph.add("echo", key="job", timing=Timing(outside="1h", delay="1ms"))
+    graph.race("race", [graph.signal("never"), job])
+    graph.add("echo", key="asked", retry=Retry(steps=[again(1), escalate("Go on?")]))
+    graph.add("echo", key="skipped", after=review)
+    graph.add("echo", key="last", paid=paid, choice=review.out.choice, job=job.out.page)
+    with stage.scheduler(at_once), Client(stage.url, namespace=stage.namespace) as client:
+        run = client.run(stage.submit(graph))
+        for sum_ in (1, 2):
+            run.signal("paid", {"sum": sum_}, key=str(sum_))
+        eventually(
+            lambda: {stage.states(run.id)[it] for it in ("job", "asked", "review")} == {"waiting"}, "all to wait"
+        )
+        broken.clear()
+        run.skip("skipped", "not needed", "ann")
+        run.answer("asked", "retry", by="ann")
+        client.complete(stage.attempt(run.id, stage.load(run.id).keys.index("job")), {"page": 3})
+        run.answer("review", "approve", by="ann")
+        assert stage.ended(run.id) == ["succeeded"]
+        for key in stage.load(run.id).keys:
+            assert run.explain(key, check=True).differs == [], key
+    assert decided_again(stage, run.id, tmp_path).run.n == stage.load(run.id).n

@@ -234,6 +234,33 @@ def test_a_person_is_asked_at_the_end_of_a_ladder(stage: Stage, worker: Echo, at
     idle(stage)
 
 
+def test_who_loses_a_race_is_stopped(stage: Stage, worker: Echo, at_once: AtOnce) -> None:
+    """Its attempt is fenced off at once, what it reports later counts for nothing, and its record says why."""
+    worker.act = lambda task: echo(task) if task.node == "next" else None
+    graph = Graph("race")
+    graph.add("echo", key="next", won=graph.race("first", [graph.add("echo", key=key) for key in "abc"]).out.winners)
+    with stage.scheduler(at_once), Client(stage.url, namespace=stage.namespace) as client:
+        run = client.run(stage.submit(graph))
+        eventually(lambda: len(stage.in_flight()) == 3, "three that run")
+        ids = {key: stage.attempt(run.id, number(stage, run.id, key)) for key in "abc"}
+        worker.attempts.report([worker.report(ids["b"], value(1), 1)])
+        eventually(lambda: stage.in_flight() == {}, "the others are fenced off")
+        worker.attempts.report([worker.report(ids["a"], value(2), 1)])
+        assert stage.ended(run.id) == ["succeeded"]
+        assert stage.states(run.id) == {
+            "a": "cancelled",
+            "b": "succeeded",
+            "c": "cancelled",
+            "first": "succeeded",
+            "next": "succeeded",
+        }
+        assert run.explain("a", check=True).differs == []
+        assert run.explain("first", check=True).differs == []
+    assert [task.kwargs for task in worker.done if task.node == "next"] == [{"won": ["b"]}]
+    assert not list(audit(stage.runs))
+    idle(stage)
+
+
 def everything() -> Graph:
     """Every way to wait, in one graph; "teller" tells all that is to be told."""
     graph = Graph("waits", retry=Retry(3, base_seconds=0.001, cap_seconds=0.002))
@@ -245,6 +272,7 @@ def everything() -> Graph:
     job = graph.add("echo", key="job", timing=Timing(outside="1h"))
     graph.add("echo", key="teller", after=job.when("true"), trigger_rule="always")
     graph.signal("late", within="1ms", default=0, after=second)
+    graph.race("race", [graph.signal("never"), graph.add("echo", key="fast", after=nap)])
     graph.add("echo", key="last", first=first, second=second, choice=review.out.choice, job=job)
     return graph
 
@@ -274,6 +302,7 @@ def test_a_death_between_any_two_writes_loses_nothing_that_was_told(redis_url: s
             assert life.live(), f"killed at instant {dies_at}"
         assert stage.quiet(), f"killed at instant {dies_at}, something is left: {stage.states(run)}"
         states = stage.states(run)
+        assert states.pop("never") == "cancelled", f"killed at instant {dies_at}: {states}"
         assert set(states.values()) == {"succeeded"}, f"killed at instant {dies_at}: {states}"
         [last] = [task for task in life.worker.done if task.node == "last" and run in task.id]
         assert last.kwargs == {"first": 1, "second": 2, "choice": "approve", "job": 9}

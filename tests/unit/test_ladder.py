@@ -248,7 +248,7 @@ def test_a_policy_that_makes_no_sense_is_refused(write: Callable[[], object], te
 
 def test_a_step_that_asks_a_person_is_read_like_any_other() -> None:
     """From Python and from a document it is the same; what is no question is refused."""
-    step = {"step": "escalate", "question": "May it?", "to": ["ops"]}
+    step: dict[str, object] = {"step": "escalate", "question": "May it?", "to": ["ops"]}
     g = Graph("g")
     g.add("a", key="n", retry=Retry(steps=[again(1), escalate("May it?", ["ops"])]))
     steps: list[dict[str, object]] = [{"step": "again", "attempts": 1}, step]

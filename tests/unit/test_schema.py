@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scheduler.core.rules import RULE_NAMES
 from scheduler.errors import GraphError
 from scheduler.graph import Graph
-from scheduler.graph.branching import CHOICE_FIELDS
+from scheduler.graph.branching import CHOICE_FIELDS, RACE_FIELDS
 from scheduler.graph.document import GRAPH_FIELDS, NODE_FIELDS
 from scheduler.graph.policy import RETRY_FIELDS
 from scheduler.graph.schema import graph_schema
@@ -64,7 +64,8 @@ def test_the_schema_is_a_schema_and_names_every_field() -> None:
     """Draft 2020-12 accepts it, and its fields are those of the validator."""
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     assert tuple(SCHEMA["properties"]) == GRAPH_FIELDS
-    assert set(SCHEMA["$defs"]["node"]["else"]["else"]["properties"]) == set(NODE_FIELDS)
+    assert set(SCHEMA["$defs"]["node"]["else"]["else"]["else"]["properties"]) == set(NODE_FIELDS)
+    assert set(SCHEMA["$defs"]["node"]["else"]["else"]["then"]["properties"]) == set(RACE_FIELDS)
     assert set(SCHEMA["$defs"]["node"]["else"]["then"]["properties"]) == set(WAIT_FIELDS)
     assert set(SCHEMA["$defs"]["node"]["then"]["properties"]) == set(CHOICE_FIELDS)
     assert tuple(SCHEMA["$defs"]["retry"]["properties"]) == RETRY_FIELDS
