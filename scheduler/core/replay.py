@@ -129,7 +129,7 @@ class Replayer:
                 decision = decide(run, event, self._now(at))
                 told = told_of(decision)
                 tried.append((event, decision, told))
-                if told and told == [_told(it) for it in self._lines[at : at + len(told)]]:
+                if told and told == [self._told(it) for it in self._lines[at : at + len(told)]]:
                     if again:
                         found.run, found.reloads = run, found.reloads + 1
                         self._unrecorded.clear()
@@ -170,7 +170,7 @@ class Replayer:
             attempt = event.attempt if move.kind == MoveKind.LOSE else run.attempt[move.node]  # type: ignore[union-attr]
             recorded = self._lines[at + number]
             if recorded.attempt != attempt:
-                shown = [f"{_line(_told(recorded))}, attempt {it}" for it in (recorded.attempt, attempt)]
+                shown = [f"{_line(self._told(recorded))}, attempt {it}" for it in (recorded.attempt, attempt)]
                 self.found.difference = Difference(recorded.id, _words(event), shown[:1], shown[1:])
                 return 0
         return len(told)
@@ -197,16 +197,32 @@ class Replayer:
         line = self._lines[at]
         if not tried:
             known = "an event that this version knows" if line.told else f"the event that led to {line.word!r}"
-            return Difference(line.id, "", self._shown(at, [_told(line)]), [f"nothing: {known} does not follow"])
-        event, _, told = max(tried, key=lambda it: _same(self._lines[at : at + len(it[2])], it[2]))
-        same = _same(self._lines[at : at + len(told)], told)
+            return Difference(line.id, "", self._shown(at, [self._told(line)]), [f"nothing: {known} does not follow"])
+        event, _, told = max(tried, key=lambda it: self._same(at, it[2]))
+        same = self._same(at, told)
         there = self._lines[at + same] if at + same < len(self._lines) else None
-        recorded = ["nothing more"] if there is None else [_line(_told(there))]
+        recorded = ["nothing more"] if there is None else [_line(self._told(there))]
         replayed = [_line(told[same])] if same < len(told) else ["nothing" if not told else "nothing more"]
         return Difference((there or line).id, _words(event), recorded, replayed)
 
+    def _told(self, it: Line) -> Told:
+        """A line as a decision's moves are told; who does the work, and on which rung, no decision says."""
+        run = self.found.run
+        if it.word in _BARE and 0 <= it.node < run.n and run.profiles[run.profile[it.node]].may_be_done_by_others:
+            return it.node, it.word, -1, ""
+        return it.node, it.word, it.cause, it.why
+
+    def _same(self, at: int, told: Sequence[Told]) -> int:
+        """How many of the lines from `at` on are as told."""
+        count = 0
+        for line, one in zip(self._lines[at : at + len(told)], told, strict=False):
+            if self._told(line) != one:
+                break
+            count += 1
+        return count
+
     def _shown(self, at: int, told: list[Told]) -> list[str]:
-        return [_line(_told(it)) for it in self._lines[at : at + max(len(told), 1)]]
+        return [_line(self._told(it)) for it in self._lines[at : at + max(len(told), 1)]]
 
     def _compare(self, records: Mapping[int, bytes]) -> Difference | None:
         """Nodes that stand elsewhere than their records say."""
@@ -240,28 +256,12 @@ def told_of(decision: Decision) -> list[Told]:
     return found
 
 
-def _told(it: Line) -> Told:
-    if it.word in _BARE:  # who does it, and on which rung, is no decision
-        return it.node, it.word, -1, ""
-    return it.node, it.word, it.cause, it.why
-
-
 _BARE = ("succeed", "dispatch")
 
 
 def _text(why: str) -> str:
     """As the log's encoding leaves it."""
     return why.encode("utf-8", "replace").decode()
-
-
-def _same(lines: Sequence[Line], told: Sequence[Told]) -> int:
-    """How many of the first lines are as told."""
-    count = 0
-    for line, one in zip(lines, told, strict=False):
-        if _told(line) != one:
-            break
-        count += 1
-    return count
 
 
 def _line(told: Told) -> str:

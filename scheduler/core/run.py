@@ -42,6 +42,8 @@ from .rules import Rule, parse_rule
 from .states import FIRST_ENDED, IN_FLIGHT, LETTERS, NodeState, RunState
 from .waits import Signal
 
+CAPABILITY = "capability:"
+"""How the name begins that stands for an executor when a capability is asked for; wire.py has it too."""
 GRAPH_FORMAT = 3
 """Of compiled graphs, the newest that is read. 2 has expressions, 3 waits, limits of time and retry ladders."""
 DEFAULT_TIMEOUT_MS = 3_600_000
@@ -80,6 +82,11 @@ class Profile:
     def is_limited(self) -> bool:
         """Whether time may be over for its nodes before or between their attempts."""
         return self.start_ms is not None or self.total_ms is not None
+
+    @property
+    def may_be_done_by_others(self) -> bool:
+        """Whether its executor is found at dispatch: by a retry ladder, or by a capability."""
+        return bool(self.steps) or self.executor.startswith(CAPABILITY)
 
     @property
     def asks(self) -> bool:
