@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import click
 
 COMMANDS = {
-    "demo": ("demo", "Run the example pipeline on a private Redis, from nothing to its results."),
+    "demo": ("demo", "Run an example on a private Redis, from nothing to its results; --list has all."),
     "up": ("up", "Private Redis, scheduler and workers, in the foreground until Ctrl-C."),
     "scheduler": ("processes", "One scheduler process."),
     "worker": ("processes", "One Celery worker for a queue class."),

@@ -63,7 +63,7 @@ def show(run: str, node: str, place: Place, out: Output) -> None:
     with place.for_reading() as settings:
         runs = runs_of(settings)
         asked = _question(runs, run, node)
-        now, shown = runs.now_ms(), _shown(runs, asked)
+        now, shown = runs.now_ms(), inputs_shown(runs, asked)
     if out.json:
         out.document({**_document(asked, now), "shown": shown})
         return
@@ -189,7 +189,7 @@ def _question(runs: Runs, run: str, node: str) -> Question:
     raise AnswerRefused(run, escaped(node), "it asks nobody now", "See `celeriac approvals ls`.")
 
 
-def _shown(runs: Runs, asked: Question) -> dict[str, Any]:
+def inputs_shown(runs: Runs, asked: Question) -> dict[str, Any]:
     """What whoever answers is to see: the node's inputs, with the outputs that they refer to."""
     from ..core.run import references
     from ..service.inputs import resolve

@@ -1,182 +1,146 @@
-"""`celeriac demo`: the customer-feedback pipeline on a private Redis, from nothing to its results, checked.
+"""`celeriac demo [NAME]`: worked examples on a private Redis, from nothing to their results, checked.
 
-Starts an embedded Redis, a scheduler and workers of two classes as children, submits tasks.examples.feedback, shows
-progress, then what became of each message. Exit status 0 only when every outcome is what is recorded beside the
-messages. The example is loaded by its import path, for this side of celeriac never imports executors.
+Starts an embedded Redis, a scheduler and workers as children, submits an example of tasks/examples, and tells what
+became of it. Exit status 0 only when every outcome is what is recorded beside the example. Without a name it is the
+customer-feedback pipeline. A new demo is a row of DEMOS.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import click
 
-from ..errors import CeleriacError, SettingsError, escaped
+from ..errors import escaped
 from .output import Output, counts_in_words, note, output_option
 from .status import DETACHED, FAILED
-from .supervisor import Child, Supervisor
-from .up import start_scheduler, start_worker
 
 if TYPE_CHECKING:
-    from ..settings import Settings
-    from ..store.runs import Runs
     from .verdict import Verdict
 
-EXAMPLE = "tasks.examples.feedback"
+FEEDBACK = "feedback"
+EXAMPLE = f"tasks.examples.{FEEDBACK}"
+APP, EXAMPLES_APP = "tasks.app:app", "tasks.examples.app:app"
 CLASSES = ("interactive-low", "standard-low")
 SHOWN = 5
 SHOWN_PROBLEMS = 50
-READY_SECONDS = 60.0
 
 
-class ChildEndedError(CeleriacError):
-    """A process that the demo needs has ended by itself."""
+class Demo(NamedTuple):
+    """One demo.
 
-    def __init__(self, child: Child, words: str) -> None:
-        status = child.process.poll() if child.process is not None else None
-        super().__init__(f"{child.name} ended with status {status}. Its last words:\n{words or '(none)'}")
+    Attributes:
+        show: import path below this package: takes the installation, the example, its name and the output.
+        about: one line.
+    """
+
+    show: str
+    about: str
+
+
+DEMOS = {
+    FEEDBACK: Demo("", "215 messages through a pipeline; failed ones are noted, and the run goes on"),
+    "rag": Demo(
+        "demo_paths:show_paths", "retrieve, generate, validate; other parameters, then a person, when that fails"
+    ),
+    "mode": Demo(
+        "demo_paths:show_paths", "three flags choose full, incremental or skip; a transaction in SQLite does it"
+    ),
+    "moderation": Demo("demo_paths:show_paths", "a model flags uploads, a person decides about those"),
+    "swap": Demo("demo_swap:show_swap", "a provider is replaced while runs are in flight"),
+}
+LIST = "ls"
 
 
 @click.command("demo")
-@click.option("--limit", type=click.IntRange(1), help="Only so many of the messages.")
+@click.argument("name", required=False, default=FEEDBACK, type=click.Choice([*DEMOS, LIST]))
+@click.option("--list", "listed", is_flag=True, help="All demos, one line each; `celeriac demo ls` is the same.")
+@click.option("--limit", type=click.IntRange(1), help="Only so many of the messages of the feedback pipeline.")
 @click.option(
     "--keep",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Keep data and logs in this directory, to look at the run later.",
+    help="Keep data and logs in this directory, to look at the runs later.",
 )
 @output_option
 @click.pass_context
-def demo_command(ctx: click.Context, limit: int | None, keep: Path | None, out: Output) -> None:
-    """Run the example pipeline on a private Redis, from nothing to its results."""
-    example = _example()
+def demo_command(
+    ctx: click.Context, name: str, listed: bool, limit: int | None, keep: Path | None, out: Output
+) -> None:
+    """Run an example on a private Redis, from nothing to its results; without NAME the feedback pipeline."""
+    from .demonstration import example_of
+
+    if listed or name == LIST:
+        _list(out)
+        return
+    if limit is not None and name != FEEDBACK:
+        raise click.UsageError(f"--limit is for the demo {FEEDBACK}, and {name} has no messages.")
+    example = example_of(f"tasks.examples.{name}")
     signal.signal(signal.SIGTERM, _stop)
     try:
         with contextlib.ExitStack() as stack:
             home = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="celeriac-demo-")))
-            verdict = _demonstrate(example, limit, home, out, stack)
+            if name == FEEDBACK:
+                verdict = _demonstrate(example, limit, home, out)
+                right, run = verdict.right, verdict.run
+            else:
+                right, run = _show_other(name, example, home.resolve(), out), ""
     except KeyboardInterrupt:
         note("\nStopped.")
         ctx.exit(DETACHED)
     if not out.json:
-        _where_next(verdict.run, keep)
-    ctx.exit(0 if verdict.right else FAILED)
+        _where_next(name, run, keep)
+    ctx.exit(0 if right else FAILED)
+
+
+def _list(out: Output) -> None:
+    if out.json:
+        out.document([{"demo": name, "about": it.about} for name, it in DEMOS.items()])
+    else:
+        out.table(["demo", "what it shows"], [[name, it.about] for name, it in DEMOS.items()])
 
 
 def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _example() -> Any:
-    """The example's module.
+def _show_other(name: str, example: Any, home: Path, out: Output) -> bool:
+    """Any demo but the first; whether all of it was right."""
+    from importlib import import_module
 
-    Raises:
-        SettingsError: it is not here; an installed wheel does not hold it.
-    """
-    from .sources import attribute_of
+    from .demonstration import Demonstration, demonstrated
 
-    try:
-        attribute_of(f"{EXAMPLE}:graph")
-    except click.UsageError:
-        raise SettingsError(
-            "celeriac demo",
-            f"{EXAMPLE} is not here: the example belongs to the repository and the image, not to the installed package",
-            "Run it in a checkout (`make demo`), with the checkout on PYTHONPATH, or in the image",
-        ) from None
-    import importlib
-
-    return importlib.import_module(EXAMPLE)
+    module, _, function = DEMOS[name].show.partition(":")
+    show: Callable[[Demonstration, Any, str, Output], bool] = getattr(
+        import_module(f".{module}", __package__), function
+    )
+    with demonstrated(home, CLASSES[:1], EXAMPLES_APP) as stage:
+        return show(stage, example, name, out)
 
 
-def _demonstrate(example: Any, limit: int | None, home: Path, out: Output, stack: contextlib.ExitStack) -> Verdict:
+def _demonstrate(example: Any, limit: int | None, home: Path, out: Output) -> Verdict:
     from ..client import Client
-    from ..embedded import EmbeddedRedis
+    from .demonstration import demonstrated
     from .follow import Followed
-    from .place import runs_of
     from .progress import watch
     from .verdict import judge
 
-    begun = time.monotonic()
-    server = stack.enter_context(EmbeddedRedis(home / "redis"))
-    settings = _settings(home, server.url, server.broker_url)
-    note(f"Redis {'.'.join(map(str, server.version))}, one scheduler, workers of {' and '.join(CLASSES)} ...")
-    logs = home / "logs"
-    logs.mkdir(exist_ok=True)
-    supervisor = Supervisor(lambda child, line: note(f"{child}: {escaped(line)}"), logs=logs)
-    stack.callback(supervisor.stop)
-    with _own_environment(home):
-        start_scheduler(supervisor, settings)
-        for name in CLASSES:
-            start_worker(supervisor, settings, settings.classes[name])
-    runs = runs_of(settings)
-    _wait_for_workers(runs, settings, supervisor)
-    ready_seconds = time.monotonic() - begun
-    messages = example.messages(limit)
-    with Client(settings=settings) as client:
-        run = client.submit(example.graph(given=messages), labels={"example": "feedback"})
-        note(f"{len(messages)} messages submitted as run {run.id}")
-        followed = Followed(runs.load(run.id), run)
-        watch(followed, each=lambda _: _check(supervisor))
-    verdict = judge(runs, run.id, messages, example.expected(), example.STEPS)
-    _show(verdict, ready_seconds, followed.attempts, out)
+    with demonstrated(home, CLASSES, APP) as stage:
+        messages = example.messages(limit)
+        with Client(settings=stage.settings) as client:
+            run = client.submit(example.graph(given=messages), labels={"example": FEEDBACK})
+            note(f"{len(messages)} messages submitted as run {run.id}")
+            followed = Followed(stage.runs.load(run.id), run)
+            watch(followed, each=lambda _: stage.check())
+        verdict = judge(stage.runs, run.id, messages, example.expected(), example.STEPS)
+        _show(verdict, stage.ready_seconds, followed.attempts, out)
     return verdict
-
-
-def _settings(home: Path, redis_url: str, broker_url: str) -> Settings:
-    """The shipped settings on this Redis, whatever the user's own files say."""
-    from ..settings import Settings, default_file
-
-    (home / "celeriac.toml").write_text("# the demo uses the shipped settings\n", encoding="utf-8")
-    return Settings.load(
-        home / "celeriac.toml",
-        redis_url=redis_url,
-        broker_url=broker_url,
-        namespace="cel",
-        shards=16,
-        queues_file=default_file("queues.toml"),
-        celery_file=default_file("celery.toml"),
-        app="tasks.app:app",
-    )
-
-
-@contextlib.contextmanager
-def _own_environment(home: Path) -> Iterator[None]:
-    """Children that are started meanwhile see no settings but the demo's."""
-    before = dict(os.environ)
-    for name in [name for name in os.environ if name.startswith("CELERIAC_")]:
-        del os.environ[name]
-    os.environ["CELERIAC_CONFIG"] = str(home / "celeriac.toml")
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-def _wait_for_workers(runs: Runs, settings: Settings, supervisor: Supervisor) -> None:
-    """Until a worker of each class has announced itself."""
-    from ..client.views import Workers
-
-    deadline = time.monotonic() + READY_SECONDS
-    while not Workers.read(runs, settings).serving.keys() >= set(CLASSES):
-        _check(supervisor)
-        if time.monotonic() > deadline:
-            words = "\n".join(f"{it.name}:\n{supervisor.last_words(it)}" for it in supervisor.children)
-            raise CeleriacError(f"no worker was ready within {READY_SECONDS:g} s.\n{words}")
-        time.sleep(0.05)
-
-
-def _check(supervisor: Supervisor) -> None:
-    for child in supervisor.ended():
-        raise ChildEndedError(child, supervisor.last_words(child))
 
 
 def _show(verdict: Verdict, ready_seconds: float, attempts: int, out: Output) -> None:
@@ -224,11 +188,19 @@ def _show_rest(rest: list[Any], out: Output) -> None:
     )
 
 
-def _where_next(run: str, keep: Path | None) -> None:
+def _where_next(name: str, run: str, keep: Path | None) -> None:
+    module = f"tasks.examples.{name}"
     if keep is not None:
-        note(f"\nLook at it:  CELERIAC_DATA_DIR={keep / 'redis'} celeriac runs show {run} --nodes")
+        words = f"runs show {run} --nodes" if run else "runs ls"
+        note(f"\nLook at it:  CELERIAC_DATA_DIR={keep / 'redis'} celeriac {words}")
     else:
-        note("\nLook at it:  celeriac demo --keep DIR   then   celeriac runs show (the command is printed)")
-    note(f"Draw it:     celeriac graph draw {EXAMPLE}:graph --input limit=2")
-    note("Run it:      celeriac up, and in another shell: celeriac run " + f"{EXAMPLE}:graph")
-    note("Change it:   tasks/feedback.py has the executors, tasks/examples/feedback.py the graph")
+        again = "celeriac demo" if name == FEEDBACK else f"celeriac demo {name}"
+        note(f"\nLook at it:  {again} --keep DIR   then   celeriac runs show (the command is printed)")
+    limit, app = (" --input limit=2", "") if name == FEEDBACK else ("", f" --app {EXAMPLES_APP}")
+    note(f"Draw it:     celeriac graph draw {module}:graph{limit}")
+    note(f"Run it:      celeriac up{app}, and in another shell: celeriac run {module}:graph")
+    if name == FEEDBACK:
+        note("Change it:   tasks/feedback.py has the executors, tasks/examples/feedback.py the graph")
+        note("More demos:  celeriac demo --list")
+    else:
+        note(f"Change it:   tasks/examples/{name}.py")

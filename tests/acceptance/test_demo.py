@@ -15,29 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
+from .demonstrated import COMMAND, demo, environment
 from .stack import ROOT, eventually
-
-COMMAND = [sys.executable, "-m", "scheduler.cli", "demo"]
-
-
-def environment(directory: Path, **more: str) -> dict[str, str]:
-    """Ours, with a temporary directory of its own, so that what is left behind can be seen."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("CELERIAC_")}
-    (directory / "tmp").mkdir()
-    return {**kept, "TMPDIR": str(directory / "tmp"), **more}
-
-
-def demo(directory: Path, *options: str, cwd: Path = ROOT, **more: str) -> subprocess.CompletedProcess[str]:
-    """Runs it to its end."""
-    return subprocess.run(
-        [*COMMAND, *options],
-        cwd=cwd,
-        env=environment(directory, **more),
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
 
 
 @pytest.mark.slow
