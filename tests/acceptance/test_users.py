@@ -107,6 +107,20 @@ def test_a_whole_run_by_processes_logged_in_apart(stack: Guarded) -> None:
     assert asked == []
 
 
+def test_an_application_signals_sees_what_is_asked_and_answers(stack: Guarded) -> None:
+    """The user of applications needs nobody else's rights for what comes from outside."""
+    g = Graph("asking")
+    paid = g.signal("paid")
+    g.approval("review", "Ship it?", who=["ann"], after=paid)
+    with Client(stack.url("client")) as client:
+        run = client.submit(g, check=False)
+        run.signal("paid", {"sum": 7})
+        asked = eventually(lambda: [it for it in client.approvals() if it.run == run.id], "the question")
+        assert (asked[0].node, asked[0].question) == ("review", "Ship it?")
+        run.answer("review", "approve", by="ann")
+        assert run.wait(timeout=30).value == "succeeded"
+
+
 def test_an_operator_sees_claims_and_retries(stack: Guarded) -> None:
     """The user of people: reads what the client's may not, and asks for a failed run to be tried again."""
     g = Graph("fragile")
