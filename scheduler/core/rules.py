@@ -3,6 +3,10 @@
 Pure. A rule sees counts, never the graph, and answers START, SKIP, UPSTREAM_FAIL or WAIT.
 Names and meanings are Airflow's, so nobody has to learn a second set; `quorum(n)` is the structured
 partial join of the workflow patterns. A node without upstream nodes starts under every rule.
+
+Two rules answer otherwise than Airflow's scheduler does (tests/unit/core/test_rules.py has each case and its reason):
+one_done is upstream_failed rather than skipped when nothing ran and something further up failed, and
+all_done_min_one_success takes a skipped upstream for done, as Airflow's documentation says, rather than skip at it.
 A new rule is one function here and one row in tests/unit/core/test_rules.py.
 """
 

@@ -1,7 +1,8 @@
-"""Trigger rules once more, stated as Airflow's documentation tells them, over the list of upstream ends.
+"""The table of the trigger rules once more, over the list of upstream ends: each column a function.
 
 An independent statement to hold core/rules.py against: it looks at lists of states, not at counts, and
-says for each rule when it fires and when it can fire no more.
+says for each rule when it fires and when it can fire no more. Names and sentences are those of Airflow's documentation;
+what Airflow's scheduler does is in airflow_scheduler.py.
 """
 
 from __future__ import annotations
