@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from celery import Celery
 
+from scheduler import Transient
 from scheduler.settings import Settings
 from scheduler.worker import attempt, install
 
@@ -38,12 +39,20 @@ def note(what: str) -> None:
 
 
 @app.task(name="faults.step")
-def step(name: str, ms: float, parents: Sequence[int] = (), fails: bool = False) -> int:
-    """Work for some ms; then end well, or fail if that was declared."""
+def step(name: str, ms: float, parents: Sequence[int] = (), fails: bool | int = False) -> int:
+    """Work for some ms; then end well, or fail if that was declared.
+
+    Args:
+        fails: True for good; a number for so many first attempts, which another try may mend.
+    """
     note(ledger.START)
     time.sleep(ms / 1000)  # the work itself
-    if fails:
+    now = attempt()
+    if fails is True:
         note(ledger.FAIL)
         raise ValueError(f"{name} was declared to fail")
+    if fails and now is not None and now.number <= fails:
+        note(ledger.FAIL)
+        raise Transient(f"attempt {now.number} of {name} was declared to fail")
     note(ledger.END)
     return checksum(name, parents)

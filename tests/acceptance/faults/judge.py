@@ -68,7 +68,7 @@ def judge(
     without_start = 0
     for load in judged:
         found = check(load.plan, lines.get(load.id, []), account_of(client, load))
-        verdict.violations += [f"run {load.id}: {it}" for it in found.violations]
+        verdict.violations += [f"run {load.id}: {it}" for it in (*load.wrong, *found.violations)]
         verdict.duplicates += found.duplicates
         verdict.nodes += len(load.plan.upstream)
         verdict.starts += found.starts
@@ -96,11 +96,13 @@ def account_of(client: Client, load: Load) -> Account:
         for view in handle.nodes()
     }
     outcomes: dict[str, list[str]] = {}
+    ended_ms: dict[str, int] = {}
     for event in handle.events(follow=False):
         if event.node is not None and event.move in ENDINGS:
             outcomes.setdefault(event.node, []).append(ENDINGS[event.move])
+            ended_ms[event.node] = event.at_ms
     outputs = handle.results(10) if handle.ready() else {}
-    return Account(str(handle.state), nodes, outcomes, outputs)
+    return Account(str(handle.state), nodes, outcomes, outputs, ended_ms)
 
 
 ENDINGS = {
@@ -111,6 +113,8 @@ ENDINGS = {
     "cancel": "cancelled",
     "decide": "succeeded",
     "refuse": "failed",
+    "resolve": "succeeded",
+    "expire": "failed",
 }
 
 

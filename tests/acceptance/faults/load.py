@@ -1,8 +1,9 @@
 """The base load: random layered graphs, the same for the same seed.
 
 Most nodes stand in layers and depend on one to three nodes of the layers before; one waits for 500 nodes at once;
-chains run beside the layers. One node in a hundred is declared to fail, without a retry, and stands where little
-hangs below it, so that most of the graph runs. A node's output is a checksum over its parents' outputs.
+chains run beside the layers. One node in a hundred is declared to fail, after one attempt or two, and stands where
+little hangs below it, so that most of the graph runs. A node's output is a checksum over its parents' outputs. What
+else there is, retries, waits, conditions, cancels, is drawn in seasoning.py and done by the client in world.py.
 """
 
 from __future__ import annotations
@@ -13,11 +14,16 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-from scheduler import CeleriacError, Client, Graph, Node, RunHandle, RunState
+from scheduler import CeleriacError, Choice, Client, Graph, Node, Retry, RunHandle, RunState, Timing
+from scheduler.graph.ladder import again, changed
 
-from .checksum import checksum
+from .plan import APPROVED, APPROVER, HIGH, LOW, RETRY_MS, SIGNAL, TIMER, Plan
+from .seasoning import seasoned
+from .world import World
+
+__all__ = ["MS", "STEP", "Load", "Plan", "ended", "graph_of", "random_plan", "submit"]
 
 STEP = "faults.step"
 MS = (1.0, 200.0)
@@ -25,37 +31,8 @@ FAN_IN = 500
 CHAIN, CHAINS = 25, 4
 LAYER = (40, 160)
 FAILING_PART, LOST_PART = 0.01, 0.05
-
-
-class Plan(NamedTuple):
-    """What the checker has to know of a graph.
-
-    Attributes:
-        upstream: node -> its parents, in the order in which their outputs are handed over; every node, parents first.
-        failing: nodes declared to fail.
-        ms: node -> how long it works.
-    """
-
-    upstream: dict[str, tuple[str, ...]]
-    failing: frozenset[str]
-    ms: dict[str, float]
-
-    def doomed(self) -> frozenset[str]:
-        """What hangs below a failing node."""
-        found: set[str] = set()
-        for node, parents in self.upstream.items():
-            if any(parent in found or parent in self.failing for parent in parents):
-                found.add(node)
-        return frozenset(found)
-
-    def outputs(self) -> dict[str, int]:
-        """Node -> output, of every node that ends well."""
-        without = self.failing | self.doomed()
-        found: dict[str, int] = {}
-        for node, parents in self.upstream.items():
-            if node not in without:
-                found[node] = checksum(node, [found[parent] for parent in parents])
-        return found
+ALWAYS = 99
+"""More failures than any node has attempts."""
 
 
 @dataclass
@@ -68,6 +45,8 @@ class Load:
         submitted_at, ended_at: s of the monotonic clock; ended_at is when the client was told.
         state: how the run ended, as the client was told.
         error: what ended the waiting instead.
+        waiter: the thread that waits.
+        world: what the client does meanwhile.
     """
 
     plan: Plan
@@ -77,6 +56,12 @@ class Load:
     state: RunState | None = None
     error: Exception | None = None
     waiter: threading.Thread | None = None
+    world: World | None = None
+
+    @property
+    def wrong(self) -> list[str]:
+        """What the client was told that cannot be, while it acted."""
+        return [] if self.world is None else self.world.wrong
 
     @property
     def id(self) -> str:
@@ -133,7 +118,7 @@ def random_plan(rng: random.Random, nodes: int, ms: tuple[float, float] = MS) ->
             upstream[f"c{number}-{link}"] = (f"c{number}-{link - 1}",) if link else ()
     low, high = map(math.log, ms)
     work = {name: round(math.exp(rng.uniform(low, high)), 1) for name in upstream}
-    return Plan(upstream, _failing(rng, upstream), work)
+    return seasoned(rng, Plan(upstream, _failing(rng, upstream), work))
 
 
 def _failing(rng: random.Random, upstream: Mapping[str, Sequence[str]]) -> frozenset[str]:
@@ -166,23 +151,89 @@ def _failing(rng: random.Random, upstream: Mapping[str, Sequence[str]]) -> froze
 def graph_of(plan: Plan, name: str = "base", executor: str = STEP, queue_class: str = "work") -> Graph:
     """The plan as a user writes it: a handle among the inputs is an edge."""
     graph = Graph(name, retry=1, queue_class=queue_class)
-    made: dict[str, Node[Any]] = {}
-    for key, parents in plan.upstream.items():
-        made[key] = graph.add(
-            executor,
-            key=key,
-            name=key,
-            ms=plan.ms[key],
-            parents=[made[parent] for parent in parents],
-            fails=key in plan.failing,
+    made: dict[str, Node[Any] | Choice] = {}
+    for key in plan.upstream:
+        made[key] = (
+            _wait(graph, plan, key, made) or _choice(graph, plan, key, made) or _work(graph, plan, key, made, executor)
         )
     return graph
+
+
+def _work(graph: Graph, plan: Plan, key: str, made: Mapping[str, Any], executor: str) -> Node[Any]:
+    it = plan.extras
+    fails: bool | int = it.flaky.get(key, False)
+    if key in plan.failing:
+        fails = ALWAYS if it.tries.get(key, 1) > 1 else True
+    return graph.add(
+        executor,
+        key=key,
+        name=key,
+        ms=plan.ms[key],
+        parents=[made[parent] for parent in plan.handed(key)],
+        fails=True if key in it.mended else fails,
+        retry=_retry(plan, key),
+        timing=Timing(delay=it.delays[key] / 1000) if key in it.delays else None,
+        **_before(plan, key, made),
+    )
+
+
+def _retry(plan: Plan, key: str) -> Retry | int | None:
+    it, wait = plan.extras, RETRY_MS / 1000
+    if key in it.mended:
+        mending = changed({"fails": False}, 1, base_seconds=wait, cap_seconds=wait, jitter="none")
+        return Retry(steps=[again(1), mending])
+    tries = it.flaky.get(key, it.tries.get(key, 1) - 1) + 1
+    if tries == 1:
+        return None
+    return Retry(steps=[again(tries, base_seconds=wait, cap_seconds=wait, factor=1.0, jitter="none")])
+
+
+def _wait(graph: Graph, plan: Plan, key: str, made: Mapping[str, Any]) -> Node[Any] | None:
+    wait = plan.extras.waits.get(key)
+    if wait is None:
+        return None
+    before = _before(plan, key, made)
+    if wait.kind == TIMER:
+        return graph.timer(key, wait.ms / 1000, **before)
+    if wait.kind == SIGNAL:
+        return graph.signal(key, name=wait.name, schema={"type": "integer"}, **before)
+    return graph.approval(key, "Go on?", choices=[APPROVED, "reject"], who=[APPROVER], **before)
+
+
+def _choice(graph: Graph, plan: Plan, key: str, made: Mapping[str, Any]) -> Choice | None:
+    if key not in plan.extras.choices:
+        return None
+    parent, least = plan.extras.choices[key]
+    return graph.choice(key, {HIGH: made[parent].out >= least}, otherwise=LOW, **_before(plan, key, made))
+
+
+def _before(plan: Plan, key: str, made: Mapping[str, Any]) -> dict[str, Any]:
+    """Edges that hand nothing over, with their conditions; the node's own condition; its rule."""
+    it, handed = plan.extras, plan.handed(key)
+    after: list[Any] = []
+    for parent in plan.upstream[key]:
+        gate = it.gates.get((parent, key))
+        if isinstance(gate, str):
+            after.append(made[parent][gate])
+        elif gate is not None:
+            after.append(made[parent].when(made[parent].out >= gate))
+        elif parent not in handed:
+            after.append(made[parent])
+    found: dict[str, Any] = {"after": after} if after else {}
+    if key in it.guards:
+        parent, least = it.guards[key]
+        found["when"] = made[parent].out >= least
+    if key in it.merges:
+        found["trigger_rule"] = "none_failed_min_one_success"
+    return found
 
 
 def submit(client: Client, plan: Plan, seconds: float, *, key: str | None = None, queue_class: str = "work") -> Load:
     """Submit the plan's graph and wait for its end in the background."""
     load = Load(plan, client.submit(graph_of(plan, queue_class=queue_class), key=key, check=False))
     load.watch(seconds)
+    if plan.extras.acts:
+        load.world = World(plan, load.handle, lambda: load.done)
     return load
 
 

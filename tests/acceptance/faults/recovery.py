@@ -15,8 +15,12 @@ from .processes import Kill
 
 
 def reruns(lines: Sequence[ledger.Line], kills: Sequence[Kill]) -> list[float]:
-    """For each attempt of a killed process whose node was begun again: seconds from the kill to that start."""
+    """For each attempt of a killed process whose node was begun again: seconds from the kill to that start.
+
+    One that failed by itself is begun again for that reason, so it is left out.
+    """
     killed = {it.pid: it.at for it in kills}
+    failed = {(line.run, line.node, line.attempt) for line in lines if line.what == ledger.FAIL}
     starts: dict[tuple[str, str], list[ledger.Line]] = {}
     for line in lines:
         if line.what == ledger.START:
@@ -25,7 +29,7 @@ def reruns(lines: Sequence[ledger.Line], kills: Sequence[Kill]) -> list[float]:
     for mine in starts.values():
         for one, following in pairwise(mine):
             at = killed.get(one.pid)
-            if at is not None and following.at > at:
+            if at is not None and following.at > at and (one.run, one.node, one.attempt) not in failed:
                 found.append(following.at - at)
     return found
 

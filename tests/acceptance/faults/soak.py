@@ -102,7 +102,7 @@ class Soak:
             self.violations.append(f"run {load.id}: its client was not told of the end: {load.error!r}")
         found = check(load.plan, self._lines.pop(load.id, []), account)
         self._judged.add(load.id)
-        self.violations += [f"run {load.id}: {it}" for it in found.violations]
+        self.violations += [f"run {load.id}: {it}" for it in (*load.wrong, *found.violations)]
         self.runs += 1
         self.nodes += len(load.plan.upstream)
         self.ended.append((time.monotonic() - self._began, len(load.plan.upstream)))
