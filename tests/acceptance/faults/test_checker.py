@@ -6,18 +6,22 @@ from collections.abc import Callable
 
 import pytest
 
-from .checker import Account, NodeAccount, Tried, check
+from .checker import NodeAccount, Tried
 from .ledger import END, FAIL, START, Line
-from .load import Plan
+from .plan import Extras, Plan
+from .told import Told
 
 PLAN = Plan({"a": (), "b": ("a",), "c": ("a",), "d": ("b", "c"), "e": ("c",)}, frozenset({"c"}), {})
 """b and c after a, d after both, e after c; c is declared to fail, so d and e are upstream_failed."""
 
 
-class Story:
-    """What ledger and system tell of a run of PLAN: all is well until a test plants something."""
+class Story(Told):
+    """A run of PLAN: all is well until a test plants something."""
+
+    plan = PLAN
 
     def __init__(self) -> None:
+        self.ended_ms = {}
         self.lines = [
             Line(START, "r", "a", 1, 1.0, 7),
             Line(END, "r", "a", 1, 1.1, 7),
@@ -36,16 +40,6 @@ class Story:
         self.outcomes = {name: [it.state] for name, it in self.nodes.items()}
         self.outputs = dict(PLAN.outputs())
         self.state = "failed"
-
-    def found(self) -> list[str]:
-        """Violations."""
-        return check(PLAN, self.lines, Account(self.state, self.nodes, self.outcomes, self.outputs)).violations
-
-    def tried(self, node: str, number: int, **changes: int | str) -> None:
-        """Change an attempt in the system's account."""
-        it = self.nodes[node]
-        changed = it.tries[number]._replace(**changes)  # type: ignore[arg-type]  # names and types are the test's
-        self.nodes[node] = it._replace(tries={**it.tries, number: changed})
 
     def again(self, node: str) -> None:
         """A second attempt of a node, told by both sides."""
@@ -190,7 +184,7 @@ DAMAGE: dict[Callable[[Story], None], str] = {
 def test_the_checker_finds_nothing_in_a_good_run() -> None:
     """A run that went as the graph says has no violation and no duplicate."""
     it = Story()
-    found = check(PLAN, it.lines, Account(it.state, it.nodes, it.outcomes, it.outputs))
+    found = it.findings()
     assert (found.violations, found.starts, found.duplicates, found.spent) == ([], 3, 0, 0)
 
 
@@ -206,7 +200,7 @@ def test_a_repeated_execution_that_both_sides_tell_is_counted_and_no_violation()
     """A lost attempt that was run again is a duplicate; both executions came to their end, so it was paid twice."""
     it = Story()
     it.again("b")
-    found = check(PLAN, it.lines, Account(it.state, it.nodes, it.outcomes, it.outputs))
+    found = it.findings()
     assert found.violations == []
     assert (found.starts, found.duplicates, found.spent, found.repeats_by_system) == (4, 1, 1, 1)
 
@@ -216,5 +210,12 @@ def test_a_claim_whose_task_was_killed_before_its_first_line_is_counted() -> Non
     it = Story()
     it.again("b")
     it.lines = [line for line in it.lines if (line.node, line.attempt) != ("b", 1)]
-    found = check(PLAN, it.lines, Account(it.state, it.nodes, it.outcomes, it.outputs))
+    found = it.findings()
     assert (found.violations, found.duplicates, found.claims_without_start) == ([], 0, 1)
+
+
+def test_a_failing_node_is_tried_as_often_as_it_was_declared_to_be() -> None:
+    """One failure too few, or one too many, is told."""
+    it = Story()
+    it.plan = PLAN._replace(extras=Extras(tries={"c": 2}))
+    assert "c is failed after 1 failures, the graph has it tried 2 times" in it.found()

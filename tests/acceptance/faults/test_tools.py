@@ -15,8 +15,9 @@ import pytest
 
 from . import ledger, recovery
 from .killer import Killer
-from .ledger import END, START, Line
-from .load import random_plan
+from .ledger import END, FAIL, START, Line
+from .load import graph_of, random_plan
+from .plan import APPROVAL, SIGNAL, TIMER
 from .processes import Kill, children
 from .rig import Rig
 from .rows import Row, Verdict, run_row
@@ -56,13 +57,35 @@ def test_the_load_is_the_same_for_the_same_seed_and_is_as_promised() -> None:
     assert max(map(len, plan.upstream.values())) == 500
     assert len(plan.failing) == 20
     assert 0 < len(plan.doomed()) <= 100
-    assert len(plan.outputs()) >= 1880
+    assert len(plan.outputs()) >= 1780
     seen: set[str] = set()
     for node, parents in plan.upstream.items():
         assert seen.issuperset(parents)
         seen.add(node)
     assert all(1 <= ms <= 200 for ms in plan.ms.values())
     assert any(node.startswith("c0-") for node in plan.upstream)
+
+
+def test_the_load_has_something_of_every_kind_and_no_node_is_two_things() -> None:
+    """Also a small one, of which most runs; what fails, waits, decides or is cancelled is one of these."""
+    for nodes in (60, 600, 2000):
+        plan = random_plan(random.Random(3), nodes)
+        it = plan.extras
+        for kind in (it.flaky, it.mended, it.delays, it.choices, it.guards, it.gates, it.merges, it.cancels):
+            assert kind
+        assert {wait.kind for wait in it.waits.values()} == {TIMER, SIGNAL, APPROVAL}
+        assert sorted(it.cancels.values())[:: len(it.cancels) - 1] == [False, True]
+        special = [*it.flaky, *it.mended, *it.waits, *it.delays, *it.choices, *it.guards, *it.cancels, *plan.failing]
+        assert len(special) == len(set(special))
+        told = {act.node for act in it.acts if act.what != "cancel"}
+        assert told == {node for node, wait in it.waits.items() if wait.kind != TIMER}
+        sure = [act.node for act in it.acts if act.what == "cancel" and it.cancels[act.node]]
+        for node in sure:  # the signal that it waits for comes later
+            signal = next(parent for parent in plan.upstream[node] if parent in it.waits)
+            order = [(act.what, act.node) for act in it.acts]
+            assert order.index(("cancel", node)) < order.index(("signal", signal))
+        assert len(graph_of(plan).compile().header) > 0
+        assert len(plan.outputs()) >= nodes * 0.85
 
 
 def test_recovery_is_measured_from_the_kill_to_the_next_start() -> None:
@@ -74,6 +97,8 @@ def test_recovery_is_measured_from_the_kill_to_the_next_start() -> None:
         Line(START, "r", "a", 2, 7.0, 8),
     ]
     kills = [Kill(2.0, "w1", "SIGKILL", 7, 0)]
+    failed = [Line(START, "r", "c", 1, 1.0, 7), Line(FAIL, "r", "c", 1, 1.1, 7), Line(START, "r", "c", 2, 9.0, 8)]
+    assert recovery.reruns([*lines, *failed], kills) == [5.0]
     assert recovery.reruns(lines, kills) == [5.0]
     assert recovery.cut_short(lines, kills) == 1
     assert recovery.next_start(lines, [1.2]) == [pytest.approx(0.3)]
