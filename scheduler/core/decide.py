@@ -303,8 +303,11 @@ def _lease_expired(run: Run, event: LeaseExpired, now: int) -> Decision:
         error = failure(run, "lost", "NeverClaimed", message, "dispatch")
         return _lost(run, node, error, ending, now, event.chance)
     if event.hard_end:
-        message = "the attempt ran longer than its time limit and did not end"
-        error = failure(run, "timeout", "TimeLimitExceeded", message, "execute")
+        name, message = "TimeLimitExceeded", "the attempt ran longer than its time limit and did not end"
+        if event.silent:
+            seconds = (run.profiles[run.profile[node]].silence_ms or 0) / 1000
+            name, message = "Silent", f"the executor sent no heartbeat for {seconds:g} s"
+        error = failure(run, "timeout", name, message, "execute")
         return _failed(run, node, error, ending, now, event.chance)
     message = f"nothing was heard of worker {event.worker} for the length of a lease"
     error = failure(run, "lost", "LeaseExpired", message, "execute")

@@ -77,6 +77,7 @@ class LeaseExpired(NamedTuple):
         claimed_at_ms: None when it was sent and never claimed.
         hard_end: its time limit had passed too, so this is a timeout and not a loss.
         chance: a random number for the jitter of a retry, 0 <= chance < 1.
+        silent: its worker lives, and its executor has said nothing for as long as it may; hard_end is true then.
     """
 
     node: int
@@ -86,6 +87,7 @@ class LeaseExpired(NamedTuple):
     worker: str
     hard_end: bool
     chance: float
+    silent: bool = False
 
 
 class RetryDue(NamedTuple):

@@ -74,6 +74,7 @@ class Profile:
     soft_timeout_ms: int | None = None
     start_ms: int | None = None
     total_ms: int | None = None
+    silence_ms: int | None = None
     steps: tuple[Step, ...] = ()
     never: frozenset[str] = frozenset()
     ways: tuple[Profile, ...] = ()

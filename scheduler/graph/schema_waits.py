@@ -21,6 +21,10 @@ def timing() -> dict[str, Any]:
             "not_before": {**_INSTANT, "description": "Waits until then; of both the later counts."},
             "start_timeout_seconds": {**_seconds(), "description": "A worker has begun it so long after it was ready."},
             "total_timeout_seconds": {**_seconds(), "description": "It has ended so long after it was ready first."},
+            "silence_seconds": {
+                **_seconds(),
+                "description": "An attempt says so often that it goes on, or has failed.",
+            },
             "outside": {
                 **closed({"within_seconds": _seconds()}),
                 "description": "Its worker only begins the job; somebody outside ends it by the attempt's id.",

@@ -16,8 +16,15 @@ from ..errors import InvalidValue
 from .limits import Duration, kind_of, only_fields, seconds_of
 from .waits import Wait, instant_of, ms, plain, span
 
-TIMING_FIELDS = ("delay_seconds", "not_before", "start_timeout_seconds", "total_timeout_seconds", "outside")
-_SPANS = ("delay", "start_timeout", "total_timeout")
+TIMING_FIELDS = (
+    "delay_seconds",
+    "not_before",
+    "start_timeout_seconds",
+    "total_timeout_seconds",
+    "silence_seconds",
+    "outside",
+)
+_SPANS = ("delay", "start_timeout", "total_timeout", "silence")
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -29,6 +36,8 @@ class Timing:
         not_before: waits until then: a datetime with a zone, or its ISO 8601 text. The later of the two counts.
         start_timeout: fails if no worker has begun it so long after it was ready, at its first try or a later one.
         total_timeout: fails if it has not ended so long after it was ready first, all tries and waits included.
+        silence: an attempt fails as a timeout if its executor says nothing for so long: `attempt().heartbeat()` of
+            scheduler.worker is what it says. The node's time limit holds besides.
         outside: its worker only begins the job, and somebody outside ends it, by the attempt's id
             (`scheduler.worker.attempt().id`): True, or how long that may take.
 
@@ -40,6 +49,7 @@ class Timing:
     not_before: str | None
     start_timeout_seconds: float | None
     total_timeout_seconds: float | None
+    silence_seconds: float | None
     outside: bool
     within_seconds: float | None
 
@@ -50,6 +60,7 @@ class Timing:
         not_before: datetime | str | None = None,
         start_timeout: Duration | None = None,
         total_timeout: Duration | None = None,
+        silence: Duration | None = None,
         outside: Duration | bool = False,
         at: str = "timing",
     ) -> None:
@@ -58,6 +69,7 @@ class Timing:
         set_(self, "not_before", None if not_before is None else instant_of(not_before, f"{at}.not_before"))
         set_(self, "start_timeout_seconds", _seconds(start_timeout, f"{at}.start_timeout"))
         set_(self, "total_timeout_seconds", _seconds(total_timeout, f"{at}.total_timeout"))
+        set_(self, "silence_seconds", _seconds(silence, f"{at}.silence"))
         set_(self, "outside", outside is not False)
         set_(self, "within_seconds", None if isinstance(outside, bool) else _seconds(outside, f"{at}.outside"))
 
@@ -85,7 +97,7 @@ class Timing:
 
     def document(self) -> dict[str, Any]:
         """What of it is said, by the names of the document."""
-        found = {name: value for name in TIMING_FIELDS[:4] if (value := getattr(self, name)) is not None}
+        found = {name: value for name in TIMING_FIELDS[:-1] if (value := getattr(self, name)) is not None}
         if self.outside:
             found["outside"] = {} if self.within_seconds is None else {"within_seconds": self.within_seconds}
         return found
@@ -93,7 +105,11 @@ class Timing:
     @property
     def limits(self) -> dict[str, int]:
         """Its limits of time, as the profile of a compiled graph holds them."""
-        limits = {"start_ms": self.start_timeout_seconds, "total_ms": self.total_timeout_seconds}
+        limits = {
+            "start_ms": self.start_timeout_seconds,
+            "total_ms": self.total_timeout_seconds,
+            "silence_ms": self.silence_seconds,
+        }
         return {name: ms(seconds) for name, seconds in limits.items() if seconds is not None}
 
     @property

@@ -24,6 +24,8 @@ from .windows import Window
 _READY, _RUNNING = int(NodeState.READY), RunState.RUNNING
 MOST_BOUND = 1_000
 """Profiles with a bound executor that are remembered."""
+LIMIT_GRACE_MS = 5_000
+"""A lease outlives a time limit that Celery was told by this, so that a pool that enforces it reports first."""
 TURN = 16
 """Nodes of one run that are sent before the next run has its turn."""
 
@@ -249,6 +251,11 @@ class Admission:
             return profile.timeout_ms
         declared = self.contracts.get(profile.executor, {}).get("timeout_seconds")
         return round(declared * 1000) if declared else None
+
+    def limit_ms(self, profile: Profile, queue_class: QueueClass) -> int:
+        """How long after its claim an attempt counts as over, whatever its worker says."""
+        told = self.timeout_ms(profile)
+        return queue_class.timeout_ms if told is None else told + LIMIT_GRACE_MS
 
     def soft_timeout_ms(self, profile: Profile) -> int | None:
         """Soft limit of an attempt: the node's, else the executor's, else none."""

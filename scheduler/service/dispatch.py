@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 from ..core.decide import decide
@@ -36,8 +36,6 @@ CLAIM_GRACE_MS = 15_000
 renew what they have taken from it, so a message that is neither there nor renewed is lost."""
 SWEEP_SECONDS = 60.0
 _PAUSED = RunState.PAUSED
-LIMIT_GRACE_MS = 5_000
-"""A lease outlives a time limit that Celery was told by this, so that a pool that enforces it reports first."""
 
 
 class Dispatch:
@@ -106,6 +104,19 @@ class Dispatch:
             self._passed_by.pop(id_, None)
         if held.bound:
             held.bound.pop(id_, None)
+
+    def is_cut_short(self, run: Run, node: int, queue_class: str, executor: str, state: Sequence[str]) -> bool:
+        """Whether a claimed attempt ends before its time limit, because its executor may not be silent for so long.
+
+        Args:
+            executor: that a capability was bound to; "" for none.
+            state: its parts, as claim.lua writes them.
+        """
+        way = run.way(node)
+        if way.silence_ms is None or queue_class not in self._classes:
+            return False
+        limit = self.admission.limit_ms(self.admission.bound(way, executor), self._classes[queue_class])
+        return int(state[5]) < int(state[4]) + limit
 
     def still_queued(self, id_: str, queue_class: str, seen: dict[str, frozenset[str] | None]) -> bool:
         """Whether an unclaimed attempt simply waits in its queue: then it is not lost, however long it takes.
@@ -206,10 +217,9 @@ class Dispatch:
                 id_ = run.attempt_id(shard, node)
                 way = run.way(node)
                 profile = self.admission.bound(way)
-                told = self.admission.timeout_ms(profile)
-                limit = queue_class.timeout_ms if told is None else told + LIMIT_GRACE_MS
+                limit = self.admission.limit_ms(profile, queue_class)
                 place = name if profile is way else placed(name, profile.executor)
-                state = f"s|{place}|{queue_class.lease_ms}|{limit}"
+                state = f"s|{place}|{queue_class.lease_ms}|{min(limit, profile.silence_ms or limit)}"
                 claim_by_ms = batch.now + self.claim_by_ms(name, run, node)
                 batch.send(run, node, id_, state, claim_by_ms, "" if profile is way else self.admission.rule(way))
                 self.flies(held, id_, place)

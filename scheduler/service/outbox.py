@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from celery import Celery
 
-from ..core.run import Run, references
+from ..core.run import Profile, Run, references
 from ..core.states import IN_FLIGHT
-from ..settings import Settings
+from ..settings import QueueClass, Settings
 from ..store.attempts import Attempts
 from ..store.runs import Runs
 from ..wire import Report, RunId, error_record
@@ -156,7 +156,13 @@ class Outbox:
             run.correlation_id,
             deferred,
             run.secret_places(node),
+            self._silence(profile, queue_class),
         )
+
+    def _silence(self, profile: Profile, queue_class: QueueClass) -> tuple[int, int] | None:
+        if profile.silence_ms is None:
+            return None
+        return profile.silence_ms, self._admission.limit_ms(profile, queue_class)
 
     def _fetch_values(self, runs: Runs) -> None:
         """Outputs and errors that the inputs of outgoing attempts refer to and that are not in memory."""

@@ -100,7 +100,7 @@ class Overdue:
         run = held.runs.get(attempt.run) if attempt else None
         parts = state.split("|", 7)
         if attempt is not None and run is not None and len(parts) >= 4:
-            claimed, (queue_class, _) = parts[0] == "c", read_place(parts[1])
+            claimed, (queue_class, executor) = parts[0] == "c", read_place(parts[1])
             if not claimed and self._dispatch.still_queued(id_, queue_class, seen):
                 pause = self._dispatch.claim_by_ms(queue_class, run, attempt.node)
                 batch.deadlines[id_] = now + pause
@@ -115,6 +115,7 @@ class Overdue:
                 parts[7] if claimed else "",
                 claimed and int(parts[5]) <= now,
                 random.random(),
+                claimed and self._dispatch.is_cut_short(run, attempt.node, queue_class, executor, parts),
             )
             if apply(self._dispatch, held, batch, run, event, id_):
                 self._counts["leases ended"] += 1

@@ -41,6 +41,7 @@ class Letter(NamedTuple):
         inputs: JSON text `[args…],{kwargs…}`.
         deferred: positions in [args, kwargs] of outputs that the worker has to fetch.
         secrets: positions of references to secrets, which the worker exchanges for their values.
+        silence: ms that it may be silent for, and ms from its claim to its end whatever it says; None for no limit.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Letter(NamedTuple):
     correlation_id: str | None
     deferred: list[list[str | int]]
     secrets: Sequence[list[str | int]] = ()
+    silence: tuple[int, int] | None = None
 
 
 class Template:
@@ -109,6 +111,8 @@ class Template:
         )
         if letter.secrets:
             header = f'{header[:-1]},"secrets":{json.dumps(letter.secrets)}}}'
+        if letter.silence is not None:
+            header = f'{header[:-1]},"silence":{json.dumps(letter.silence)}}}'
         return readable, searchable, header, traceparent(letter.run, letter.number, letter.attempt)
 
     def on_redis(self, letter: Letter) -> bytes:

@@ -19,7 +19,7 @@ from redis import Redis
 from ..errors import WireError
 from ..wire import AttemptId, DeadMessage, Report
 from .keys import Keys
-from .scripts import CLAIM, RENEW
+from .scripts import BEAT, CLAIM, RENEW
 
 BLOB_SECONDS = 7 * 24 * 3600
 """How long a blob lives that no commit has accepted; the commit makes it last as long as its run."""
@@ -87,6 +87,20 @@ class Attempts:
             words = RENEW(self.client, [keys.attempts, keys.leases], [worker, *mine])
             answers.update((id_, word == b"renewed") for id_, word in zip(mine, words, strict=True))
         return answers
+
+    def beat(self, id_: str, token: str, silence: tuple[int, int] | None) -> bool:
+        """An executor says that it goes on; whether its attempt is still wanted of it. One script call, O(log n).
+
+        Args:
+            token: of its claim.
+            silence: how long it may be silent for from now on, and its time limit, counted from its claim; both in ms.
+                None for no such limit.
+        """
+        attempt = AttemptId.parse(id_)
+        if attempt is None:
+            raise WireError("heartbeat", "id is not shard.run.node.epoch.attempt", id_)
+        keys = self.keys.shard(attempt.shard)
+        return bool(BEAT(self.client, [keys.attempts, keys.leases], [id_, token, *(silence or (0, 0))]))
 
     def claimed(self, ids: Sequence[str]) -> dict[str, tuple[int, str]]:
         """Who runs attempts, by their claims: id -> (claimed at, ms; worker). What nobody has claimed is left out.

@@ -51,6 +51,7 @@ class Script:
         raise broken[0]
 
 
+BEAT = Script("beat")
 CLAIM = Script("claim")
 RENEW = Script("renew")
 STAGE = Script("stage")

@@ -62,6 +62,8 @@ def begin(installation: Installation, task: Any, task_id: Any, args: Any, kwargs
     if attempt.attempt > 1:
         request.retries = max(request.retries or 0, attempt.attempt - 1)
     header = request.get("celeriac")
+    if isinstance(header, dict) and header.get("silence"):
+        it.silence = tuple(header["silence"])
     if isinstance(header, dict) and header.get("deferred"):
         fetch(installation.attempts(), header["deferred"], args, kwargs)
     if isinstance(header, dict) and header.get("secrets"):

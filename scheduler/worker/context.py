@@ -6,16 +6,24 @@ a context variable of the thread that runs it, so pools of any kind find their o
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from celery.exceptions import SoftTimeLimitExceeded
 
 from ..wire import AttemptId
 from .secrets import NO_SECRETS, Resolved
 
 if TYPE_CHECKING:
     from .installation import Installation
+
+log = logging.getLogger(__name__)
+BEATS = 4
+"""Of an executor, within the time that it may be silent for; it may call more often, and nothing is sent then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +55,24 @@ class Context:
     correlation_id: str | None = None
     traceparent: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    _held: Held | None = field(default=None, repr=False, compare=False)
+
+    def heartbeat(self) -> bool:
+        """Say that this attempt goes on; whether it is still wanted.
+
+        A node with `Timing(silence=...)` fails as a timeout when its executor does not call this for so long. False
+        says that the attempt is over (cancelled, out of time, taken for lost): what it still does counts for nothing,
+        so clean up and return. Any node's executor may ask. Call it as often as you like, from any thread: few calls
+        go to Redis, one in a quarter of the silence, or in one of the worker's own heartbeats without such a limit.
+        """
+        return self._held is None or self._held.heartbeat()
 
 
 class Held:
     """A running attempt, from its claim to its report; `request` is Celery's Context of this run."""
 
     __slots__ = (
+        "beat_at",
         "claimed_at_ms",
         "hard_end_ms",
         "id",
@@ -64,8 +84,10 @@ class Held:
         "retry_after_ms",
         "secrets",
         "settled",
+        "silence",
         "task",
         "token",
+        "wanted",
         "worker",
     )
 
@@ -90,6 +112,25 @@ class Held:
         """The task called retry(), and asked for this wait."""
         self.secrets = NO_SECRETS
         """What its arguments hold and nothing else may show."""
+        self.silence: tuple[int, int] | None = None
+        """How long its executor may say nothing, and its time limit, ms."""
+        self.beat_at = 0.0
+        """When its executor is heard again: what it says before is not passed on."""
+        self.wanted = True
+
+    def heartbeat(self) -> bool:
+        """See Context.heartbeat. Without an answer of Redis what was true before holds."""
+        if not self.wanted or time.monotonic() < self.beat_at:
+            return self.wanted
+        pause = self.installation.interval()
+        self.beat_at = time.monotonic() + min(pause, self.silence[0] / 1000 / BEATS if self.silence else pause)
+        try:
+            self.wanted = self.installation.attempts_of_any_thread().beat(self.id, self.token, self.silence)
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception:  # an outage, whatever its form; the executor's work is none of its business
+            log.debug("the heartbeat of attempt %s did not get through", self.id, exc_info=True)
+        return self.wanted
 
     def context(self) -> Context:
         """The facts for the executor."""
@@ -109,6 +150,7 @@ class Held:
             correlation_id=header.get("correlation_id"),
             traceparent=self.request.get("traceparent"),
             labels=labels if isinstance(labels, dict) else {},
+            _held=self,
         )
 
 

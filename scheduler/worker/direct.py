@@ -16,10 +16,13 @@ class Direct:
 
     Args:
         client: a client of this process. Threads may share this object; processes may not.
+
+    Attributes:
+        client: that one, for threads too short-lived to keep a connection.
     """
 
     def __init__(self, client: Any) -> None:
-        self._client = client
+        self.client = client
         self._mine = threading.local()
 
     def execute_command(self, *args: Any) -> Any:
@@ -38,15 +41,15 @@ class Direct:
         except BaseException:  # a time limit may strike between question and answer
             self._mine.connection = None  # the pool knows where the next one leads: after a failover not to the same
             connection.disconnect()
-            self._client.connection_pool.release(connection)
+            self.client.connection_pool.release(connection)
             raise
 
     def _taken(self) -> Any:
-        pool = self._client.connection_pool
+        pool = self.client.connection_pool
         try:
             return pool.get_connection()
         except TypeError:  # redis-py before 5.3 wants to know for which command
             return pool.get_connection("EVALSHA")
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
+        return getattr(self.client, name)

@@ -68,6 +68,11 @@ class Installation:
             store = self._store = (pid, Attempts(direct, self.namespace_name()))
         return store[1]
 
+    def attempts_of_any_thread(self) -> Attempts:
+        """The same for threads that come and go: what they use goes back to the pool after each call."""
+        direct = self.attempts().client
+        return Attempts(direct.client, self.namespace_name())
+
     def open(self) -> Attempts:
         """A store with a connection of its own, for threads that must not wait for others."""
         return Attempts(connect(self.url(), timeout_seconds=SILENCE_SECONDS), self.namespace_name())

@@ -154,6 +154,36 @@ def hard_end(attempts: Attempts, id_: str) -> str:
     return state(attempts, id_)[5]
 
 
+def test_an_executor_that_says_it_goes_on_moves_its_end_and_never_past_its_limit(attempts: Attempts) -> None:
+    """It was claimed with an end as far away as it may be silent; the lease follows."""
+    id_ = attempt()
+    seed(attempts, id_, timeout_ms=3_000)
+    claim = attempts.claim([id_], "a", "token1")[0]
+    assert attempts.beat(id_, "token1", (30_000, TIMEOUT_MS))
+    assert claim.hard_end_ms + 26_000 < int(hard_end(attempts, id_)) <= now_ms(attempts) + 30_000
+    assert 3_000 < lease_left(attempts, id_) <= LEASE_MS
+    assert attempts.beat(id_, "token1", (30_000, 10_000))
+    assert int(hard_end(attempts, id_)) == claim.now_ms + 10_000
+    assert lease_left(attempts, id_) <= 10_000
+    assert attempts.claim([id_], "a", "token1")[0].verdict is Verdict.GRANTED
+    assert state(attempts, id_)[6:] == ["token1", "a"]
+
+
+def test_an_executor_without_a_limit_only_asks(attempts: Attempts) -> None:
+    """Nothing is written; an attempt that ended, was not claimed, or is another's is wanted of nobody here."""
+    mine, sent, ended = attempt(0), attempt(1), attempt(2)
+    seed(attempts, mine, sent)
+    attempts.claim([mine], "a", "token1")
+    before = dump(attempts.client)
+    assert attempts.beat(mine, "token1", None)
+    for id_, token in ((mine, "token2"), (sent, "token1"), (ended, "token1")):
+        assert not attempts.beat(id_, token, None)
+        assert not attempts.beat(id_, token, (1_000, TIMEOUT_MS))
+    assert dump(attempts.client) == before
+    with pytest.raises(WireError):
+        attempts.beat("nonsense", "token1", None)
+
+
 def test_a_heartbeat_renews_what_its_worker_holds(attempts: Attempts) -> None:
     """A full lease again; another worker's attempt and an ended one answer gone and are left alone."""
     mine, other, ended = attempt(0), attempt(1), attempt(2)

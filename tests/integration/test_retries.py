@@ -9,8 +9,8 @@ from typing import ClassVar
 
 import pytest
 
-from scheduler.graph import Graph, Retry
-from scheduler.service import dispatch
+from scheduler.graph import Graph, Retry, Timing
+from scheduler.service import admission
 from scheduler.service.transport import MemoryTransport, Outgoing
 from tests.integration.echo import STANDARD, AtOnce, Echo, EchoWorker, Ending, echo, failure, loss, tasks, value
 from tests.integration.stage import Stage, diamond, eventually, idle, layers
@@ -123,7 +123,7 @@ def test_an_attempt_past_its_hard_limit_is_a_timeout(
     stage: Stage, worker: Echo, at_once: AtOnce, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No heartbeat prolongs it past that; it counts as a failure of the executor, not as a loss."""
-    monkeypatch.setattr(dispatch, "LIMIT_GRACE_MS", 50)
+    monkeypatch.setattr(admission, "LIMIT_GRACE_MS", 50)
     worker.act = lambda task: None
     graph = Graph("hard", retry=1)
     graph.add("echo", key="a", timeout=0.2)
@@ -132,6 +132,34 @@ def test_an_attempt_past_its_hard_limit_is_a_timeout(
         assert stage.ended(run) == ["failed"]
     error = json.loads(stage.runs.values(run, [0])[0])
     assert (error["kind"], error["type"]) == ("timeout", "TimeLimitExceeded")
+    idle(stage)
+
+
+def test_an_executor_that_says_nothing_for_too_long_is_a_timeout(stage: Stage, worker: Echo, at_once: AtOnce) -> None:
+    """Its worker renews all the while, and so cannot hide it; the next try, which says enough, goes on far beyond."""
+    worker.act = lambda task: None
+    graph = Graph("quiet", retry=Retry(max_attempts=2, base_seconds=0.02, cap_seconds=0.02))
+    graph.add("echo", key="a", timing=Timing(silence=0.4))
+    with stage.scheduler(at_once) as scheduler:
+        run = stage.submit(graph)
+        [first] = eventually(lambda: [task.id for task in worker.done])
+        eventually(lambda: not stage.attempts.renew([first], worker.name)[first] or len(worker.done) == 2)
+        second = eventually(lambda: worker.done[1:])[0]
+        silence = tuple(second.headers["celeriac"]["silence"])
+        token = stage.in_flight()[second.id].split("|")[6]
+        until = time.monotonic() + 1.5
+
+        def beat() -> bool:
+            assert stage.attempts.beat(second.id, token, silence)
+            return time.monotonic() > until
+
+        eventually(beat)
+        stage.attempts.report([worker.report(second.id, value(1))])
+        assert stage.ended(run) == ["succeeded"]
+        assert scheduler.counts["leases ended"] == 1
+    assert [it.end for it in stage.load(run).tries(0)] == ["failed", "succeeded"]
+    [retried] = [move[4] for move in stage.moves(run) if move[1] == "retry"]
+    assert "timeout" in retried
     idle(stage)
 
 

@@ -27,7 +27,12 @@ def everything() -> Graph:
         escalate=[("4h", ["boss"])], shown={"sum": paid.out.sum}, when=paid.out.sum > 3,
     )  # fmt: skip
     timing = Timing(
-        delay="1m", not_before="2027-01-01T00:00:00+01:00", start_timeout="5s", total_timeout="1h", outside=timedelta(1)
+        delay="1m",
+        not_before="2027-01-01T00:00:00+01:00",
+        start_timeout="5s",
+        total_timeout="1h",
+        silence="30s",
+        outside=timedelta(1),
     )
     g.add("farm.submit", key="render", timing=timing)
     g.add("farm.submit", key="open end", timing=Timing(outside=True))

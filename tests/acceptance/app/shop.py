@@ -66,6 +66,20 @@ def fragile(name: str, needs: str) -> str:
     return name
 
 
+@app.task(name="shop.pulse")
+def pulse(name: str, seconds: float, every: float = 0.0) -> str:
+    """Work for a while, and say so every few moments; or work and say nothing."""
+    note("begin", name=name)
+    now, until = attempt(), time.monotonic() + seconds
+    while time.monotonic() < until:
+        if every and now is not None and not now.heartbeat():
+            note("unwanted", name=name)
+            return name
+        time.sleep(every or seconds)  # the work itself
+    note("end", name=name)
+    return name
+
+
 @app.task(name="shop.seal")
 def seal(sealed: str) -> str:
     """Open what was sealed by the client, work on it, seal it again: a Caesar cipher stands for a real one."""

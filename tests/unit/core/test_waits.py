@@ -422,6 +422,19 @@ def test_all_attempts_together_have_a_limit() -> None:
         assert play.run.run_state is RunState.FAILED
 
 
+def test_an_executor_that_says_nothing_is_told_from_one_that_takes_too_long() -> None:
+    """Both are timeouts of the executor, and both are tried again."""
+    for silent, name in ((True, "Silent"), (False, "TimeLimitExceeded")):
+        g = Graph("g")
+        g.add("x", key="a", timing=Timing(silence="30s"), retry=1)
+        play = Played(g)
+        assert play.timers == {}
+        play.happen(LeaseExpired(0, 1, 1, play.now, "w", True, 0.5, silent))
+        error = play.values["a"]
+        assert (error["kind"], error["type"], error["origin"]) == ("timeout", name, "executor")
+        assert ("no heartbeat for 30 s" in error["message"]) is silent
+
+
 def test_a_limit_begins_anew_with_each_try_for_its_start_and_never_for_all_of_them() -> None:
     """A lost attempt sets the timer of the start again, under the same name, and leaves the other."""
     g = Graph("g")
