@@ -19,8 +19,8 @@ from .plan import APPROVAL, APPROVED, APPROVER, BAD, CANCELLED, FAILED, RETRY_MS
 
 MOST_SHOWN = 20
 """Violations of one kind that are told one by one."""
-GRAIN_MS = 20
-"""A wait may be so much shorter by the instants that are told: each is rounded, and taken at a moment of its own."""
+GRAIN_MS = 2
+"""A wait may be so much shorter by the instants that are told: each is rounded."""
 
 
 class Tried(NamedTuple):
@@ -197,15 +197,19 @@ def _tries(plan: Plan, of_node: Mapping[str, Sequence[ledger.Line]], account: Ac
                 yield f"{node} came to its end in attempt {line.attempt}, which was declared to fail"
         for number, tried in it.tries.items():
             after = it.tries.get(number + 1)
-            if after is None or not after.dispatched_at_ms or tried.end != FAILED or node in extras.mended:
+            if after is None or not after.claimed_at_ms or tried.end != FAILED or node in extras.mended:
                 continue  # changed inputs are tried at once
-            waited = after.dispatched_at_ms - tried.ended_at_ms
+            waited = after.claimed_at_ms - tried.ended_at_ms
             if waited < RETRY_MS - GRAIN_MS:
                 yield f"{node} was tried again {waited} ms after a failure, the graph makes it wait {RETRY_MS}"
 
 
 def _waited(plan: Plan, account: Account) -> Iterator[str]:
-    """Timers and delays took as long as they were to, counted from the last report of a parent."""
+    """Timers and delays took as long as they were to, from the last report of a parent to the end or the first claim.
+
+    When a node is said to be ready is no measure: that is the instant of the scheduler's turn, which may have begun
+    a moment before the timer was due.
+    """
     recorded = _recorded(account)
     for node, parents in plan.upstream.items():
         it, wait = account.nodes.get(node), plan.extras.waits.get(node)
@@ -214,8 +218,8 @@ def _waited(plan: Plan, account: Account) -> Iterator[str]:
         since = max(recorded.get(parent, 0) for parent in parents)
         if wait is not None and wait.kind == TIMER and it.state == SUCCEEDED:
             least, until = wait.ms, account.ended_ms.get(node, 0)
-        elif node in plan.extras.delays and it.tries:
-            least, until = plan.extras.delays[node], min(tried.ready_at_ms for tried in it.tries.values())
+        elif node in plan.extras.delays and (claims := [t.claimed_at_ms for t in it.tries.values() if t.claimed_at_ms]):
+            least, until = plan.extras.delays[node], min(claims)
         else:
             continue
         if until - since < least - GRAIN_MS:

@@ -113,7 +113,7 @@ def ended_well_too_early(it: Life) -> None:
 
 def tried_again_too_early(it: Life) -> None:
     """No wait before the next try."""
-    it.tried("flaky", 2, dispatched_at_ms=1110)
+    it.tried("flaky", 2, claimed_at_ms=1110)
 
 
 def mended_before_it_failed(it: Life) -> None:
@@ -128,8 +128,8 @@ def timer_too_short(it: Life) -> None:
 
 
 def delay_too_short(it: Life) -> None:
-    """Ready before its time."""
-    it.tried("late", 1, ready_at_ms=1250)
+    """Begun before its time."""
+    it.tried("late", 1, claimed_at_ms=1250)
 
 
 def ran_a_wait(it: Life) -> None:
