@@ -15,6 +15,10 @@ _input_option = click.option(
 )
 
 
+_MOST_BARE = 20
+"""Nodes without a path for failure that are named; `-o json` names all."""
+
+
 @click.group("graph")
 def graph_command() -> None:
     """Check and draw graphs."""
@@ -27,8 +31,9 @@ def graph_command() -> None:
 @place_options
 @output_option
 def check(graph: str, inputs: tuple[str, ...], published: bool, place: Place, out: Output) -> None:
-    """Say what is wrong with GRAPH (exit status 6), or what it holds."""
+    """Say what is wrong with GRAPH (exit status 6), or what it holds, and where nothing is said of failure."""
     from .drawing import levels, shape_of
+    from .failure_paths import DEFAULT, nodes_that_may_fail, without_path
 
     built = graph_of(graph, inputs_of(inputs))
     settings = place.settings()
@@ -37,19 +42,25 @@ def check(graph: str, inputs: tuple[str, ...], published: bool, place: Place, ou
         with place.for_reading() as located:
             contracts = runs_of(located).contracts()
     compiled = built.compile(contracts=contracts, classes=settings.classes)
-    profiles = compiled.header["profiles"]
+    profiles, shape = compiled.header["profiles"], shape_of(compiled)
+    bare = [compiled.keys[node] for node in without_path(shape)]
     found: dict[str, Any] = {
         "name": built.name,
         "hash": compiled.hash,
         "nodes": compiled.nodes,
         "edges": compiled.header["edges"],
-        "levels": len(levels(shape_of(compiled))),
-        "executors": sorted({it["executor"] for it in profiles}),
+        "levels": len(levels(shape)),
+        "executors": sorted({it["executor"] for it in profiles} - {""}),
         "returns": None if compiled.header["returns"] is None else compiled.keys[compiled.header["returns"]],
     }
     if out.json:
-        out.document(found)
+        default = DEFAULT if bare else None
+        out.document({**found, "failure_paths": {"without": bare, "default": default}})
     else:
+        if bare:
+            shown = ", ".join(bare[:_MOST_BARE]) + (", ..." if len(bare) > _MOST_BARE else "")
+            of = len(nodes_that_may_fail(shape))
+            found["no failure path"] = f"{len(bare)} of {of} nodes, {DEFAULT}: {shown}"
         out.facts([(name, ", ".join(it) if isinstance(it, list) else it) for name, it in found.items()])
 
 

@@ -51,6 +51,45 @@ def test_check_tells_what_a_graph_holds(diamond: str) -> None:
     assert json.loads(run("check", "-", "-o", "json", stdin=json.dumps(DIAMOND))[1])["hash"] == found["hash"]
 
 
+def test_check_names_the_nodes_of_which_nothing_is_said_for_failure(tmp_path: Path, diamond: str) -> None:
+    """A ladder, a fallback, a rule downstream and a condition on a state say something; a retry alone does not."""
+    found = json.loads(run("check", diamond, "-o", "json")[1])["failure_paths"]
+    assert found["without"] == ["top", "end"]  # left and right have one_success after them
+    assert "upstream_failed" in found["default"]
+    assert "no failure path\t2 of 4 nodes, " in run("check", diamond)[1]
+    nodes = [
+        {"key": "plain", "executor": "e", "retry": {"max_attempts": 9}},
+        {
+            "key": "laddered",
+            "executor": "e",
+            "retry": {"steps": [{"step": "again"}, {"step": "other", "executor": "f"}]},
+        },
+        {
+            "key": "asked",
+            "executor": "e",
+            "retry": {"steps": [{"step": "again"}, {"step": "escalate", "question": "?"}]},
+        },
+        {"key": "cleaned", "executor": "e"},
+        {"key": "clean", "executor": "e", "after": ["cleaned"], "trigger_rule": "all_done"},
+        {"key": "watched", "executor": "e"},
+        {"key": "nap", "wait": {"kind": "timer", "seconds": 5}},
+        {"key": "late", "wait": {"kind": "signal", "name": "s", "within_seconds": 5}},
+        {"key": "kept", "wait": {"kind": "signal", "name": "t", "within_seconds": 5, "default": 1}},
+        {"key": "tell", "executor": "e", "trigger_rule": "always", "when": "watched.state == 'failed'"},
+    ]
+    path = tmp_path / "paths.json"
+    path.write_text(json.dumps({"celeriac": 1, "name": "paths", "nodes": nodes}))
+    status, out, err = run("check", str(path), "-o", "json")
+    assert status == 0, err
+    found = json.loads(out)
+    assert found["executors"] == ["e"]
+    assert found["failure_paths"]["without"] == ["plain", "clean", "late", "tell"]
+    nodes = nodes[1:2]
+    path.write_text(json.dumps({"celeriac": 1, "name": "paths", "nodes": nodes}))
+    assert json.loads(run("check", str(path), "-o", "json")[1])["failure_paths"] == {"without": [], "default": None}
+    assert "no failure path" not in run("check", str(path))[1]
+
+
 def test_check_refuses_a_broken_graph_with_6(tmp_path: Path) -> None:
     """The cycle is shown, on standard error; nothing is on standard output."""
     path = tmp_path / "cycle.json"
