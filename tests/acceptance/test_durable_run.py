@@ -118,11 +118,11 @@ def test_a_failed_run_is_retried_from_where_it_failed(tmp_path: Path) -> None:
             run = client.submit(g, check=False)
             assert run.wait(60) is RunState.FAILED
             needed.touch()
-            stack.celeriac("runs", "retry", run.id, "--reason", "the disk is back")
+            stack.celeriac("runs", "retry", run.id, "--reason", "the disk is back", "--by", "ann")
             assert run.wait(60) is RunState.SUCCEEDED
             assert run.result(60) == "last"
             assert [event.why for event in run.events(follow=False) if event.move == "running"] == [
-                "retry: the disk is back"
+                "retry by ann: the disk is back"
             ]
         assert Counter(line["name"] for line in stack.ledger("begin")) == {"first": 1, "fragile": 2, "last": 1}
 

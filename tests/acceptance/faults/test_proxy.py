@@ -19,7 +19,7 @@ from redis.retry import Retry
 from scheduler.embedded import EmbeddedRedis
 from tests.acceptance.faults.proxy import TO_CLIENT, TO_SERVER, Proxy
 
-SILENCE_SECONDS = 0.15
+SILENCE_SECONDS = 0.5
 """How long a test listens to a connection on which nothing may come."""
 INCREMENT = "return redis.call('INCR', KEYS[1])"
 
