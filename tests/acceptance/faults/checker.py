@@ -15,7 +15,20 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from . import ledger
-from .plan import APPROVAL, APPROVED, APPROVER, BAD, CANCELLED, FAILED, RETRY_MS, SKIPPED, SUCCEEDED, TIMER, Plan
+from .plan import (
+    APPROVAL,
+    APPROVED,
+    APPROVER,
+    BAD,
+    CANCELLED,
+    FAILED,
+    NOTHING,
+    RETRY_MS,
+    SKIPPED,
+    SUCCEEDED,
+    TIMER,
+    Plan,
+)
 
 MOST_SHOWN = 20
 """Violations of one kind that are told one by one."""
@@ -179,8 +192,13 @@ def _failures(it: NodeAccount) -> int:
 
 
 def _tries(plan: Plan, of_node: Mapping[str, Sequence[ledger.Line]], account: Account) -> Iterator[str]:
-    """A node was tried as often as it was declared to be, each time after its wait, the last time as it had to be."""
+    """A node was tried as often as it was declared to be, each time after its wait, the last time as it had to be.
+
+    Rows with graphs of their own, without extras, judge the tries of these themselves.
+    """
     extras = plan.extras
+    if extras is NOTHING:
+        return
     for node in plan.upstream:
         it = account.nodes.get(node)
         if it is None:
