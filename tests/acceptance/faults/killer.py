@@ -14,6 +14,8 @@ from .rig import Rig
 
 REDIS = "redis"
 CHILD = "child of "
+LAST_WORDS = 4_000
+"""Characters of the log of what ended by itself that are kept."""
 Span = tuple[float, float]
 
 
@@ -26,7 +28,8 @@ class Killer:
         every: shortest and longest time between two strikes, s.
         down: shortest and longest time until what was killed is started again, s.
         at_once: how many of the targets one strike hits at most; at least one.
-        supervised: what ended by itself is started again too, as whoever runs a worker does, and noted in `fallen`.
+        supervised: what ended by itself is started again too, as whoever runs a worker does, and noted in `fallen`
+            with the end of its log.
         most: no more strikes than these, so that a busy machine is not kept from its end; None means the rig's.
         how: the signal; one that lets a process finish is waited for.
         before: called with the name of what is about to be killed.
@@ -54,7 +57,7 @@ class Killer:
         self.at_once = at_once
         self.most = rig.strikes if most is None else most
         self.supervised = supervised
-        self.fallen: list[str] = []
+        self.fallen: list[tuple[str, str]] = []
         self.how = how
         self.before = before
         self.after = after
@@ -110,7 +113,7 @@ class Killer:
     def _start_again(self, now: float) -> None:
         for name in self.targets if self.supervised else ():
             if name in self.rig.processes and name not in self._again and not self.rig.alive(name):
-                self.fallen.append(name)
+                self.fallen.append((name, self.rig.says(name)[-LAST_WORDS:]))
                 self._again[name] = 0.0
         # Redis first: what starts while it is away only waits for it
         for name in sorted(self._again, key=lambda it: it != REDIS):

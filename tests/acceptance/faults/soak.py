@@ -204,8 +204,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     told = run(options.minutes, options.seed, home)
     if options.json:
         options.json.write_text(json.dumps(told, indent=1))
-    for name in ("kills", "ended by themselves", "paid twice", "retention"):
+    for name in ("kills", "paid twice", "retention"):
         print(f"{name}: {told[name]}")
+    for name, last_words in told["ended by themselves"]:
+        print(f"{name} ended by itself; the last it said:\n{last_words}")
     print("; ".join(f"{name} {it:+.1%}" for name, it in told["drift"].items()))
     for violation in told["violations"][:50]:
         print(f"VIOLATION {violation}")
