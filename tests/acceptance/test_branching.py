@@ -5,10 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from click.testing import CliRunner
-
-from scheduler.cli import main
-
 from .stack import Stack, eventually
 
 GRAPH = """
@@ -34,19 +30,14 @@ def test_a_document_with_branches_runs_from_the_command_line(tmp_path: Path) -> 
     """One branch is taken, by real workers; the drawing shows decisions apart from work, and `runs show` says why."""
     (tmp_path / "prices.yaml").write_text(GRAPH)
 
-    def celeriac(*words: str) -> str:
-        done = CliRunner().invoke(main, words, env={**stack.env, "CELERIAC_LOG_LEVEL": "error"})
-        assert done.exit_code == 0, f"{words}: {done.output}\n{done.exception!r}"
-        return done.stdout
-
     with Stack(tmp_path) as stack:
         stack.scheduler()
         stack.worker()
         with stack.client() as client:
             eventually(lambda: "shop.add" in client._access.runs.contracts(), "the worker's contracts")
-            celeriac("graph", "check", str(tmp_path / "prices.yaml"))
-            assert "? size" in celeriac("graph", "draw", str(tmp_path / "prices.yaml"))
-            assert json.loads(celeriac("run", str(tmp_path / "prices.yaml"))) == "receipt"
+            stack.told("graph", "check", str(tmp_path / "prices.yaml"))
+            assert "? size" in stack.told("graph", "draw", str(tmp_path / "prices.yaml"))
+            assert json.loads(stack.told("run", str(tmp_path / "prices.yaml"))) == "receipt"
             [summary] = client.runs()
             run = client.run(summary.id)
             assert {it.key: it.state.word for it in run.nodes()} == {
@@ -59,6 +50,6 @@ def test_a_document_with_branches_runs_from_the_command_line(tmp_path: Path) -> 
                 "receipt": "succeeded",
             }
             assert run.get("size") == {"branch": "middle"}
-            shown = celeriac("runs", "show", summary.id, "--nodes")
+            shown = stack.told("runs", "show", summary.id, "--nodes")
         assert "its condition is false: sum.output < 0.0" in shown
         assert [it["name"] for it in stack.ledger("end")] == ["pay", "receipt"]

@@ -5,10 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from click.testing import CliRunner
-
-from scheduler.cli import main
-
 from .stack import Stack, eventually
 
 GRAPH = """
@@ -32,22 +28,17 @@ def test_a_document_with_a_ladder_runs_from_the_command_line(tmp_path: Path) -> 
     """Real workers fail, get other inputs, then another executor by capability; `runs show` tells whose it is."""
     (tmp_path / "prices.yaml").write_text(GRAPH)
 
-    def celeriac(*words: str) -> str:
-        done = CliRunner().invoke(main, words, env={**stack.env, "CELERIAC_LOG_LEVEL": "error"})
-        assert done.exit_code == 0, f"{words}: {done.output}\n{done.exception!r}"
-        return done.stdout
-
     with Stack(tmp_path) as stack:
         stack.scheduler()
         stack.worker()
         with stack.client() as client:
             eventually(lambda: "shop.add" in client._access.runs.contracts(), "the worker's contracts")
-            celeriac("graph", "check", str(tmp_path / "prices.yaml"))
-            celeriac("capabilities", "bind", "sum", "shop.add", "--by", "ann", "--reason", "try it")
-            assert json.loads(celeriac("run", str(tmp_path / "prices.yaml"))) == 42.0
+            stack.told("graph", "check", str(tmp_path / "prices.yaml"))
+            stack.told("capabilities", "bind", "sum", "shop.add", "--by", "ann", "--reason", "try it")
+            assert json.loads(stack.told("run", str(tmp_path / "prices.yaml"))) == 42.0
             [summary] = client.runs()
             log = [(it.move, it.attempt, it.why) for it in client.run(summary.id).events() if it.node == "ask"]
-        shown = celeriac("runs", "show", summary.id, "--nodes")
+        shown = stack.told("runs", "show", summary.id, "--nodes")
     assert "capability:sum (fallback_from shop.fail)" in shown
     last = "rung 3 of 3, executor capability:sum, fallback_from shop.fail"
     assert [why for move, _, why in log if move == "dispatch"] == [

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from click.testing import CliRunner, Result
-
-from scheduler.cli import main
 from scheduler.graph import Graph, Timing
 
 from .stack import Stack, eventually
@@ -26,10 +23,6 @@ def business() -> Graph:
 
 def test_a_run_waits_for_the_world_without_a_worker(tmp_path: Path) -> None:
     """Nobody holds anything meanwhile: scheduler and worker are killed while all wait, and the run ends as told."""
-
-    def celeriac(*words: str) -> Result:
-        return CliRunner().invoke(main, words, env={**stack.env, "CELERIAC_LOG_LEVEL": "error", "COLUMNS": "200"})
-
     with Stack(tmp_path) as stack:
         stack.scheduler()
         stack.worker()
@@ -43,20 +36,20 @@ def test_a_run_waits_for_the_world_without_a_worker(tmp_path: Path) -> None:
             stack.scheduler("another")
             stack.worker(name="other")
 
-            refused = celeriac("signal", run.id, "paid", "{}")
+            refused = stack.invoke("signal", run.id, "paid", "{}")
             assert refused.exit_code == 6, refused.output
             assert "'sum' is a required property" in refused.stderr
-            assert celeriac("signal", run.id, "paid", '{"sum": 7}', "--key", "p-1", "--by", "shop").exit_code == 0
-            eventually(lambda: run.id in celeriac("approvals", "ls", "--by", "ann").stdout, "the question")
-            assert run.id not in celeriac("approvals", "ls", "--by", "bob").stdout
-            shown = json.loads(celeriac("approvals", "show", run.id, "review", "-o", "json").stdout)
+            assert stack.invoke("signal", run.id, "paid", '{"sum": 7}', "--key", "p-1", "--by", "shop").exit_code == 0
+            eventually(lambda: run.id in stack.invoke("approvals", "ls", "--by", "ann").stdout, "the question")
+            assert run.id not in stack.invoke("approvals", "ls", "--by", "bob").stdout
+            shown = json.loads(stack.invoke("approvals", "show", run.id, "review", "-o", "json").stdout)
             assert (shown["question"], shown["shown"], shown["may_answer"]) == ("Ship it?", {"sum": 7}, ["ann"])
-            wrong = celeriac("approvals", "approve", run.id, "review", "--by", "bob")
+            wrong = stack.invoke("approvals", "approve", run.id, "review", "--by", "bob")
             assert wrong.exit_code == 1, wrong.output
             assert "may not answer" in wrong.stderr
-            told = celeriac("approvals", "approve", run.id, "review", "--by", "ann", "--comment", "fine")
+            told = stack.invoke("approvals", "approve", run.id, "review", "--by", "ann", "--comment", "fine")
             assert told.exit_code == 0, told.output
-            late = celeriac("approvals", "reject", run.id, "review", "--by", "ann")
+            late = stack.invoke("approvals", "reject", run.id, "review", "--by", "ann")
             assert late.exit_code == 1, late.output
 
             # one documented command, from any language
