@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import time
+from collections.abc import Container, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,8 +17,6 @@ from .rig import HERE, ROOT, Rig, eventually
 from .rows import RigFactory, Verdict, row
 
 LEASE_SECONDS = read_queues(HERE / "queues.toml")["work"].lease_seconds
-REPORTED_SECONDS = 0.2
-"""After its end at the latest a busy worker has reported an attempt."""
 HOUR = 3600
 LONG, PATIENT = "faults.long", "faults.patient"
 """Executors of app_timers.py, which only a worker can import."""
@@ -33,16 +32,23 @@ def row_16(rigs: RigFactory, seed: int) -> Verdict:
         eventually(lambda: len(rig.ledger()) > rig.nodes // 8, "the load is under way")
         pid = rig.pid("w1")
         rig.freeze("w1")
-        mine = [it for it in rig.ledger() if it.pid == pid]
-        ends = [it for it in mine if it.what != ledger.START]
-        running = len(mine) - 2 * len(ends)
-        last = max((it.at for it in mine), default=0.0)
-        unreported = sum(it.at > last - REPORTED_SECONDS for it in ends)  # ended, and perhaps stopped before its report
+        before = rig.ledger()
         time.sleep(2 * LEASE_SECONDS)  # the fault itself
         thawed_at = rig.thaw("w1")
         rig.wait(loads, 120)
-        ended_too_late = [it for it in rig.ledger() if it.pid == pid and it.what != ledger.START and it.at > thawed_at]
-        verdict = rig.judge(loads, most_duplicates=running + unreported, notes={"running when stopped": running})
+        lines = rig.ledger()
+        lost = {
+            (it.id, node.key, tried.attempt)
+            for it in loads
+            for node in it.handle.nodes()
+            for tried in node.tries
+            if tried.end == "lost"
+        }
+        held = held_when_stopped(before, lines, pid, lost)
+        running = held["running"]
+        ended_too_late = [it for it in lines if it.pid == pid and it.what != ledger.START and it.at > thawed_at]
+        notes = {f"{where} when stopped": number for where, number in held.items()}
+        verdict = rig.judge(loads, most_duplicates=sum(held.values()), notes=notes)
         late = sum(late_reports(rig, name) for name in rig.schedulers)
         verdict.facts["late reports"] = late
         verdict.must(running > 0, "nothing ran when the worker was stopped: the row shows nothing")
@@ -51,6 +57,32 @@ def row_16(rigs: RigFactory, seed: int) -> Verdict:
             f"{verdict.duplicates} attempts ran again, and {late} late reports were counted",
         )
         return verdict
+
+
+def held_when_stopped(
+    before: Sequence[ledger.Line], after: Sequence[ledger.Line], pid: int, lost: Container[tuple[str, str, int]]
+) -> dict[str, int]:
+    """How many attempts a stopped process had in hand that were lost by that, and where each was.
+
+    Args:
+        before: the ledger when the process stood still.
+        after: the ledger at the end.
+        lost: (run, node, attempt), as the system tells it.
+
+    Returns:
+        running; ended, and not reported; claimed, its first line written after the thaw.
+    """
+    did: dict[tuple[str, str, int], set[str]] = {
+        (line.run, line.node, line.attempt): set() for line in after if line.pid == pid
+    }
+    for line in before:
+        if line.pid == pid:
+            did[line.run, line.node, line.attempt].add(line.what)
+    found = {"running": 0, "ended": 0, "claimed": 0}
+    for attempt, what in did.items():
+        if attempt in lost:
+            found["claimed" if not what else "running" if what == {ledger.START} else "ended"] += 1
+    return found
 
 
 def late_reports(rig: Rig, name: str) -> int:
