@@ -14,7 +14,7 @@ from ...errors import ExpressionError, did_you_mean, shown
 from . import schemas
 from .expression import Expression
 from .operators import EQUALITY, LOGIC, NUMBERS, SIZED
-from .tree import Call, Constant, Read, Tree, canonical, draw
+from .tree import VALUE, Call, Constant, Read, Tree, canonical, draw
 from .types import ANY, BOOL, Type, members, of_schema, results, said, union
 from .values import scalar_text, word_of
 
@@ -28,6 +28,7 @@ STATES: Final = (
 _TEXT: Final = {"type": "string"}
 _KNOWN: Final[Mapping[str, Mapping[str, Any]]] = {
     "output": {},
+    VALUE: {},
     "error": {
         "type": ["object", "null"],
         "properties": {"kind": _TEXT, "type": _TEXT, "message": _TEXT},

@@ -7,7 +7,7 @@ An expression that exists is within all limits and says the same as its text: `p
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,18 +49,24 @@ class Expression:
         return evaluated(self, look)[0]
 
 
-def parse(text: str) -> Expression:
+def parse(text: str, names: Collection[str] = ()) -> Expression:
     """An expression from its text.
+
+    Args:
+        names: of values, where an expression reads such and no nodes: `input.size < 10` for the name "input". Each
+            stands as Read(name, "value", path).
 
     Raises:
         ExpressionError: it cannot be read, or is too large; says where.
 
     >>> parse("(fetch.output['score'])>=.8 && ! has(check.error.kind)").text
     'fetch.output.score >= 0.8 && !has(check.error.kind)'
+    >>> parse("size(input['to']) < 10", ["input"]).reads
+    (Read(node='input', what='value', path=('to',)),)
     """
     if not isinstance(text, str):
         raise ExpressionError(shown(text), 0, "it is not text", "Write the expression as a string.")
-    return _expression(tree_of(text), text)
+    return _expression(tree_of(text, names), text)
 
 
 def evaluated(expression: Expression, look: Look) -> tuple[Any, Seen]:

@@ -6,21 +6,26 @@ or an ExpressionError, and recursion is bounded by the nesting that is allowed.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ...errors import ExpressionError, did_you_mean, shown
 from .operators import FUNCTIONS, INFIX, MOST_NESTING
 from .tokens import OTHER_LANGUAGES, Token, double_of, int_of, string_of, tokens_of
-from .tree import KEYWORDS, NODES, RESERVED, WHATS, Call, Constant, Read, Tree, draw, indexed, infix, negated
+from .tree import KEYWORDS, NODES, RESERVED, VALUE, WHATS, Call, Constant, Read, Tree, draw, indexed, infix, negated
 
 _LITERALS = {"true": True, "false": False, "null": None}
 
 
-def tree_of(text: str) -> Tree:
+def tree_of(text: str, names: Collection[str] = ()) -> Tree:
     """The tree of an expression.
+
+    Args:
+        names: of values; without any, every name is that of a node.
 
     Raises:
         ExpressionError: the text is none, or is too long or nested too deep.
     """
-    parser = _Parser(text)
+    parser = _Parser(text, names)
     tree = parser.expression()
     if parser.token.kind != "end":
         raise parser.unexpected("an operator or the end")
@@ -30,8 +35,9 @@ def tree_of(text: str) -> Tree:
 class _Parser:
     """One reading of one text."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, names: Collection[str]) -> None:
         self.text = text
+        self.names = names
         self.tokens = tokens_of(text)
         self.next = 0
         self.open = 0
@@ -172,11 +178,17 @@ class _Parser:
         token = self.advance()
         if token.text in _LITERALS:
             return Constant(_LITERALS[token.text])
+        if token.text in self.names:
+            return Read(token.text, VALUE)
         if token.text in RESERVED:
             spelling = draw(Read(token.text))
             raise self.error(f"{shown(token.text)} is a reserved word", f"Write {spelling} for that node.", token)
         if self.take("("):
             return self.function(token)
+        if self.names:
+            hint = did_you_mean(token.text, self.names)
+            known = ", ".join(self.names)
+            raise self.error(f"there is no value {shown(token.text)} here", f"Known: {known}.{hint}", token)
         if token.text != NODES:
             return self.node(token.text, token)
         self.expect("[")

@@ -19,6 +19,8 @@ from .values import Scalar, scalar_text
 
 WHATS: Final = ("output", "error", "state", "attempts")
 """What may be read of a node."""
+VALUE: Final = "value"
+"""What is read of a name that is no node but a value itself, where `parse` was given such names."""
 
 NODES: Final = "nodes"
 KEYWORDS: Final = frozenset({"true", "false", "null", "in"})
@@ -44,7 +46,7 @@ class Read:
     """One read of a node.
 
     Attributes:
-        node: its key.  what: "output", "error", "state" or "attempts".
+        node: its key.  what: "output", "error", "state" or "attempts"; VALUE if `node` is the name of a value.
         path: the steps that follow, as far as they are constant: names of fields, and indexes from 0.
     """
 
@@ -75,6 +77,8 @@ def draw(read: Read) -> str:
     >>> draw(Read("fetch", "output", ("items", 0, "a b"))), draw(Read("my-node", "state"))
     ('fetch.output.items[0]["a b"]', 'nodes["my-node"].state')
     """
+    if read.what == VALUE:
+        return f"{read.node}{''.join(map(_step, read.path))}"
     short = is_field(read.node) and read.node not in RESERVED and read.node != NODES
     node = read.node if short else f"{NODES}[{scalar_text(read.node)}]"
     return f"{node}.{read.what}{''.join(map(_step, read.path))}"
