@@ -44,6 +44,7 @@
     ├── ArchiveError            the archive of ended runs cannot be read or written
     ├── BundleError             a file that is no exported run, or not as it was written
     ├── DeadLetterNotFound      no such dead letter (also a LookupError)
+    ├── PolicyNotFound          no policy of such a version (also a LookupError)
     ├── NotRedriven             a dead letter that cannot be put back; `.reason`
     ├── IllegalMove             a state change that the table of moves does not have
     ├── WireError               a record from another process that cannot be read
@@ -880,6 +881,23 @@ class DeadLetterNotFound(CeleriacError, LookupError):
         super().__init__(
             f"there is no dead letter {shown(id)}: the id is wrong, it was put back or dropped, or newer ones have "
             "pushed it out. `celeriac dead ls` lists what is here."
+        )
+
+
+class PolicyNotFound(CeleriacError, LookupError):
+    """There is no such version of a policy here.
+
+    Attributes:
+        version: what was asked for.  known: versions that are here.
+    """
+
+    def __init__(self, version: str, known: Iterable[str] = ()) -> None:
+        self.version = version
+        self.known = tuple(known)
+        hint = did_you_mean(version, self.known)
+        super().__init__(
+            f"there is no policy of version {shown(version)}.{hint} `celeriac policy ls` lists what is here, "
+            "`celeriac policy apply` deploys another."
         )
 
 

@@ -31,8 +31,10 @@ from .events import (
     Move,
     NodeGraceOver,
     NodesCancelRequested,
+    Note,
     Opened,
     PauseRequested,
+    PolicyAdopted,
     PriorityRequested,
     Reported,
     RerunRequested,
@@ -466,6 +468,15 @@ def _retry_due(run: Run, event: RetryDue, now: int) -> Decision:
     return decision
 
 
+def _policy_adopted(run: Run, event: PolicyAdopted, _now: int) -> Decision:
+    """What has been decided stays as it is; whatever comes next is decided by the new policy."""
+    before = run.policy
+    if before is not None and before.record == event.policy:
+        return STALE
+    instead = "" if before is None else f", instead of version {before.version}"
+    return Decision(notes=[Note(-1, "policy", f"version {event.policy['version']}{instead}")], policy=event.policy)
+
+
 def _grace_over(run: Run, event: GraceOver, now: int) -> Decision:
     decision = grace_over(run, event, now)
     return decision if decision.stale else _end(run, decision)
@@ -526,6 +537,7 @@ _ANSWERS: dict[type, Callable[[Run, Any, int], Decision]] = {
     TotalLimitPassed: _followed(total_limit_passed),
     Signalled: _followed(signalled),
     Answered: _followed(answered),
+    PolicyAdopted: _policy_adopted,
 }
 _OPENING = frozenset({RetryRequested, CompleteRequested, RerunRequested})
 """Requests that an ended run takes."""

@@ -305,6 +305,16 @@ class PriorityRequested(NamedTuple):
     asker: Asker
 
 
+class PolicyAdopted(NamedTuple):
+    """The run takes up a policy: the one in force when it begins, or a newer one that says so.
+
+    Attributes:
+        policy: what it comes to for this run (core/policies.py).
+    """
+
+    policy: dict[str, Any]
+
+
 Event = (
     Opened
     | Admitted
@@ -331,6 +341,7 @@ Event = (
     | RerunRequested
     | DeadlineRequested
     | PriorityRequested
+    | PolicyAdopted
 )
 
 
@@ -396,6 +407,7 @@ class Decision:
         apart: nodes that are cancelled or skipped by themselves, not by a rule or with their run.
         leaving: nodes that are being cancelled while their attempts have a grace, each with the reason.
         deadline: the run's deadline from now on, (None,) for none; () leaves it.  priority: the same.
+        policy: that the run takes up.
         stale: the event concerned a past attempt or an ended node, so it decided nothing.
     """
 
@@ -420,6 +432,7 @@ class Decision:
     leaving: dict[int, str] = field(default_factory=dict)
     deadline: tuple[int | None] | tuple[()] = ()
     priority: int | None = None
+    policy: dict[str, Any] | None = None
     stale: bool = False
 
 

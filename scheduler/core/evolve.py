@@ -47,7 +47,7 @@ def evolve(run: Run, decision: Decision, now: int) -> None:
     """
     states = run.state
     _check(run, decision)
-    if run.guards is not None or decision.act is not None:
+    if run.guards is not None or decision.act is not None or decision.policy is not None:
         _begin(run, decision)
     offset = max(now - run.created_at_ms, 0)
     by_state = run.by_state
@@ -109,6 +109,8 @@ def _begin(run: Run, decision: Decision) -> None:
         _enact(run, decision, decision.act)
     if run.guards is not None:
         _learn(run, decision)
+    if decision.policy is not None:
+        run.take_policy(decision.policy)
 
 
 def _enact(run: Run, decision: Decision, act: Act) -> None:

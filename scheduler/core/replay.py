@@ -190,6 +190,8 @@ class Replayer:
         again.floor, again.facts = run.floor, dict(run.facts)
         again.priority, again.acts = run.priority, list(run.acts)
         again.take_signals(run.signals.values())
+        if run.policy is not None:
+            again.take_policy(run.policy.record)
         return again
 
     def _difference(self, at: int, tried: Sequence[tuple[Event, Decision, list[Told]]]) -> Difference:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ERROR_KINDS
+from .safety import BROKEN
 
 FINAL_KINDS = frozenset(kind for kind, it in ERROR_KINDS.items() if not it.again)
 """Kinds of error that another try of the same cannot mend."""
@@ -80,5 +81,7 @@ def word_of(type_: object) -> str:
 
 
 def counts_as_loss(error: Mapping[str, Any] | None) -> bool:
-    """Whether a lost attempt may have been poison: it ran, and nobody stopped its worker in good order."""
-    return error is not None and error.get("type") not in ("NeverClaimed", "WorkerShutdown", "StoreRewound")
+    """Whether a lost attempt may have been poison: it ran, and neither its worker's good order nor a broken check is
+    why it counts for nothing.
+    """
+    return error is not None and error.get("type") not in ("NeverClaimed", "WorkerShutdown", "StoreRewound", BROKEN)

@@ -38,6 +38,7 @@ from typing import Any, NamedTuple
 
 from .guards import Facts, Guards
 from .ladder import Step, rung_words
+from .policies import RunPolicy
 from .rules import Rule, parse_rule
 from .states import FIRST_ENDED, IN_FLIGHT, LETTERS, NodeState, RunState
 from .waits import Signal
@@ -213,6 +214,7 @@ class Run:
         step_inputs: (node, step of its ladder) -> Template, where they are not the node's own.  step_secrets: the same
             for where these name secrets.
         begun: numbers of requests whose commit a crash may have broken off; they come again.
+        policy: that it has taken up; None for none.  declared: its profiles as the graph has them.
         by_state: NodeState -> number of nodes.
         open: nodes that have not ended.  bad: sinks that ended otherwise than succeeded or skipped.
         floor: new attempts get higher numbers than this; above 0 only after the store lost commits of this run.
@@ -273,6 +275,8 @@ class Run:
     step_inputs: dict[tuple[int, int], Template] = field(default_factory=dict)
     step_secrets: dict[tuple[int, int], list[list[str | int]]] = field(default_factory=dict)
     begun: frozenset[int] = frozenset()
+    policy: RunPolicy | None = None
+    declared: Sequence[Mapping[str, Any]] = ()
 
     @property
     def n(self) -> int:
@@ -300,6 +304,18 @@ class Run:
     def tally_by_state(self) -> dict[str, int]:
         """State word -> number of nodes; states without nodes are left out."""
         return {state.word: found for state, found in zip(NodeState, self.by_state, strict=True) if found}
+
+    def take_policy(self, record: Mapping[str, Any]) -> None:
+        """From now on this policy counts: how nodes are run, as far as it says that. O(profiles)."""
+        self.policy = RunPolicy.from_record(record)
+        changed = (self.policy.changed(number, it) for number, it in enumerate(self.declared))
+        self.profiles = [Profile.from_record(it) for it in changed]
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing of it has been sent, ended or put off, so that it may be called new."""
+        begun = self.n - self.by_state[NodeState.PENDING] - self.by_state[NodeState.READY]
+        return not (begun or self.past or self.acts)
 
     def way(self, node: int) -> Profile:
         """How the current attempt of a node is run: as declared, or as the step of its ladder says."""
@@ -336,6 +352,7 @@ class Run:
         records: Iterable[tuple[int, bytes]] = (),
         *,
         created_at_ms: int,
+        policy: Mapping[str, Any] | None = None,
     ) -> Run:
         """A run from what the store keeps of it. O(n + m): 3 us and more a node.
 
@@ -345,8 +362,9 @@ class Run:
             pages: of the compiled graph, zlib of JSON, in order.
             records: (node, record) for every node that has moved.
             created_at_ms: instant to which the records' timelines relate.
+            policy: that it has taken up; None for none.
         """
-        for found in cls.load_in_steps(run, header, pages, records, created_at_ms=created_at_ms):
+        for found in cls.load_in_steps(run, header, pages, records, created_at_ms=created_at_ms, policy=policy):
             if found is not None:
                 return found
         raise AssertionError("the last step gives the run")
@@ -360,9 +378,13 @@ class Run:
         records: Iterable[tuple[int, bytes]] = (),
         *,
         created_at_ms: int,
+        policy: Mapping[str, Any] | None = None,
     ) -> Iterator[Run | None]:
         """The same in steps of some milliseconds each, for who has other things to do: None, and last the run."""
         it = cls(run, header["name"], created_at_ms, [Profile.from_record(p) for p in header["profiles"]])
+        it.declared = header["profiles"]
+        if policy is not None:
+            it.take_policy(policy)
         it.returns = header.get("returns")
         if header.get("min_reader", 1) > GRAPH_FORMAT:
             raise ValueError(

@@ -10,15 +10,17 @@ reason.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..core.run import Profile, Run
+from ..core.safety import Finding
 from ..core.states import NodeState, RunState
+from ..errors import ExecutorNotAllowed, shown
 from ..settings import QueueClass
 from ..store.capabilities import Binding
-from ..wire import capability_of
+from ..wire import capability_of, error_record
 from .windows import Window
 
 _READY, _RUNNING = int(NodeState.READY), RunState.RUNNING
@@ -28,6 +30,23 @@ LIMIT_GRACE_MS = 5_000
 """A lease outlives a time limit that Celery was told by this, so that a pool that enforces it reports first."""
 TURN = 16
 """Nodes of one run that are sent before the next run has its turn."""
+
+
+class Refusal(NamedTuple):
+    """A ready node that may not go out, and fails.
+
+    Attributes:
+        error: its record.  counted: what the scheduler counts it as.
+    """
+
+    run: Run
+    node: int
+    error: dict[str, Any]
+    counted: str
+
+
+Gate = Callable[[Run, int, str, str], Finding | None]
+"""(run, node, executor, queue class) -> what a policy has against the node, for runs that have one."""
 
 
 class Admission:
@@ -53,8 +72,13 @@ class Admission:
         self._paused: Mapping[tuple[str, str], str] = {}
         self.again: list[tuple[Run, int]] = []
         """Ready nodes that are to be added once more, for what is paused has changed."""
-        self.refused: list[tuple[Run, int, str]] = []
-        """Ready nodes whose executor may not run in their class, with that class; they are to fail."""
+        self.refused: list[Refusal] = []
+        """Ready nodes whose executor may not run in their class, or that a policy denies; they are to fail."""
+        self.gate: Gate | None = None
+        self.denial: Callable[[Run, Finding], dict[str, Any]] = lambda _run, _finding: {}
+        self._blocked: dict[str, dict[int, str]] = {}
+        """Run -> ready nodes that its policy holds, with the reasons. They are no more waited for: whoever changes the
+        policy has all of the run's ready nodes added anew."""
         self._fitting: dict[tuple[str, str], bool] = {}
         self._placed: dict[tuple[str, str | None], tuple[str | None, str]] = {}
 
@@ -71,7 +95,10 @@ class Admission:
         for runs in waiting.values():
             for run, nodes in runs.values():
                 for node in nodes:
-                    self.add(run, node)
+                    if run.policy is None:
+                        self.add(run, node)
+                    else:
+                        self.again.append((run, node))  # where a policy's word goes into the log
 
     def _place_again(self) -> None:
         """Ready nodes that ask for a capability may belong into another class now. O(ready nodes)."""
@@ -162,9 +189,16 @@ class Admission:
             self._waiting.setdefault(why, {}).setdefault(run.id, (run, []))[1].append(node)
             return why
         assert name is not None  # noqa: S101  else there was a reason
-        if not self._fits(self.bound(profile).executor, name):
-            self.refused.append((run, node, name))
+        executor = self.bound(profile).executor
+        if not self._fits(executor, name):
+            told = ExecutorNotAllowed(executor, name, self.classes[name].executors, at=f"node {shown(run.keys[node])}")
+            error = error_record("permanent", "ExecutorNotAllowed", str(told), origin="policy", phase="route")
+            self.refused.append(Refusal(run, node, error, "not allowed"))
             return ""
+        if run.policy is not None:
+            stopped = self._stopped(run, node, executor, name)
+            if stopped is not None:
+                return stopped
         levels = self._ready[name]
         runs = levels.get(run.priority)
         if runs is None:
@@ -176,10 +210,25 @@ class Admission:
             queue[1].append(node)
         return ""
 
+    def _stopped(self, run: Run, node: int, executor: str, queue_class: str) -> str | None:
+        """What the run's policy says: why the node is held, "" when it is to fail, None when it may go out."""
+        finding = None if self.gate is None else self.gate(run, node, executor, queue_class)
+        if finding is None:
+            return None
+        if not finding.holds:
+            self.refused.append(Refusal(run, node, self.denial(run, finding), "denied"))
+            return ""
+        self._blocked.setdefault(run.id, {})[node] = finding.words
+        return f"blocked by policy {run.policy.version if run.policy else ''}: {finding.words}"
+
+    def is_blocked(self, run: Run, node: int) -> bool:
+        """Whether a node is held by its run's policy."""
+        return node in self._blocked.get(run.id, ())
+
     def forget(self, runs: Iterable[str]) -> None:
         """These runs have ended, or belong to another scheduler now."""
         runs = set(runs)
-        self.refused = [it for it in self.refused if it[0].id not in runs]
+        self.refused = [it for it in self.refused if it.run.id not in runs]
         self.again = [it for it in self.again if it[0].id not in runs]
         for run in runs:
             for levels in self._ready.values():
@@ -187,6 +236,7 @@ class Admission:
                     del levels[priority]
             for waiting in self._waiting.values():
                 waiting.pop(run, None)
+            self._blocked.pop(run, None)
         if self._waiting:
             self._waiting = {why: waiting for why, waiting in self._waiting.items() if waiting}
 

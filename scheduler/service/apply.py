@@ -39,8 +39,8 @@ def apply(dispatch: Dispatch, held: Held, batch: Batch, run: Run, event: Event, 
     stopped += decision.leaving
     fenced = [run.attempt_id(held.keys.shard, node) for node in stopped]  # as they are: the moves may number anew
     evolve(run, decision, batch.now)
-    changes = decision.moves or decision.run is not None or decision.act is not None or decision.signals
-    if type(event) not in FOLLOWS and changes:
+    changes = decision.moves or decision.run is not None or decision.act is not None
+    if type(event) not in FOLLOWS and (changes or decision.signals or decision.policy):
         batch.heard(run, event)
     batch.take(run, decision, attempt)
     for id_ in fenced:

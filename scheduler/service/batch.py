@@ -39,6 +39,7 @@ class Pages:
         "deadline",
         "dirty",
         "log",
+        "policy",
         "renumbered",
         "run",
         "signals",
@@ -48,7 +49,7 @@ class Pages:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.changed = self.renumbered = self.acted = self.deadline = False
+        self.changed = self.renumbered = self.acted = self.deadline = self.policy = False
         self.dirty: dict[int, None] = {}
         self.values: dict[int, bytes] = {}
         self.log: list[list[Any]] = []
@@ -166,6 +167,7 @@ class Batch:
                 self.ended.append(run)
             elif decision.run is RunState.RUNNING and not decision.resumes:
                 self.reopened.append(run)
+        page.policy |= decision.policy is not None
         for note in decision.notes:
             page.log.append([note.node, note.word, 0, -1, note.why])
         if run.guards is not None and (run.guards.waits or run.guards.asks):
@@ -277,7 +279,7 @@ class Batch:
         """What changes in one run."""
         if page.dirty:
             self._records(commit, page)
-        if page.dirty or page.changed or page.renumbered or page.acted:
+        if page.dirty or page.changed or page.renumbered or page.acted or page.policy:
             commit.run(run, self._facts(page))
         if page.asked:
             commit.begun(run, page.asked)
@@ -311,6 +313,8 @@ class Batch:
             facts |= {"attempts_above": run.floor, "renumbered_at_ms": run.renumbered_at_ms}
         if page.changed and run.run_state in ENDED_RUNS:
             facts["ended_at_ms"] = self.now
+        if page.policy and run.policy is not None:
+            facts["policy"] = json.dumps(run.policy.record, ensure_ascii=False, separators=(",", ":"))
         if page.acted:
             facts |= {"acts": json.dumps(run.acts, ensure_ascii=False), "priority": run.priority}
         if page.deadline and run.deadline_at_ms is not None:

@@ -17,14 +17,14 @@ from ..core.events import Admitted, Reported
 from ..core.evolve import evolve
 from ..core.run import Run
 from ..core.states import RunState
-from ..errors import ExecutorNotAllowed, shown
 from ..settings import Settings
 from ..store.runs import Runs
-from ..wire import AttemptId, RunId, error_record, placed, read_place
+from ..wire import AttemptId, RunId, placed, read_place
 from .admission import Admission
 from .batch import Batch
 from .held import CHECK_MS, Held
 from .outbox import Outbox, Outgoing
+from .policies import Policies
 from .publisher import scheduler_app
 from .transport import Transport, open_transport
 
@@ -49,6 +49,7 @@ class Dispatch:
 
     def __init__(self, settings: Settings, transport: Transport | None, counts: Counter[str]) -> None:
         self.admission = Admission(settings.classes, settings.default_class.name)
+        self.policies = Policies(self.admission)
         self.landings: Counter[str] = Counter()
         """Queue class -> attempts that have ended since the start."""
         self.more = False
@@ -162,19 +163,19 @@ class Dispatch:
             why = self.admission.add(run, node)
             if why:
                 batch.note(run, node, "wait", why)
-                waits = True
+                waits |= not self.admission.is_blocked(run, node)
         batch.ready.clear()
         return waits
 
     def refuse(self, held_of: Callable[[str], Held], batch_of: Callable[[Held], Batch]) -> bool:
-        """Nodes whose executor may not run in their class fail, as an attempt that never goes out; whether any did.
+        """Nodes that may not go out fail, as an attempt that never goes out; whether any did.
 
         Args:
             held_of, batch_of: as for `admit`.
         """
         refused, self.admission.refused = self.admission.refused, []
         found = False
-        for run, node, name in refused:
+        for run, node, error, counted in refused:
             held = held_of(run.id)
             batch = batch_of(held)
             decision = decide(run, Admitted([node]), batch.now)
@@ -182,16 +183,13 @@ class Dispatch:
                 continue
             evolve(run, decision, batch.now)
             batch.take(run, decision)
-            executor = self.admission.bound(run.way(node)).executor
-            told = ExecutorNotAllowed(executor, name, self._classes[name].executors, at=f"node {shown(run.keys[node])}")
-            error = error_record("permanent", "ExecutorNotAllowed", str(told), origin="policy", phase="route")
             epoch, attempt = run.epoch[node], run.attempt[node]
             event = Reported(node, epoch, attempt, "failed", "none", "", None, batch.now, error, None, 0.0)
             decision = decide(run, event, batch.now)
             evolve(run, decision, batch.now)
             batch.heard(run, event)
             batch.take(run, decision)
-            self._counts["not allowed"] += 1
+            self._counts[counted] += 1
             found = True
         return found
 

@@ -14,11 +14,13 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from ..core.decide import decide
-from ..core.events import Reported
+from ..core.events import Completed, Event, Reported
 from ..core.evolve import evolve
+from ..core.run import Run
 from ..core.states import NodeState
 from ..errors import WireError
 from ..store.dead import Dead
@@ -31,7 +33,7 @@ from .dispatch import Dispatch
 from .facts import facts_of
 from .held import Held
 from .loading import Loading
-from .replies import told
+from .replies import Told, told
 from .requests import MOST_NAME, Requests
 
 log = logging.getLogger("celeriac.scheduler")
@@ -154,9 +156,8 @@ class Intake:
         if run is None:
             self._counts["late"] += 1
             return
-        if run.guards is not None and event.end == "succeeded" and event.node in run.guards.wanted:
-            _check_output(report, output, wanted=True)
-            event = event._replace(facts=facts_of(self._runs, run, event.node, report.output, output))
+        if event.end == "succeeded" and (run.policy is not None or run.guards is not None):
+            report, event, output = self._looked_into(held, run, report, event, output)
         decision = decide(run, event, batch.now)
         if decision.stale:
             self._counts["late"] += 1
@@ -183,6 +184,47 @@ class Intake:
             batch.over.append(other)
             self._dispatch.landed(held, other)
 
+    def _looked_into(
+        self, held: Held, run: Run, report: Report, event: Reported, output: bytes | None
+    ) -> tuple[Report, Reported, bytes | None]:
+        """A report of success with what expressions read of its output; or what it counts as, when the run's policy has
+        something against that.
+        """
+        if run.policy is not None and output is not None and event.node < run.n:
+            report, event, output = self._checked(held, run, report, event, output)
+        if run.guards is None or event.end != "succeeded" or event.node not in run.guards.wanted:
+            return report, event, output
+        _check_output(report, output, wanted=True)
+        return report, event._replace(facts=facts_of(self._runs, run, event.node, report.output, output)), output
+
+    def _checked(
+        self, held: Held, run: Run, report: Report, event: Reported, output: bytes
+    ) -> tuple[Report, Reported, bytes | None]:
+        """The same as far as the policy goes."""
+        _check_output(report, output, wanted=True)
+        place = held.flying.get(report.id, ""), held.bound.get(report.id, "")
+        denied = self._dispatch.policies.refused(run, event.node, *place, report.output, output)
+        if denied is None:
+            return report, event, output
+        self._counts["denied"] += 1
+        end, error = denied
+        return (
+            replace(report, end=end, output="none", error=error),
+            event._replace(end=end, output="none", error=error),
+            None,
+        )
+
+    def _judged(self, held: Held, found: Told) -> Event:
+        """What was told; the end of a job outside has to pass the checks of its run's policy, like a report."""
+        event, run = found.event, found.run
+        assert event is not None  # noqa: S101  it was refused otherwise
+        if run.policy is None or not isinstance(event, Completed) or event.error is not None:
+            return event
+        id_ = str(AttemptId(held.keys.shard, RunId(run.id), event.node, event.epoch, event.attempt))
+        place = held.flying.get(id_, ""), held.bound.get(id_, "")
+        denied = self._dispatch.policies.refused(run, event.node, *place, "inline", event.output)
+        return event if denied is None else event._replace(error=denied.error, output=b"null", facts=None)
+
     def _take_told(self, held: Held, batch: Batch, kind: str, id_: str, record: bytes) -> None:
         """What people and programs outside tell: it is decided, or the run's log says why not."""
         found = told(held, batch, kind, id_, record)
@@ -190,7 +232,7 @@ class Intake:
             self._counts["late"] += 1
         elif found.event is None:
             batch.note(found.run, found.node, "refused", found.refused)
-        elif not apply(self._dispatch, held, batch, found.run, found.event) and kind == "job":
+        elif not apply(self._dispatch, held, batch, found.run, self._judged(held, found)) and kind == "job":
             self._counts["late"] += 1
             batch.note(found.run, found.node, "late", "completed from outside")
 

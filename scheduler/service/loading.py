@@ -64,10 +64,27 @@ class Loading:
         held.runs[run.id] = run
         recall(self._runs, run)
         behind = renumber(held, batch, run)
+        self._adopt(held, batch, run)
         batch.ready += ((run, node) for node, state in enumerate(run.state) if state == _READY)
         self._open_part(held, batch, run, 0)
         for id_, lost in unclaimed(held, run, flying, batch.now) if behind else ():
             apply(self._dispatch, held, batch, run, lost, id_)
+
+    def _adopt(self, held: Held, batch: Batch, run: Run) -> bool:
+        """A run takes up the policy in force, if that is for it; whether it did."""
+        event = self._dispatch.policies.wanted(run)
+        return event is not None and apply(self._dispatch, held, batch, run, event)
+
+    def _adopt_some(self, held: Held, batch: Batch, until: float) -> None:
+        """Runs under way take up the policy in force, until the time is over; what they hold is looked at anew."""
+        while held.to_adopt:
+            run = held.runs.get(held.to_adopt.popleft())
+            if run is not None and self._adopt(held, batch, run):
+                self._dispatch.policies.forget(run)
+                self._dispatch.admission.forget([run.id])
+                batch.queue_again(run)
+            if time.monotonic() >= until:
+                return
 
     def _open_part(self, held: Held, batch: Batch, run: Run, first: int) -> None:
         end = first + OPENED_AT_ONCE
@@ -91,6 +108,7 @@ class Loading:
         Args:
             until: of this process's clock, seconds.
         """
+        self._adopt_some(held, batch, until)
         self.load_some(held, batch, until)
         for _ in range(len(held.to_open)):
             run_id, first = held.to_open.popleft()

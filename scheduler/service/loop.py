@@ -18,7 +18,7 @@ from collections import Counter
 from ..core.states import NodeState
 from ..errors import StoreRefused, StoreTooNew, StoreUnreachable
 from ..settings import Settings, redacted
-from ..store import scopes
+from ..store import policies, scopes
 from ..store.capabilities import Capabilities
 from ..store.commits import Overtaken
 from ..store.connection import BLOCK_SECONDS, REFUSED, UNREACHABLE, connect
@@ -75,7 +75,7 @@ class Scheduler:
         self._retention = Retention(settings, self.counts)
         self._stopping = self._blocked = False
         self._contracts_at = 0.0
-        self._contracts_version, self._pauses_version = (-1, -1), -1
+        self._contracts_version, self._pauses_version, self._policy_changes = (-1, -1), -1, -1
         self._pacing = Pacing()
         self._trouble = Trouble(settings, self.counts)
         self._safety = Safety(settings)
@@ -158,7 +158,7 @@ class Scheduler:
         self._overdue = Overdue(self._inboxes, self._dispatch, self.counts)
         self._intake = Intake(runs, self._loading, self._dispatch, self.counts, self._retention.want, self._stumbled)
         self._contracts_at = 0.0
-        self._contracts_version, self._pauses_version = (-1, -1), -1
+        self._contracts_version, self._pauses_version, self._policy_changes = (-1, -1), -1, -1
 
     def _leave(self) -> None:
         try:
@@ -288,6 +288,12 @@ class Scheduler:
             self._pauses_version = pauses
             self._dispatch.admission.heed({(it.kind, it.name): it.why for it in scopes.paused(runs)})
             self._dispatch.more = True
+        changes = policies.changes(runs)
+        if changes != self._policy_changes:
+            self._policy_changes = changes
+            self._dispatch.policies.learn(runs, policies.current(runs))
+            for held in self._owned.held.values():
+                held.to_adopt.extend(held.runs)
         pause = CONTRACTS_SECONDS if self._dispatch.admission.waits() else self.settings.shard_lease_seconds / 3
         self._contracts_at = time.monotonic() + pause
 

@@ -40,6 +40,11 @@ class Keys:
         self.paused = f"{namespace}:paused"
         """hash: "graph:NAME", "class:NAME" or "executor:NAME" -> who paused it and why, JSON; version -> how often that
         has changed, so that a scheduler reads the rest only then."""
+        self.policies = f"{namespace}:policies"
+        """hash: "version:NAME" -> record of that policy, JSON; current -> the version in force, "" for none; changes ->
+        how often that has changed, so that a scheduler reads the rest only then."""
+        self.policies_history = f"{namespace}:policies:history"
+        """list: changes of the policy in force, JSON, the newest first; bounded."""
         self.workers = f"{namespace}:workers"
         """hash: worker -> description with seen_at_ms, JSON."""
         self.capabilities = f"{namespace}:capabilities"

@@ -107,6 +107,7 @@ def _loaded(
         pages,
         ((int(node), record) for bucket in buckets for node, record in bucket.items()),
         created_at_ms=summary.created_at_ms,
+        policy=json.loads(fields[b"policy"]) if b"policy" in fields else None,
     ):
         if loaded is None:
             yield None

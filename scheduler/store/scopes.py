@@ -78,11 +78,12 @@ def _changed(runs: Runs, change: Any) -> bool:
     change.hincrby(runs.keys.paused, _VERSION, 1)
     changed = bool(change.execute()[0])
     if changed:
-        _tell(runs)
+        wake(runs)
     return changed
 
 
-def _tell(runs: Runs) -> None:
+def wake(runs: Runs) -> None:
+    """Every scheduler looks at once at what may have changed for all of its runs."""
     with runs.client.pipeline(transaction=False) as pipe:
         for shard in range(runs.shards):
             pipe.execute_command("XADD", runs.keys.shard(shard).inbox, "*", "look", "paused")

@@ -56,6 +56,7 @@ EXAMPLES: list[errors.CeleriacError] = [
     errors.StoreUnreachable("redis://localhost:6379/0", "connection refused"),
     errors.StoreFull(used_bytes=900, limit_bytes=850, max_bytes=1000),
     errors.DeadLetterNotFound("3-1-0"),
+    errors.PolicyNotFound("7", ["6", "8"]),
     errors.StoreRefused("redis://h", [("appendonly is off", "Set it.")]),
     errors.NotRedriven("3-1-0", "it was cut"),
     errors.StoreUnsafe("appendonly is off", "Set appendonly yes."),
