@@ -37,6 +37,7 @@ COMMANDS = {
     "resume": ("paused", "Let it go on."),
     "paused": ("paused", "What is paused, by whom and why."),
     "dead": ("dead", "What nobody could use: look at it, put it back, drop it."),
+    "policy": ("policy", "Rules above all graphs: check, deploy, go back, and see what counts for a node."),
     "capabilities": ("capabilities", "Which executor does what nodes ask for by capability."),
     "graph": ("graph", "Check and draw graphs."),
     "doctor": ("doctor", "Say what is wrong with this installation."),

@@ -85,7 +85,7 @@ def bind(capability: str, executor: str, by: str | None, reason: str, force: boo
             known = ", ".join(offered.get(capability, [])) or "none"
             remedy = f"Known for it: {known}. Declare it (@executor(capabilities=[...])), or use --force."
             raise InvalidValue("EXECUTOR", executor, f"does not say that it can {capability}", remedy)
-    _store(runs, settings).bind(capability, executor, _login(by), reason)
+    _store(runs, settings).bind(capability, executor, login(by), reason)
     if out.json:
         out.document({"capability": capability, "executor": executor})
     note(f"{capability} is done by {executor} from now on.")
@@ -102,7 +102,7 @@ def unbind(capability: str, by: str | None, reason: str, place: Place, out: Outp
     _check_name(capability)
     settings = place.located()
     store = _store(runs_of(settings), settings)
-    was = store.unbind(capability, _login(by), reason)
+    was = store.unbind(capability, login(by), reason)
     left = store.bindings().get(capability)
     if out.json:
         out.document({"capability": capability, "unbound": was, "executor": left.executor if left else None})
@@ -132,7 +132,8 @@ def _check_name(capability: str) -> None:
         )
 
 
-def _login(by: str | None) -> str:
+def login(by: str | None) -> str:
+    """Who asks: as they say, else their login."""
     if by is not None:
         return by
     try:

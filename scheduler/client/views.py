@@ -146,12 +146,25 @@ class Workers:
         """What is paused that holds nodes of this profile back, in a run of a graph of this name; "" for nothing."""
         if not self._paused:
             return ""
-        executor = self._executor(profile) or profile.executor
+        executor = self.executor(profile) or profile.executor
         scope = (("graph", graph), ("class", str(self.queue_class(profile))), ("executor", executor))
         why = next((self._paused[it] for it in scope if it in self._paused), "")
         return escaped(f"waits: {why}", SHOWN_CHARACTERS) if why else ""
 
-    def _executor(self, profile: Profile) -> str | None:
+    def contract(self, executor: str) -> Mapping[str, Any]:
+        """What an executor has published; nothing for an unknown one."""
+        return self._contracts.get(executor, {})
+
+    def class_timeout_ms(self, queue_class: str) -> int | None:
+        """The time limit that a class has for those who declare none; None where it is not known."""
+        found = (self._classes or {}).get(queue_class)
+        return None if found is None else found.timeout_ms
+
+    def celery_retries(self, profile: Profile) -> list[str]:
+        """What the executor declares to Celery about retries, which count for nothing here."""
+        return list(self.contract(self.executor(profile) or "").get("celery_retries") or ())
+
+    def executor(self, profile: Profile) -> str | None:
         """Who does nodes of this profile: its executor, or what its capability is bound to; "" for nobody, None when
         that may not be read.
         """
@@ -165,14 +178,14 @@ class Workers:
 
     def queue_class(self, profile: Profile) -> str | None:
         """Where nodes of this profile are sent; None while nobody knows."""
-        executor = self._executor(profile)
+        executor = self.executor(profile)
         if profile.queue_class is not None or executor is None or executor not in self._contracts:
             return profile.queue_class
         return self._contracts[executor].get("queue_class") or self._default
 
     def why_apart(self, profile: Profile) -> str:
         """Why nodes of this profile can be sent to nobody, whatever room there is; "" when they can."""
-        executor = self._executor(profile)
+        executor = self.executor(profile)
         if executor is None:
             return ""
         if not executor and (wanted := capability_of(profile.executor)):

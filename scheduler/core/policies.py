@@ -86,6 +86,19 @@ class Place(NamedTuple):
     of_class: Mapping[str, Any]
 
 
+def place_of(
+    workflow: str, executor: str, queue_class: str, contract: Mapping[str, Any], class_timeout_ms: int | None
+) -> Place:
+    """Where a profile stands, by what its executor has published and what its class is declared to be."""
+    declared = {
+        f"{name}_ms": round(seconds * 1000)
+        for name in ("timeout", "soft_timeout")
+        if (seconds := contract.get(f"{name}_seconds")) is not None
+    }
+    of_class = {} if class_timeout_ms is None else {"timeout_ms": class_timeout_ms}
+    return Place(workflow, executor, queue_class, declared, of_class)
+
+
 def effective(profile: Mapping[str, Any], layers: Sequence[Mapping[str, Any]], place: Place) -> dict[str, Setting]:
     """What each governed value of a profile comes to. O(layers).
 

@@ -54,6 +54,8 @@ class Intake:
         dispatch: knows which attempts fly, and what the broker still holds.
         counts: of the scheduler; events by kind.
         archive: hears of ended runs that somebody wants archived now.
+        learn: reads again what holds for all runs, for somebody has changed it; what comes later in the same inbox,
+            a run that was submitted since, say, finds the change.
         stumbled: how often an entry has thrown the loop, by `reading`; after STUMBLES it is put aside unread.
     """
 
@@ -64,6 +66,7 @@ class Intake:
         dispatch: Dispatch,
         counts: Counter[str],
         archive: Callable[[RunId], None] = lambda _: None,
+        learn: Callable[[], None] = lambda: None,
         stumbled: Counter[str] | None = None,
     ) -> None:
         self._runs = runs
@@ -71,6 +74,7 @@ class Intake:
         self._dispatch = dispatch
         self._counts = counts
         self._requests = Requests(runs, loading, dispatch, archive)
+        self._learn = learn
         self.look_wanted = False
         """Another scheduler has given shards back."""
         self.reading = ""
@@ -131,6 +135,7 @@ class Intake:
             return
         if kind == b"look":
             self.look_wanted = True
+            self._learn()
         elif kind == b"rewound":
             held.behind |= record.isdigit() and held.count < int(record)
         elif kind == b"dead":
@@ -190,7 +195,7 @@ class Intake:
         """A report of success with what expressions read of its output; or what it counts as, when the run's policy has
         something against that.
         """
-        if run.policy is not None and output is not None and event.node < run.n:
+        if run.policy is not None and output is not None and event.node < run.n and not _is_only_begun(run, event.node):
             report, event, output = self._checked(held, run, report, event, output)
         if run.guards is None or event.end != "succeeded" or event.node not in run.guards.wanted:
             return report, event, output
@@ -235,6 +240,12 @@ class Intake:
         elif not apply(self._dispatch, held, batch, found.run, self._judged(held, found)) and kind == "job":
             self._counts["late"] += 1
             batch.note(found.run, found.node, "late", "completed from outside")
+
+
+def _is_only_begun(run: Run, node: int) -> bool:
+    """Whether a worker begins a job here that somebody outside ends: then the output is that one's."""
+    wait = None if run.guards is None else run.guards.waits.get(node)
+    return wait is not None and wait.kind == "outside"
 
 
 def _event_of(report: Report, shard: int, at_ms: int) -> tuple[str, Reported]:

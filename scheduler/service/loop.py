@@ -156,7 +156,15 @@ class Scheduler:
         runs = self._owned.begin()
         self._loading = Loading(runs, self._dispatch, self.counts)
         self._overdue = Overdue(self._inboxes, self._dispatch, self.counts)
-        self._intake = Intake(runs, self._loading, self._dispatch, self.counts, self._retention.want, self._stumbled)
+        self._intake = Intake(
+            runs,
+            self._loading,
+            self._dispatch,
+            self.counts,
+            self._retention.want,
+            self._learn_contracts,
+            self._stumbled,
+        )
         self._contracts_at = 0.0
         self._contracts_version, self._pauses_version, self._policy_changes = (-1, -1), -1, -1
 
@@ -198,7 +206,6 @@ class Scheduler:
         if self._intake.look_wanted:
             self._intake.look_wanted = False
             self._owned.look_again()
-            self._contracts_at = 0.0  # or somebody has paused something
         self._settle(batches, now)
         self._owned.heed_the_told()
         self._owned.fenced(self._retention.remove(self._client, self._owned.held))

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from ..core.events import PolicyAdopted
-from ..core.policies import RUNNING, Place, resolved
+from ..core.policies import RUNNING, Place, place_of, resolved
 from ..core.run import Run, references
 from ..core.safety import BROKEN, Finding, judge
 from ..store.runs import Runs
@@ -82,14 +82,9 @@ class Policies:
         profile, admission = run.profiles[number], self._admission
         name = admission.place(profile)[0] or profile.queue_class or admission.default
         contract = admission.contracts.get(admission.bound(profile).executor, {})
-        declared = {
-            f"{field}_ms": round(seconds * 1000)
-            for field in ("timeout", "soft_timeout")
-            if (seconds := contract.get(f"{field}_seconds")) is not None
-        }
         queue_class = admission.classes.get(name)
-        of_class = {} if queue_class is None else {"timeout_ms": queue_class.timeout_ms}
-        return Place(run.name, profile.executor, name, declared, of_class)
+        limit = None if queue_class is None else queue_class.timeout_ms
+        return place_of(run.name, profile.executor, name, contract, limit)
 
     # -- safety checks ------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import typing
 from collections.abc import Iterable
 from typing import Any, Union, cast, get_args, get_origin
 
+from celery import Task
 from pydantic import PydanticUserError, TypeAdapter
 from pydantic_core import SchemaValidator
 
@@ -43,7 +44,7 @@ def contract_of(task: Any, queue_class: str | None) -> dict[str, Any]:
     if own is not None:
         declared: dict[str, Any] = {**own.contract()}
         declared["queue_class"] = declared["queue_class"] or queue_class
-        return declared
+        return declared | {"celery_retries": celery_retries(task)}
     input_schema, output_schema = _plain_schemas(task)
     return {
         "v": VERSION,
@@ -57,8 +58,26 @@ def contract_of(task: Any, queue_class: str | None) -> dict[str, Any]:
         "purity": None,
         "version": None,
         "capabilities": _plain_capabilities(task),
+        "celery_retries": celery_retries(task),
         "doc": first_line(task.__doc__ if task.__doc__ != type(task).__mro__[1].__doc__ else None),
     }
+
+
+def celery_retries(task: Any) -> list[str]:
+    """What a task declares to Celery about its retries, such as "max_retries=10".
+
+    It counts for nothing in a graph, where retries are the scheduler's alone; only a wait that it asks for is kept.
+    """
+    said = [(name, getattr(task, name, default), default) for name, default in _CELERY_RETRIES.items()]
+    return [f"{name}={found!r:.60}" for name, found, default in said if found != default]
+
+
+_CELERY_RETRIES: dict[str, Any] = {
+    "autoretry_for": (),
+    "max_retries": Task.max_retries,
+    "retry_backoff": False,
+    "retry_kwargs": {},
+}
 
 
 def checked_capabilities(names: object, where: str) -> tuple[str, ...]:

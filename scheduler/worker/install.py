@@ -13,6 +13,7 @@ their task id alone.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -37,6 +38,8 @@ from .reconnect import come_back_soon, guard_channels, guard_pool
 from .rejects import not_a_message, surviving_consumer
 from .report import Courier, end, tell
 from .tee import failure_of, tee_app
+
+log = logging.getLogger(__name__)
 
 _UID = "celeriac"
 _in_pool_process = False
@@ -159,6 +162,10 @@ def _on_worker_ready(sender: Any, **_: Any) -> None:
         return
     beat = installation.heartbeat = Heartbeat(installation, sender)
     beat.contracts = contracts_of(installation)
+    for name, contract in beat.contracts.items():
+        if told := contract["celery_retries"]:
+            warned = "%s declares %s to Celery: in a graph the scheduler's retry policy counts instead"
+            log.warning(warned, name, ", ".join(told))
     beat.start()
     _working.append(installation)
     atexit.register(_goodbye, installation, os.getpid())

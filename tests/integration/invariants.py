@@ -37,6 +37,8 @@ _GLOBAL = {
     "capabilities": "hash",
     "capabilities:version": "string",
     "capabilities:history": "list",
+    "policies": "hash",
+    "policies:history": "list",
     "workers": "hash",
 }
 _SHARD = {

@@ -14,14 +14,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from scheduler import BundleError, Client
-from scheduler.archive.bundle import read_bundle, replay, write_bundle
+from scheduler.archive.bundle import read_bundle
 from scheduler.cli import main
-from scheduler.core.history import lines_of
-from scheduler.core.replay import Replay
 from scheduler.graph import Graph, Retry, Secret, Timing, again, escalate
-from scheduler.wire import RunId
 from tests.integration.archived import at_once_to, everything, removed
 from tests.integration.echo import AtOnce, Echo, Ending, Task, echo, failure, loss, value
+from tests.integration.replayed import decided_again
 from tests.integration.stage import Stage, eventually, idle, layers
 
 
@@ -55,20 +53,6 @@ def acts(task: Task) -> Ending:
     if task.node == "big":
         return Ending(value={"size": 5, "text": "x" * 1000}, kind="blob")
     return echo(task)
-
-
-def decided_again(stage: Stage, run: RunId, folder: Path) -> Replay:
-    """Export a run as it stands, and replay the file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{run}.jsonl.gz"
-    assert write_bundle(stage.runs, run, path, {"celeriac": "test"})
-    bundle = read_bundle(path)
-    found = replay(bundle.shelf, bundle.run, whole=bundle.facts["whole"])
-    assert found.difference is None, found.difference
-    moves = [it for it in lines_of(stage.runs.history(run)) if it.is_move or it.is_of_run]
-    assert found.decisions <= len(moves)
-    assert found.run.run_state == stage.runs.summary(run).state
-    return found
 
 
 def test_a_rich_run_is_decided_the_same_again(stage: Stage, worker: Echo, at_once: AtOnce, tmp_path: Path) -> None:
