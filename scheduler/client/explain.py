@@ -46,7 +46,7 @@ class Fact:
         id: of the record: an `Event.id`; "node N", the record of the node of that number; or "graph".
         node: key of the node that it is about; None for the run.
         what: state, closed, stood, output, error, attempts, ready, dispatched, waits, report, failure, loss, excused,
-            reopened, run, stopped or asked (core/facts.py).
+            reopened, run, stopped, asked or policy (core/facts.py).
         value: as recorded, JSON.  path: of a value inside an output or error.
         text: the same in words.
     """

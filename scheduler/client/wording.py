@@ -24,6 +24,8 @@ def words_of(fact: Fact, key: str | None, *, own: bool) -> str:
     if what in ("output", "error"):
         path = "".join(f".{it}" if isinstance(it, str) else f"[{it}]" for it in fact.path)
         return f"{name} {what}{escaped(path, 100)} = {escaped(json.dumps(value, ensure_ascii=False), 200)}"
+    if what == "policy":
+        return f"the run had policy {escaped(str(value.get('version')), 100)}"
     if what == "report":
         return _report_words(value)
     if what == "asked":

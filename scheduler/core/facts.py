@@ -53,7 +53,7 @@ class Fact(NamedTuple):
         what: state (a trigger rule counted it), closed (so it did: the edge from that node is), stood (an expression
             read the state), output, error, attempts, ready, dispatched, waits, report, failure, loss, excused,
             parked, handed, signal (that was kept for it), rung (where on its ladder it stood), reopened, run (its
-            state), stopped, asked.
+            state), stopped, asked, policy (that the run had taken up).
         value: JSON value: of an output, the word of a state, the event that a report was, the number of an attempt.
         path: of an output or error.
     """
@@ -95,6 +95,8 @@ def laid(run: Run, facts: Iterable[Fact], node: int = -1) -> Run:
     it.past, it.ended, it.cause, it.facts, it.closed = {}, {}, {}, {}, {}
     it.parked, it.handed, it.rungs, it.signals, it.leaving, it.acts = {}, {}, {}, {}, {}, []
     it.run_state, it.reason, it.stopped, it.floor = RunState.RUNNING, "", None, 0
+    if run.policy is not None:
+        it.leave_policy()
     if run.guards is not None:
         it.guards = replace(run.guards, stops=[])
     shut = {fact.node for fact in given if fact.what == "closed"}
@@ -126,6 +128,8 @@ def _lay(it: Run, node: int, fact: Fact) -> None:
         it.run_state = RunState(value)
     elif what == "stopped":
         it.stopped = RunState.SUCCEEDED, value
+    elif what == "policy":
+        it.take_policy(value)
     else:
         _lay_wait(it, node, what, value)
 

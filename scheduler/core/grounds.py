@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from .derived import candidates
-from .events import Event, LeaseExpired, Reported
+from .events import Event, LeaseExpired, PolicyAdopted, Reported
 from .facts import LAST_ONE, Fact, laid, spent
 from .history import History, Line
 from .readings import TRIGGERS
@@ -72,6 +72,7 @@ class Grounds:
             what = spent(event)
             facts += self._spent_before(mine, what)
             facts += self._rung(mine)
+            facts += self._policy(at)
         if LAST_ONE in line.why:
             facts.append(Fact(self._stop_id(at), -1, "stopped", line.why.partition(LAST_ONE)[2]))
         return tuple(facts), tuple(unknown)
@@ -97,6 +98,17 @@ class Grounds:
                 step, since, came = 0, failures, one
         if came is not None:
             yield Fact(came.id, came.node, "rung", [step, since])
+
+    def _policy(self, at: int) -> Iterator[Fact]:
+        """The policy that counted then, if any did."""
+        if self.run.policy is None:
+            return
+        for one in reversed(self.history.lines[:at]):
+            if one.node < 0 and one.word == "policy" and one.told is not None:
+                event = event_of(one.told)
+                if isinstance(event, PolicyAdopted):
+                    yield Fact(one.id, -1, "policy", event.policy)
+                return
 
     def _event(self, line: Line, at: int) -> Event | None:
         """The event behind the end of an attempt: as told, else as it follows from the line."""

@@ -311,6 +311,11 @@ class Run:
         changed = (self.policy.changed(number, it) for number, it in enumerate(self.declared))
         self.profiles = [Profile.from_record(it) for it in changed]
 
+    def leave_policy(self) -> None:
+        """As if the run had taken up none."""
+        self.policy = None
+        self.profiles = [Profile.from_record(it) for it in self.declared]
+
     @property
     def is_fresh(self) -> bool:
         """Whether nothing of it has been sent, ended or put off, so that it may be called new."""

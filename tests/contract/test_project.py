@@ -46,7 +46,15 @@ def test_the_wheel_holds_one_package_and_its_defaults(wheel: zipfile.ZipFile) ->
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"scheduler"}
     defaults = {name.removeprefix("scheduler/defaults/") for name in names if name.startswith("scheduler/defaults/")}
-    assert defaults == {"queues.toml", "celery.toml", "capabilities.toml", "redis.conf", "flower.py", "users.acl"}
+    assert defaults == {
+        "queues.toml",
+        "celery.toml",
+        "capabilities.toml",
+        "policy.toml",
+        "redis.conf",
+        "flower.py",
+        "users.acl",
+    }
     assert "scheduler/py.typed" in names
 
 

@@ -131,7 +131,7 @@ def test_runs_under_way_keep_their_policy_or_take_the_new_one_up(
     with stage.scheduler(memory):
         run = stage.submit(one())
         eventually(lambda: len(tasks(memory)) == 1, "the first attempt is sent")
-        deployed(stage, "2", adopt=adopt, system={"retry": {"max_attempts": 3, **SOON}})
+        deployed(stage, "2", adopt=adopt, system={"retry": {"max_attempts": 4, **SOON}})
         other_run = stage.submit(one())
         eventually(lambda: len(tasks(memory)) == 2, "another run's attempt is sent")
         if adopt == "running":
@@ -141,11 +141,15 @@ def test_runs_under_way_keep_their_policy_or_take_the_new_one_up(
         while not stage.quiet():
             worker.take(tasks(memory)[len(worker.done) :])
         assert stage.ended(run, other_run) == ["failed", "failed"]
-    assert stage.load(run).failures[0] == (2 if adopt == "new" else 3)
-    assert stage.load(other_run).failures[0] == 3
+    assert stage.load(run).failures[0] == (2 if adopt == "new" else 4)
+    assert stage.load(other_run).failures[0] == 4
     for it in (run, other_run):
         decided_again(stage, it, tmp_path)
         explained(stage, it)
+    with Client(stage.url) as client:
+        facts = client.run(run).explain("n").steps[-1].facts
+    cited = [it.value["version"] for it in facts if it.what == "policy"]
+    assert cited == (["1"] if adopt == "new" else ["2"])
     idle(stage)
 
 
