@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from ..core.history import lines_of
+from ..core.policies import BLOCKED
 from ..core.rules import Answer
 from ..core.run import Profile, Run, Try, work_of
 from ..core.states import ENDED_RUNS, FIRST_ENDED, NodeState, RunState
@@ -229,7 +231,29 @@ def state_of(run: Run, node: int, claimed: Container[int] = ()) -> NodeState:
 
 
 def reasons_of(runs: Runs, run: Run) -> dict[int, str]:
-    """Why nodes were cancelled or skipped by themselves, in the words of whoever asked. One round trip, if any were."""
+    """Why nodes were cancelled or skipped by themselves, in the words of whoever asked, or are blocked by a policy.
+
+    One round trip, if any were; and the run's log, if its policy has safety checks and it goes on.
+    """
+    return _passed_over(runs, run) | _blocked(runs, run)
+
+
+def _blocked(runs: Runs, run: Run) -> dict[int, str]:
+    """Ready nodes that the run's policy holds, by the notes of its log."""
+    if run.policy is None or not run.policy.record["attached"] or run.run_state in ENDED_RUNS:
+        return {}
+    found: dict[int, str] = {}
+    for line in lines_of(runs.history(RunId(run.id))):
+        if line.word == "wait" and line.why.startswith(BLOCKED):
+            found[line.node] = line.why
+        elif line.is_move:
+            found.pop(line.node, None)
+        elif line.word == "policy":
+            found.clear()
+    return found
+
+
+def _passed_over(runs: Runs, run: Run) -> dict[int, str]:
     ended = (NodeState.CANCELLED, NodeState.SKIPPED)
     if not any(run.by_state[state] for state in ended):
         return {}
@@ -248,7 +272,7 @@ def view_nodes(
 
     Args:
         claimed: node -> (claimed at, ms; worker), see Runs.claimed.
-        reasons: node -> why it was cancelled or skipped by itself, see `reasons_of`.
+        reasons: node -> why it was cancelled or skipped by itself, or is blocked, see `reasons_of`.
     """
     classes = [workers.queue_class(profile) for profile in run.profiles]
     roots: dict[int, int] = {}
@@ -270,6 +294,7 @@ def view_nodes(
         elif state is NodeState.READY:
             paused = run.run_state is RunState.PAUSED
             why = escaped(f"the run is {run.reason}", SHOWN_CHARACTERS) if paused else ""
+            why = why or escaped((reasons or {}).get(node, ""), 2 * SHOWN_CHARACTERS)
             why = why or workers.why_paused(run.name, profile) or workers.why_not_sent(profile)
         elif state is NodeState.DISPATCHED:
             why = workers.why_not_begun(profile)

@@ -44,6 +44,8 @@ GOVERNED: Mapping[str, Any] = {
     "silence_ms": None,
 }
 """Field of a profile -> what it is when nobody says anything. A node that says just that says nothing."""
+BLOCKED = "blocked by policy "
+"""How the note begins that tells why a ready node is held by its run's policy."""
 _OF_STEPS = frozenset({"base_ms", "factor", "cap_ms"})
 """What the steps of a retry ladder say for themselves."""
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from ..core.policies import BLOCKED
 from ..core.run import Profile, Run
 from ..core.safety import Finding
 from ..core.states import NodeState, RunState
@@ -219,7 +220,7 @@ class Admission:
             self.refused.append(Refusal(run, node, self.denial(run, finding), "denied"))
             return ""
         self._blocked.setdefault(run.id, {})[node] = finding.words
-        return f"blocked by policy {run.policy.version if run.policy else ''}: {finding.words}"
+        return f"{BLOCKED}{run.policy.version if run.policy else ''}: {finding.words}"
 
     def is_blocked(self, run: Run, node: int) -> bool:
         """Whether a node is held by its run's policy."""

@@ -312,6 +312,8 @@ def test_what_is_held_waits_for_another_policy_and_nobody_else_does(
         with Client(stage.url) as client:
             told = client.run(run).explain("held")
             assert [it.why for it in told.waits] == [why]
+            [shown] = [it.why for it in client.run(run).nodes() if it.key == "held"]
+            assert shown.startswith("blocked by policy 1: the check 'short' denies it")
         looser = {"short": {**check, "before": "size(input.prompt) <= 30"}}
         deployed(stage, "2", adopt="running", executors={"llm.*": {"checks": ["short"]}}, checks=looser)
         assert stage.ended(run) == ["succeeded"]
