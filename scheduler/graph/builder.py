@@ -243,7 +243,7 @@ class Graph(WaitingNodes):
         else:
             policy = self._policy(executor, key, trigger_rule, tried, timeout, soft_timeout, queue_class, timing)
         made = Walk(key, self).inputs(args, kwargs) if args or kwargs else NO_INPUTS
-        keys, gates = self._after(after, key) if after != () else ((), ())
+        keys, gates = self._after(after, key)
         guard = None if when is None else formula_of(when, f"nodes[{quoted(key)}].when", self).expression
         merged = (
             self._labels
@@ -293,7 +293,7 @@ class Graph(WaitingNodes):
             raise InvalidValue(f"{at}.choice", branches_, f"is {kind_of(branches_)}", "Write {name: condition, ...}.")
         pairs = [(name, formula_of(it, f"{at}.choice", self).expression) for name, it in branches_.items()]
         found = branches(pairs, otherwise, at)
-        keys, gates = self._after(after, key) if after != () else ((), ())
+        keys, gates = self._after(after, key)
         guard = None if when is None else formula_of(when, f"{at}.when", self).expression
         policy = choice_policy(rule_of(trigger_rule, f"{at}.trigger_rule"))
         own = {} if labels is None else labels_of(labels, f"{at}.labels") or {}
@@ -572,6 +572,8 @@ class Graph(WaitingNodes):
 
     def _after(self, after: object, key: str) -> tuple[tuple[str, ...], tuple[Gate, ...]]:
         """Keys of the nodes that end first, and the guards of edges from them."""
+        if type(after) is tuple and not after:  # and no == here: it would write a formula of a path
+            return (), ()
         at = f"nodes[{quoted(key)}].after"
         if isinstance(after, str | Node | Path | Edge):
             after = (after,)

@@ -193,7 +193,7 @@ class WaitingNodes:
         key = graph._new_key(key)
         at = f"nodes[{quoted(key)}]"
         inputs = NO_INPUTS if not shown else Walk(key, graph).inputs((), kwargs_of(shown, f"{at}.inputs"))
-        keys, gates = graph._after(after, key) if after != () else ((), ())
+        keys, gates = graph._after(after, key)
         guard = None if when is None else formula_of(when, f"{at}.when", graph).expression
         policy = choice_policy(rule_of(trigger_rule, f"{at}.trigger_rule"))
         graph._specs[key] = Spec(

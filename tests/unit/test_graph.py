@@ -389,6 +389,8 @@ def test_after_takes_handles_and_keys() -> None:
     b, a = g.add("x", key="b"), g.add("x", key="a")
     g.add("y", after=a)
     assert only(g)["after"] == ["a"]
+    g.add("y", after=a.out.x)
+    assert only(g)["after"] == ["a"]
     g.add("y", after="later")
     g.add("y", after=[b, "a", a.out.x, b])
     assert only(g)["after"] == ["a", "b"]
