@@ -44,7 +44,7 @@ def resolve(run: Run, template: Template, values: Mapping[int, bytes]) -> tuple[
             blobs.append(at // 2)
             parts.append(json.dumps({"blob": json.loads(raw)["blob"], "path": path}, ensure_ascii=False))
         elif path:
-            parts.append(json.dumps(pick(json.loads(raw), path), ensure_ascii=False, separators=(",", ":")))
+            parts.append(json_text(pick(json.loads(raw), path)))
         else:
             parts.append(raw.decode())
     return "".join(parts), _positions(template, blobs) if blobs else []
@@ -64,6 +64,17 @@ def pick(value: Any, path: list[str | int]) -> Any:
         else:
             return None
     return value
+
+
+def json_text(value: Any) -> str:
+    """JSON as messages carry it; halves of surrogate pairs, which UTF-8 cannot carry, are written as escapes."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return json.dumps(value, separators=(",", ":"))
+    return text
 
 
 def _positions(template: Template, wanted: list[int]) -> list[list[str | int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from scheduler.graph import Graph, Retry
+from scheduler.wire import Report
 from tests.integration.echo import STANDARD, AtOnce, Echo, EchoWorker, Ending, echo, failure, value
 from tests.integration.stage import Stage, diamond, idle
 
@@ -89,6 +90,29 @@ def test_references_resolve_wherever_they_stand(stage: Stage, worker: Echo, at_o
         "literal": {"$ref is": "not one"},
     }
     assert reader.headers["celeriac"]["deferred"] == []
+    idle(stage)
+
+
+class Escaping(Echo):
+    """A worker that writes its outputs in ASCII, as Celery's do."""
+
+    def report(self, id_: str, ending: Ending, claimed_at_ms: int | None = None) -> tuple[Report, bytes | None]:
+        """The report of an ending, with its output."""
+        report, _ = super().report(id_, Ending(value=1), claimed_at_ms)
+        return report, json.dumps(ending.value).encode()
+
+
+def test_half_a_surrogate_pair_that_a_path_picks_holds_up_nobody(stage: Stage) -> None:
+    """JSON may carry it as an escape and UTF-8 may not: the message has the escape again, and all messages go out."""
+    stage.publish("echo")
+    queue = EchoWorker(stage.url, [STANDARD])
+    queue.echo = worker = Escaping(stage.attempts)
+    worker.act = lambda task: value({"odd": "a\udfff"}) if task.node == "maker" else echo(task)
+    graph = Graph("halves")
+    graph.add("echo", key="reader", odd=graph.add("echo", key="maker").out.odd)
+    with queue, stage.scheduler():
+        assert stage.ended(stage.submit(graph)) == ["succeeded"]
+    assert worker.done[-1].kwargs == {"odd": "a\udfff"}
     idle(stage)
 
 
