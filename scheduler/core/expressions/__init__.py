@@ -23,7 +23,8 @@ No side effects, no loops, no functions of one's own; text, nesting, parts and c
     name, field = letter or "_" { letter, digit or "_" }       no keyword; a name no reserved word either
 
 A node is its key where that is a name and not reserved, else nodes["my-node"]. `output` and `error` are JSON (`error`
-is null where there was none), `state` is a word such as "succeeded", `attempts` a number.
+is null where there was none), `state` is a word such as "succeeded", `attempts` a number. An expression that is parsed
+with names of values reads these and no nodes: `it.net * 1.2`.
 
 >>> guard = parse("fetch.output.score >= 0.8 && 'new' in nodes['my-check'].output.tags")
 >>> guard.text
@@ -44,7 +45,7 @@ from __future__ import annotations
 
 from .checking import SchemaOf, check
 from .errors import EvaluationError, Missing, Seen
-from .evaluate import Look, follow
+from .evaluate import Look, Purse, follow
 from .expression import (
     Expression,
     binary,
@@ -67,6 +68,7 @@ __all__ = [
     "Expression",
     "Look",
     "Missing",
+    "Purse",
     "Read",
     "SchemaOf",
     "Seen",

@@ -7,7 +7,7 @@ every field is required, it fails for no reason of type. Operators and their typ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from ...errors import ExpressionError, did_you_mean, shown
@@ -39,13 +39,16 @@ _KNOWN: Final[Mapping[str, Mapping[str, Any]]] = {
 }
 
 
-def check(expression: Expression, schema_of: SchemaOf, want: str | None = None) -> str:
+def check(
+    expression: Expression, schema_of: SchemaOf, want: str | None = None, inside: Sequence[str | int] = ()
+) -> str:
     """The type of an expression, in a word.
 
     Args:
         expression: what to check.
         schema_of: the schemas of what nodes give; for all but "output" there is a default where it says None.
         want: the type that is needed, such as "bool"; None for any.
+        inside: where in what the schemas describe the values stand that are read by names of their own.
 
     Returns:
         "bool", "int", "double" (also for what is an int or a double), "string", "list", "map", "null", or "any".
@@ -57,7 +60,7 @@ def check(expression: Expression, schema_of: SchemaOf, want: str | None = None) 
     >>> check(parse("size(a.output.rows) > 3"), lambda node, what: {"properties": {"rows": {"type": "array"}}})
     'bool'
     """
-    run = _Check(expression, schema_of)
+    run = _Check(expression, schema_of, inside)
     found = run.infer(expression.tree)
     if want is not None and want not in found.words:
         raise run.error(expression.tree, f"it gives {said(found)}, and {want} is needed", "Compare it to something.")
@@ -69,9 +72,10 @@ def check(expression: Expression, schema_of: SchemaOf, want: str | None = None) 
 class _Check:
     """One check of one expression."""
 
-    def __init__(self, expression: Expression, schema_of: SchemaOf) -> None:
+    def __init__(self, expression: Expression, schema_of: SchemaOf, inside: Sequence[str | int]) -> None:
         self.text, self.starts = canonical(expression.tree)
         self.schema_of = schema_of
+        self.inside = inside
 
     def error(self, tree: Tree, problem: str, remedy: str, further: int = 0) -> ExpressionError:
         return ExpressionError(self.text, self.starts[id(tree)] + further, problem, remedy)
@@ -101,6 +105,8 @@ class _Check:
         if schema is None:
             schema = _KNOWN[tree.what]
         found = of_schema(schema, schema)
+        for step in self.inside if tree.what == VALUE else ():
+            found = self.step(tree, found, step)
         for number, step in enumerate(tree.path):
             found = self.step(tree, found, step, len(draw(Read(tree.node, tree.what, tree.path[:number]))))
         if not found.words:

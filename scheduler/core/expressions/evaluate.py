@@ -49,13 +49,26 @@ def follow(value: Any, path: tuple[str | int, ...]) -> Any:
     return value
 
 
-def valued(text: str, tree: Tree, look: Look) -> tuple[Any, Seen]:
+class Purse:
+    """What evaluations may spend, in units of `MOST_COST`; those that share one are bounded together.
+
+    Attributes:
+        left: units; once it is below 0 nothing more is evaluated.
+    """
+
+    __slots__ = ("left",)
+
+    def __init__(self, units: int = MOST_COST) -> None:
+        self.left = units
+
+
+def valued(text: str, tree: Tree, look: Look, purse: Purse | None = None) -> tuple[Any, Seen]:
     """The value of an expression, and what was read for it.
 
     Raises:
         EvaluationError: it has none.
     """
-    run = _Evaluation(look)
+    run = _Evaluation(look, Purse() if purse is None else purse)
     try:
         return run.value(tree), run.seen
     except Failure as failure:
@@ -65,9 +78,9 @@ def valued(text: str, tree: Tree, look: Look) -> tuple[Any, Seen]:
 class _Evaluation:
     """One evaluation: what it has read, and what it may still spend."""
 
-    def __init__(self, look: Look) -> None:
+    def __init__(self, look: Look, purse: Purse) -> None:
         self.look = look
-        self.left = MOST_COST
+        self.purse = purse
         self.answers: dict[Read, Any] = {}
         self.shown: dict[str, str] = {}
 
@@ -76,8 +89,8 @@ class _Evaluation:
         return tuple(self.shown.items())
 
     def spend(self, units: int) -> None:
-        self.left -= units
-        if self.left < 0:  # stays so: whatever comes next fails too, and no && hides it
+        self.purse.left -= units
+        if self.purse.left < 0:  # stays so: whatever comes next fails too, and no && hides it
             raise Failure("limit", f"it costs more than the {MOST_COST:,} units that are allowed")
 
     def value(self, tree: Tree) -> Any:

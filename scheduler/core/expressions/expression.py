@@ -13,7 +13,7 @@ from typing import Any
 
 from ...errors import ExpressionError, did_you_mean, shown
 from .errors import Seen
-from .evaluate import Look, valued
+from .evaluate import Look, Purse, valued
 from .operators import FUNCTIONS, INFIX, LARGEST, MOST_CHARACTERS, MOST_NESTING, MOST_PARTS, SMALLEST
 from .syntax import tree_of
 from .tree import WHATS, Call, Constant, Read, Tree, canonical, draw, indexed, infix, is_field, negated, parts
@@ -69,8 +69,11 @@ def parse(text: str, names: Collection[str] = ()) -> Expression:
     return _expression(tree_of(text, names), text)
 
 
-def evaluated(expression: Expression, look: Look) -> tuple[Any, Seen]:
+def evaluated(expression: Expression, look: Look, purse: Purse | None = None) -> tuple[Any, Seen]:
     """The value of an expression, and what was read for it, to be recorded.
+
+    Args:
+        purse: what it may spend, where several share one; by default it has its own.
 
     Raises:
         EvaluationError: it has none.
@@ -78,7 +81,7 @@ def evaluated(expression: Expression, look: Look) -> tuple[Any, Seen]:
     >>> evaluated(parse("fetch.output.score >= 0.8"), lambda read: 0.3)
     (False, (('fetch.output.score', '0.3'),))
     """
-    return valued(expression.text, expression.tree, look)
+    return valued(expression.text, expression.tree, look, purse)
 
 
 def worded(expression: Expression, value: Any, seen: Seen) -> str:
