@@ -17,6 +17,7 @@
     │   ├── NotAnAncestor       an "ancestor" reference to a node that need not end before this one starts
     │   ├── PathNotInOutput     a path that the producer's published output cannot have
     │   ├── UnknownExecutor     no worker has published an executor of that name
+    │   ├── UnknownMapper       no mapper of that name is deployed
     │   ├── UnknownClass        no queue class of that name is declared
     │   ├── ExecutorNotAllowed  the executor may not run in the node's queue class
     │   └── InputMismatch       a literal input that the executor's published input schema refuses
@@ -409,6 +410,22 @@ class UnknownExecutor(GraphError):
         super().__init__(
             f"{at}: no worker has published an executor {shown(executor)}.{did_you_mean(executor, known)} "
             "Correct the name, or start a worker that has it.",
+            at=at,
+        )
+
+
+class UnknownMapper(GraphError):
+    """No mapper of that name and version is deployed.
+
+    Attributes:
+        mapper: the name.
+    """
+
+    def __init__(self, mapper: str, at: str, known: Iterable[str] = ()) -> None:
+        self.mapper = mapper
+        super().__init__(
+            f"{at}: no mapper {shown(mapper)} is deployed.{did_you_mean(mapper, known)} "
+            "Correct the name or the version, or deploy that mapper.",
             at=at,
         )
 

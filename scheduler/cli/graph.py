@@ -51,6 +51,7 @@ def check(graph: str, inputs: tuple[str, ...], published: bool, place: Place, ou
         "edges": compiled.header["edges"],
         "levels": len(levels(shape)),
         "executors": sorted({it["executor"] for it in profiles} - {""}),
+        "mappers": compiled.header.get("mappers", []),
         "returns": None if compiled.header["returns"] is None else compiled.keys[compiled.header["returns"]],
     }
     if out.json:
@@ -61,7 +62,8 @@ def check(graph: str, inputs: tuple[str, ...], published: bool, place: Place, ou
             shown = ", ".join(bare[:_MOST_BARE]) + (", ..." if len(bare) > _MOST_BARE else "")
             of = len(nodes_that_may_fail(shape))
             found["no failure path"] = f"{len(bare)} of {of} nodes, {DEFAULT}: {shown}"
-        out.facts([(name, ", ".join(it) if isinstance(it, list) else it) for name, it in found.items()])
+        said = {name: it for name, it in found.items() if name != "mappers" or it}
+        out.facts([(name, ", ".join(it) if isinstance(it, list) else it) for name, it in said.items()])
 
 
 @graph_command.command("draw")

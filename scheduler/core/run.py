@@ -38,6 +38,7 @@ from typing import Any, NamedTuple
 
 from .guards import Facts, Guards
 from .ladder import Step, rung_words
+from .mappers import Mapper, mappers_of
 from .policies import RunPolicy
 from .rules import Rule, parse_rule
 from .states import FIRST_ENDED, IN_FLIGHT, LETTERS, NodeState, RunState
@@ -45,8 +46,8 @@ from .waits import Signal
 
 CAPABILITY = "capability:"
 """How the name begins that stands for an executor when a capability is asked for; wire.py has it too."""
-GRAPH_FORMAT = 3
-"""Of compiled graphs, the newest that is read. 2 has expressions, 3 waits, limits of time and retry ladders."""
+GRAPH_FORMAT = 4
+"""Of compiled graphs, the newest that is read. 2 has expressions, 3 waits, limits of time and ladders, 4 mappers."""
 DEFAULT_TIMEOUT_MS = 3_600_000
 KEPT_TRIES = 200
 """Attempts of one node that its timeline tells of, some 50 bytes each; older ones stay counted and in the log."""
@@ -184,7 +185,8 @@ PARKED, HANDED = "parked", "handed over"
 """How an entry of a timeline ends whose node waits."""
 
 Template = str | list[Any]
-"""Inputs as they will stand in the message: text, or text and references in turn."""
+"""Inputs as they will stand in the message: text, or text and references in turn: [node, path, "output" | "error"], and
+behind them the name of the mapper that the value goes through, if it does."""
 
 
 @dataclass(slots=True)
@@ -215,6 +217,7 @@ class Run:
             for where these name secrets.
         begun: numbers of requests whose commit a crash may have broken off; they come again.
         policy: that it has taken up; None for none.  declared: its profiles as the graph has them.
+        mappers: those that its graph's references name, as they were when it began.
         by_state: NodeState -> number of nodes.
         open: nodes that have not ended.  bad: sinks that ended otherwise than succeeded or skipped.
         floor: new attempts get higher numbers than this; above 0 only after the store lost commits of this run.
@@ -277,6 +280,7 @@ class Run:
     begun: frozenset[int] = frozenset()
     policy: RunPolicy | None = None
     declared: Sequence[Mapping[str, Any]] = ()
+    mappers: dict[str, Mapper] = field(default_factory=dict)
 
     @property
     def n(self) -> int:

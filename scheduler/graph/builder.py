@@ -20,7 +20,7 @@ from .capability import Capability, executor_of
 from .compile import CompiledGraph, compile_graph
 from .fallback import with_fallback
 from .formulas import Formula, formula_of, has, size, within
-from .handles import Choice, Edge, Node, Path
+from .handles import Choice, Edge, Mapped, Node, Path
 from .inputs import NO_INPUTS, Inputs
 from .ladder import other
 from .limits import MAX_NAME, Duration, check_limits, kind_of, name_of, seconds_of
@@ -500,6 +500,7 @@ class Graph(WaitingNodes):
         *,
         contracts: Mapping[str, Mapping[str, Any]] | None = None,
         classes: Collection[str] | None = None,
+        mappers: Mapping[str, Any] | None = None,
     ) -> CompiledGraph:
         """Checks how the nodes hang together, and makes the form that is stored.
 
@@ -507,20 +508,23 @@ class Graph(WaitingNodes):
             contracts: executor name -> published contract. When given and not empty, unknown executors, literal
                 inputs that break the input schema and paths that the output schema cannot have are refused.
             classes: names of the queue classes. When given, others are refused.
+            mappers: name -> definition (core/mappers.py), of all that are deployed. When given, others are refused, and
+                what they read is compared with the output schemas, the names of what they give with the input schemas.
 
         Raises:
             GraphError: see errors.py. O(nodes + edges).
         """
-        return compile_graph(self.name, self._specs, self._returns, self.hash, contracts, classes, self._stops)
+        return compile_graph(self.name, self._specs, self._returns, self.hash, contracts, classes, self._stops, mappers)
 
     def check(
         self,
         *,
         contracts: Mapping[str, Mapping[str, Any]] | None = None,
         classes: Collection[str] | None = None,
+        mappers: Mapping[str, Any] | None = None,
     ) -> None:
         """The checks of `compile`, for whoever wants nothing else."""
-        self.compile(contracts=contracts, classes=classes)
+        self.compile(contracts=contracts, classes=classes, mappers=mappers)
 
     # --- how add does it ---------------------------------------------------------------------------------
 
@@ -591,6 +595,8 @@ class Graph(WaitingNodes):
 
     def _own(self, handle: object, at: str) -> str:
         """The key of a handle of this graph."""
+        if isinstance(handle, Mapped):
+            raise InvalidValue(at, handle, "is an input of a node and nothing else", "Leave .via(...) out here.")
         node = handle._celeriac_node if isinstance(handle, Path) else handle
         if not isinstance(node, Node):
             raise InvalidValue(at, handle, "is neither a node nor a key", "Hand over a handle or the key of a node.")

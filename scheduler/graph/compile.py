@@ -29,8 +29,10 @@ from .guards import (
     page_guards,
 )
 from .handles import Reference
-from .inputs import Inputs
+from .inputs import GAP, Inputs
 from .limits import MAX_EDGES, MAX_GRAPH_CHARACTERS, MAX_PAGE_BYTES, MAX_PAGE_NODES
+from .mapped import check_reads, known_mappers, mappers_used
+from .places import references_at
 from .policy import Policy
 from .rungs import StepWalk
 from .spec import Spec
@@ -42,6 +44,8 @@ GUARDED_FORMAT = 2
 WAITING_FORMAT = 3
 """Of graphs with waits, limits of time before or between attempts, retry ladders, kinds of error that are never tried
 again, or capabilities."""
+MAPPED_FORMAT = 4
+"""Of graphs with mappers: who reads version 3 would hand over what has to be mapped as it stands."""
 _ANCESTORS_AT_ONCE = 4_096
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 
@@ -50,7 +54,8 @@ class CompiledGraph:
     """A checked graph, ready to be stored.
 
     Attributes:
-        header: what the store keeps beside the pages: name, hash, counts, profiles, index of the result's node.
+        header: what the store keeps beside the pages: name, hash, counts, profiles, index of the result's node; of a
+            graph with mappers their names, "mappers", so that whoever stores a run can pin what they mean.
         hash: of the canonical form.
         nodes: how many.
         keys: the user's key of every node, by index.
@@ -124,7 +129,8 @@ class CompiledGraph:
         parts = inputs.parts()
         found: list[Any] = [parts[0]]
         for reference, part in zip(references, parts[1:], strict=True):
-            found.append((index[reference.key], reference.path, reference.what))
+            through = () if reference.via is None else (reference.via,)
+            found.append((index[reference.key], reference.path, reference.what, *through))
             found.append(part)
         return found
 
@@ -141,6 +147,7 @@ def compile_graph(
     contracts: Mapping[str, Mapping[str, Any]] | None = None,
     classes: Collection[str] | None = None,
     stops: Sequence[Stop] = (),
+    mappers: Mapping[str, Any] | None = None,
 ) -> CompiledGraph:
     """Checks and compiles; see `Graph.compile`.
 
@@ -168,12 +175,15 @@ def compile_graph(
     if far:
         _check_ancestors(specs, up, index)
     policies = _policies(specs, up, classes)
+    used = mappers_used(specs)
+    known = known_mappers(specs, used, mappers)
     if contracts:
-        _check_contracts(specs, Contracts(contracts))
+        _check_contracts(specs, Contracts(contracts, {name: it.shape(GAP) for name, it in known.items()}))
+    check_reads(specs, index, known, contracts or {})
     if guarded:
         check_types(specs, stops, index, contracts or {})
     numbers = {id(policy): i for i, policy in enumerate(policies)}
-    version = _format_of(specs, policies, guarded)
+    version = _format_of(specs, policies, guarded, used)
     header: dict[str, Any] = {
         "v": version,
         "name": name,
@@ -184,15 +194,19 @@ def compile_graph(
         "profiles": [policy.profile() for policy in policies],
         "returns": None if returns is None else index[returns],
     }
-    if version != FORMAT:
-        header["min_reader"] = version
-    if stops:
-        header["stops"] = [stop.record() for stop in stops]
+    more = {
+        "min_reader": version if version != FORMAT else None,
+        "mappers": used,
+        "stops": [stop.record() for stop in stops],
+    }
+    header |= {name: it for name, it in more.items() if it}
     return CompiledGraph(header, specs, up, [numbers[id(s.policy)] for s in specs])
 
 
-def _format_of(specs: Sequence[Spec], policies: Sequence[Policy], guarded: bool) -> int:
+def _format_of(specs: Sequence[Spec], policies: Sequence[Policy], guarded: bool, mappers: Sequence[str]) -> int:
     """The oldest format whose readers do not misread the graph."""
+    if mappers:
+        return MAPPED_FORMAT
     if has_waits(specs, policies) or any(policy.is_laddered for policy in policies):
         return WAITING_FORMAT
     return GUARDED_FORMAT if guarded else FORMAT
@@ -274,17 +288,6 @@ def _where(spec: Spec, key: str) -> str:
         if reference.key == key:
             return place
     return f"nodes[{quoted(spec.key)}].after[{spec.after.index(key)}]"
-
-
-def references_at(spec: Spec) -> list[str]:
-    """Places of a node's references, in their order; for errors only."""
-    walk = Walk(spec.key, None)
-    found = [walk.place(trail) for trail in spec.inputs.gaps()]
-    for number, inputs in enumerate(spec.steps):
-        if inputs is not None:
-            walk = StepWalk(spec.key, None, number)
-            found += [walk.place(trail) for trail in inputs.gaps()]
-    return found
 
 
 def _in_order(specs: Sequence[Spec], up: Sequence[list[int]]) -> tuple[list[Spec], list[list[int]]]:

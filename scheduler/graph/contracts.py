@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..core.expressions.schemas import branches as branches_of
@@ -54,10 +55,18 @@ class PathProblem(NamedTuple):
 
 
 class Contracts:
-    """Contracts by executor name; answers about paths are remembered, since graphs repeat them."""
+    """Contracts by executor name; answers about paths are remembered, since graphs repeat them.
 
-    def __init__(self, contracts: Mapping[str, Mapping[str, Any]]) -> None:
+    Args:
+        contracts: executor -> contract.
+        shapes: name of a mapper -> what comes out of it, with `GAP` for what nobody knows.
+    """
+
+    def __init__(
+        self, contracts: Mapping[str, Mapping[str, Any]], shapes: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         self._contracts = contracts
+        self._shapes = shapes
         self._paths: dict[tuple[str, tuple[str | int, ...]], PathProblem | None] = {}
 
     def check_executor(self, executor: str, at: str) -> None:
@@ -80,6 +89,10 @@ class Contracts:
             return [executor]
         return [name for name, found in self._contracts.items() if wanted in _capabilities(found)]
 
+    def outputs(self, executor: str) -> list[Any]:
+        """Output schemas of the executors that may do it, None for unknown; of a capability of all that have it."""
+        return [self._contracts.get(name, {}).get("output_schema") for name in self._able(executor)]
+
     def path_problem(self, executor: str, path: tuple[str | int, ...]) -> PathProblem | None:
         """Why the executor's output cannot have the path; None when it can, or nobody knows."""
         asked = (executor, path)
@@ -99,7 +112,8 @@ class Contracts:
         return first
 
     def check_inputs(self, executor: str, inputs: Inputs, walk: Walk) -> None:
-        """Whether literal inputs agree with the executor's input schema; references may be anything.
+        """Whether literal inputs agree with the executor's input schema; references may be anything, but for the names
+        of the fields that a mapper gives.
 
         Args:
             walk: knows the places of the node, or of the step of its ladder, that has these inputs.
@@ -113,7 +127,7 @@ class Contracts:
             if not isinstance(schema, Mapping):
                 return
             try:
-                _Inputs(walk, name, schema).check(inputs.values(), inputs.args != "[]")
+                _Inputs(walk, name, schema).check(inputs.values(self._shapes), inputs.args != "[]")
             except InputMismatch as problem:
                 first = first or problem
             else:
@@ -185,7 +199,7 @@ class _Inputs:
                 self.walk.place(where),
                 executor=self.executor,
                 problem=text,
-                remedy="Correct the value, or pass a node.",
+                remedy="Correct the value, or the mapper that gives it, or pass a node.",
             )
 
     def _problem(self, schema: Schema, value: Any, trail: Trail, depth: int) -> Problem | None:

@@ -103,21 +103,29 @@ def check_types(
         if what != "output":
             return None
         spec = specs[index[key]]
-        if spec.branching is not None and spec.branching.choice is not None:
-            branch = {"enum": list(spec.branching.choice.names)}
-            return {"type": "object", "properties": {"branch": branch}, "required": ["branch"]}
-        if spec.branching is not None and spec.branching.race is not None:
-            winners = {"type": "array", "items": {"enum": list(spec.branching.race.members)}}
-            return {"type": "object", "properties": {"winners": winners}, "required": ["winners"]}
         if spec.branching is not None and spec.branching.wait is not None:
             return spec.branching.wait.output_schema  # of a job that ends outside nobody knows
-        return contracts.get(spec.policy.executor, {}).get("output_schema")
+        return decision_schema(spec) or contracts.get(spec.policy.executor, {}).get("output_schema")
 
     for at, expression in _expressions(specs, stops):
         try:
             check(expression, schema_of, want="bool")
         except ExpressionError as wrong:
             raise ExpressionError(wrong.text, wrong.position, wrong.problem, wrong.remedy, at=at) from None
+
+
+def decision_schema(spec: Spec) -> Any:
+    """JSON Schema of what a node gives that the scheduler does itself; None for work, and where nobody knows."""
+    it = spec.branching
+    if it is None:
+        return None
+    if it.choice is not None:
+        branch = {"enum": list(it.choice.names)}
+        return {"type": "object", "properties": {"branch": branch}, "required": ["branch"]}
+    if it.race is not None:
+        winners = {"type": "array", "items": {"enum": list(it.race.members)}}
+        return {"type": "object", "properties": {"winners": winners}, "required": ["winners"]}
+    return None if it.wait is None else it.wait.output_schema
 
 
 def page_guards(specs: Sequence[Spec], first: int, index: Mapping[str, int]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final, Generic, NoReturn, TypeVar
 
 from ..core.expressions import read
+from ..core.mappers import mapper_name
 from ..errors import HandleMisused, InvalidValue, quoted, shown
 from .formulas import Formula, Operators, formula_of
 from .limits import MAX_INDEX, MAX_PATH, MAX_STEP
@@ -26,17 +27,27 @@ _ADVICE: Final = (
 
 
 class Reference:
-    """One reference as documents hold it: a node's output or error, a path into it, and whether it makes an edge."""
+    """One reference as documents hold it: a node's output or error, a path into it, and whether it makes an edge.
 
-    __slots__ = ("_text", "ancestor", "key", "path", "what")
+    Attributes:
+        via: the name of the mapper that the value there goes through; None for none.
+    """
+
+    __slots__ = ("_text", "ancestor", "key", "path", "via", "what")
 
     def __init__(
-        self, key: str, path: tuple[str | int, ...] = (), what: str = "output", ancestor: bool = False
+        self,
+        key: str,
+        path: tuple[str | int, ...] = (),
+        what: str = "output",
+        ancestor: bool = False,
+        via: str | None = None,
     ) -> None:
         self.key = key
         self.path = path
         self.what = what
         self.ancestor = ancestor
+        self.via = via
         self._text: str | None = None
 
     @property
@@ -54,6 +65,8 @@ class Reference:
                 found["of"] = self.what
             if self.path:
                 found["path"] = list(self.path)
+            if self.via is not None:
+                found["via"] = self.via
             self._text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
         return self._text
 
@@ -61,7 +74,7 @@ class Reference:
 class Path(Operators):
     """A part of a node's output (or error record), picked by attribute or index: ``node.out.items[0]["name"]``.
 
-    A field that is named like something here (`of_ancestor`), or begins with an underscore, is reached by
+    A field that is named like something here (`of_ancestor`, `via`), or begins with an underscore, is reached by
     ``["name"]``. A path is not hashable, and comparing it writes a formula.
     """
 
@@ -74,7 +87,20 @@ class Path(Operators):
     def of_ancestor(self) -> Path:
         """The same, but without making an edge: the node must be an ancestor already, checked at compile time."""
         r = self._celeriac_reference
-        return Path(self._celeriac_node, Reference(r.key, r.path, r.what, ancestor=True))
+        return type(self)(self._celeriac_node, Reference(r.key, r.path, r.what, True, r.via))
+
+    def via(self, mapper: str) -> Mapped:
+        """What a mapper makes of it, as an input of another node: ``node.out.order.via("order_to_invoice@1")``.
+
+        Args:
+            mapper: name and version of one that is deployed when the run begins.
+
+        Raises:
+            InvalidValue: that is no such name.
+        """
+        r = self._celeriac_reference
+        name = mapper_name(mapper, f"{drawn(r)}.via")
+        return Mapped(self._celeriac_node, Reference(r.key, r.path, r.what, r.ancestor, name))
 
     def __getattr__(self, name: str) -> Path:
         if name.startswith("_"):  # copy, pickle, numpy and others ask for such names and must hear no
@@ -106,6 +132,31 @@ class Path(Operators):
     __str__ = __format__ = _celeriac_refuse
 
 
+class Mapped(Path):
+    """What a mapper makes of a part of a node's output: an input of another node, and nothing else."""
+
+    __slots__ = ()
+
+    def via(self, mapper: str) -> Mapped:
+        """Nothing goes through two mappers.
+
+        Raises:
+            HandleMisused: always.
+        """
+        raise self._celeriac_only_input(f"goes through {shown(mapper)} too", "Deploy one mapper that does both.")
+
+    def __getitem__(self, step: str | int) -> Path:
+        remedy = "Pick the part before .via(...), or let the mapper give it."
+        raise self._celeriac_only_input(f"is to be picked from by {shown(step)}", remedy)
+
+    def _celeriac_formula(self) -> Formula:
+        raise self._celeriac_only_input("stands in a condition", "Ask for the output itself, without .via(...).")
+
+    def _celeriac_only_input(self, problem: str, remedy: str) -> HandleMisused:
+        said = f"{drawn(self._celeriac_reference)} {problem}"
+        return HandleMisused(f"{said}, and what a mapper makes is an input of a node and nothing else. {remedy}")
+
+
 class Node(Generic[T_co]):
     """A node of a graph that is being written; `Graph.add` makes it. `T_co` is what its executor returns.
 
@@ -126,6 +177,10 @@ class Node(Generic[T_co]):
     def out(self) -> Path:
         """Its output, to pick a part from: ``node.out.pages[0].url``. The node itself stands for the whole."""
         return Path(self, self._reference)
+
+    def via(self, mapper: str) -> Mapped:
+        """What a mapper makes of its output, as an input of another node; see `Path.via`."""
+        return self.out.via(mapper)
 
     @property
     def error(self) -> Path:
@@ -220,6 +275,7 @@ def drawn(reference: Reference) -> str:
         for p in reference.path
     )
     mark = ".of_ancestor()" if reference.ancestor else ""
+    mark += f".via({quoted(reference.via)})" if reference.via is not None else ""
     return f"nodes[{quoted(reference.key)}].{'error' if reference.what == 'error' else 'out'}{''.join(steps)}{mark}"
 
 

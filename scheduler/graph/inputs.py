@@ -8,7 +8,7 @@ from that text. values.py makes it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -67,9 +67,15 @@ class Inputs:
         """The text ``[args],{kwargs}`` of the Celery body, cut at the gaps."""
         return f"{self.args},{self.kwargs}".split(GAP_JSON)
 
-    def values(self) -> dict[str, Any]:
-        """Kwargs as values again, `GAP` for references and a text for secrets; slow, for checks against contracts."""
+    def values(self, shapes: Mapping[str, Any]) -> dict[str, Any]:
+        """Kwargs as values again, `GAP` for references and a text for secrets; slow, for checks against contracts.
+
+        Args:
+            shapes: name of a mapper -> what stands for a reference that goes through it.
+        """
         found: dict[str, Any] = json.loads(self.kwargs)
+        if any(it.via in shapes for it in self.references):
+            found = _shaped(found, iter(self.references[self.args.count(GAP_JSON) :]), shapes)
         for place in self.secrets:
             if place[0] == 1:
                 inner: Any = found
@@ -111,6 +117,17 @@ NO_INPUTS = Inputs("[]", "{}", (), quoting=False)
 def _filled(text: str, references: Any) -> str:
     first, *rest = text.split(GAP_JSON)
     return first + "".join(next(references).text + part for part in rest) if rest else text
+
+
+def _shaped(value: Any, references: Iterator[Reference], shapes: Mapping[str, Any]) -> Any:
+    """Puts shapes into gaps; references come in the order of the text."""
+    if value == GAP:
+        return shapes.get(next(references).via or "", GAP)
+    if isinstance(value, list):
+        return [_shaped(it, references, shapes) for it in value]
+    if isinstance(value, dict):
+        return {name: _shaped(it, references, shapes) for name, it in value.items()}
+    return value
 
 
 def _quote(value: Any, place: Place, secrets: frozenset[Place]) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..core.expressions.operators import MOST_CHARACTERS
 from ..core.ladder import CHANGED, ESCALATE, OTHER
+from ..core.mappers import NAME_PATTERN as MAPPER_PATTERN
 from ..core.rules import RULE_NAMES
 from ..errors import ERROR_KINDS
 from ..wire import CAPABILITY, CAPABILITY_NAME
@@ -267,6 +268,12 @@ def _reference() -> dict[str, Any]:
                 "type": "boolean",
                 "default": False,
                 "description": "Makes no edge: the node must be an ancestor already.",
+            },
+            "via": {
+                "type": "string",
+                "pattern": MAPPER_PATTERN,
+                "not": {"pattern": r"\n"},
+                "description": "The mapper, with its version, that the value goes through.",
             },
         },
         required=["$ref"],

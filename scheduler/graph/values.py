@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..core.mappers import mapper_name
 from ..errors import GraphError, HandleMisused, InvalidValue, NotJson, TooLarge, did_you_mean, quoted, shown
 from .handles import Node, Path, Reference, step_of
 from .inputs import GAP, GAP_JSON, RESERVED, Inputs, Place, Trail, to_json
 from .limits import MAX_DEPTH, MAX_NODE_BYTES, MAX_PATH, kind_of, name_of
 from .secret import Secret, secret_name
 
-_REFERENCE_FIELDS = ("$ref", "path", "of", "ancestor")
+_REFERENCE_FIELDS = ("$ref", "path", "of", "ancestor", "via")
 _LITERAL_REMEDY = 'Write {"$literal": {...}} around an object that is meant as it stands.'
 
 
@@ -147,7 +148,7 @@ class Walk:
         return verbatim._fields(inner, (trail, "$literal"), depth)
 
     def _reference(self, value: Mapping[str, Any], trail: Trail) -> str:
-        """The gap for ``{"$ref": key, "path": [...], "of": "output" | "error", "ancestor": true}``."""
+        """The gap for ``{"$ref": key, "path": [...], "of": "output" | "error", "ancestor": true, "via": mapper}``."""
         at = self.place(trail)
         for name in value:
             if name not in _REFERENCE_FIELDS:
@@ -178,7 +179,8 @@ class Walk:
                 path.append(step_of(whole, reference))
             except InvalidValue as refused:
                 raise InvalidValue(f'{at}["path"][{i}]', step, refused.problem, refused.remedy) from None
-        self.references.append(Reference(key, tuple(path), what, ancestor))
+        via = mapper_name(value["via"], f'{at}["via"]') if "via" in value else None
+        self.references.append(Reference(key, tuple(path), what, ancestor, via))
         return GAP
 
     def _handle(self, handle: Node[Any] | Path, trail: Trail) -> str:

@@ -35,6 +35,7 @@ EXAMPLES: list[errors.CeleriacError] = [
     errors.NotAnAncestor("b", "a", at='nodes["b"].inputs["x"]'),
     errors.PathNotInOutput("x", node="a", executor="e", path=("t", 0), step=1, problem="there is no item 0"),
     errors.UnknownExecutor("web.fetsh", at="x", known=["web.fetch"]),
+    errors.UnknownMapper("to_invoice@2", at="x", known=["to_invoice@1"]),
     errors.UnknownClass("fast", at="x", known=["interactive-low"]),
     errors.ExecutorNotAllowed("web.fetch", "batch", ["llm.*"], at="x"),
     errors.InputMismatch("x", executor="e", problem="'a' is text, not integer", remedy="Write a number."),

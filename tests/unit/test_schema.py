@@ -79,9 +79,10 @@ SCALARS = st.sampled_from(
      "quorum(2)\n", "quorum(12345678)", "output", "error", "20s"]
 )  # fmt: skip
 STEPS = st.lists(SCALARS, max_size=3) | st.just(["a"] * 64) | st.just(["a"] * 65)
+MAPPERS = st.sampled_from(["m@1", "a.b-c_D9@000123", "m@1\n", "m", "m@", "m@1234567", "x" * 101 + "@1", "ü@1", "m@1@2"])
 REFERENCES = st.fixed_dictionaries(
     {"$ref": st.just("a") | SCALARS},
-    optional={"path": STEPS | SCALARS, "of": SCALARS, "ancestor": SCALARS, "x": SCALARS},
+    optional={"path": STEPS | SCALARS, "of": SCALARS, "ancestor": SCALARS, "x": SCALARS, "via": MAPPERS | SCALARS},
 )
 SECRETS = st.fixed_dictionaries(
     {"$secret": st.sampled_from(["db", "a.b-c_D9", "..", "..a", "", "a/b", "x" * 128, "x" * 129, "a\n", 7])},

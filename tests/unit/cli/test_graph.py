@@ -51,6 +51,24 @@ def test_check_tells_what_a_graph_holds(diamond: str) -> None:
     assert json.loads(run("check", "-", "-o", "json", stdin=json.dumps(DIAMOND))[1])["hash"] == found["hash"]
 
 
+def test_check_names_the_mappers_that_a_graph_uses(tmp_path: Path, diamond: str) -> None:
+    """They must be deployed where it runs; of a graph without any nothing is said."""
+    nodes = [
+        {"key": "a", "executor": "e"},
+        {
+            "key": "b",
+            "executor": "e",
+            "inputs": {"x": {"$ref": "a", "via": "to_b@2"}, "y": {"$ref": "a", "via": "n@1"}},
+        },
+    ]
+    path = tmp_path / "mapped.json"
+    path.write_text(json.dumps({"celeriac": 1, "name": "mapped", "nodes": nodes}))
+    assert json.loads(run("check", str(path), "-o", "json")[1])["mappers"] == ["n@1", "to_b@2"]
+    assert "mappers\tn@1, to_b@2" in run("check", str(path))[1]
+    assert json.loads(run("check", diamond, "-o", "json")[1])["mappers"] == []
+    assert "mappers" not in run("check", diamond)[1]
+
+
 def test_check_names_the_nodes_of_which_nothing_is_said_for_failure(tmp_path: Path, diamond: str) -> None:
     """A ladder, a fallback, a rule downstream and a condition on a state say something; a retry alone does not."""
     found = json.loads(run("check", diamond, "-o", "json")[1])["failure_paths"]
