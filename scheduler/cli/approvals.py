@@ -63,16 +63,17 @@ def show(run: str, node: str, place: Place, out: Output) -> None:
     with place.for_reading() as settings:
         runs = runs_of(settings)
         asked = _question(runs, run, node)
-        now, shown = runs.now_ms(), inputs_shown(runs, asked)
+        now, (shown, mappers) = runs.now_ms(), _shown(runs, asked)
     if out.json:
-        out.document({**_document(asked, now), "shown": shown})
+        out.document({**_document(asked, now), "shown": shown, "mappers": mappers})
         return
     facts: list[tuple[str, Any]] = [("run", asked.run), ("graph", asked.graph), ("node", asked.node)]
     facts += [("question", asked.question), ("choices", ", ".join(asked.choices))]
     facts += [("who", ", ".join(asked.may_answer(now))), ("since", instant(asked.since_ms))]
     facts += [("until", instant(asked.due_at_ms))] if asked.due_at_ms else []
     facts += [("form", json_text(asked.form))] if asked.form is not None else []
-    out.facts([*facts, *((f"shown: {name}", json_text(value)) for name, value in shown.items())])
+    by = {name: f" by {', '.join(found)}" for name, found in mappers.items()}
+    out.facts([*facts, *((f"shown: {name}{by.get(name, '')}", json_text(value)) for name, value in shown.items())])
 
 
 def _answers(command: Callable[..., T]) -> Callable[..., T]:
@@ -191,14 +192,20 @@ def _question(runs: Runs, run: str, node: str) -> Question:
 
 def inputs_shown(runs: Runs, asked: Question) -> dict[str, Any]:
     """What whoever answers is to see: the node's inputs, with the outputs that they refer to."""
+    return _shown(runs, asked)[0]
+
+
+def _shown(runs: Runs, asked: Question) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """The same, and for inputs that mappers make their names; where one makes nothing, its error is shown."""
     from ..core.run import references
-    from ..service.inputs import resolve
+    from ..service.inputs import mappers_at, resolve
+    from ..service.mapping import Mappings
 
     run = runs.load(asked.run)
     template = run.inputs[asked.number]
-    text, _ = resolve(run, template, runs.values(asked.run, references(template)))
+    text, _ = resolve(run, template, runs.values(asked.run, references(template)), Mappings(runs, strict=False))
     found: dict[str, Any] = json.loads(f"[{text}]")[1]
-    return found
+    return found, mappers_at(template)
 
 
 def _document(it: Question, now_ms: int) -> dict[str, Any]:

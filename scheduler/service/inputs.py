@@ -1,37 +1,49 @@
 """Inputs as a message carries them: the stored template with the outputs of upstream nodes put in.
 
-Pure. Literals and outputs are spliced as text and never decoded, unless a reference picks a part of an
-output by a path. An output that lies aside as a blob is not fetched: the message carries the key, and its
-header says where in [args, kwargs] the worker has to put what it fetches.
+Pure but for mappers. Literals and outputs are spliced as text and never decoded, unless a reference picks a part of an
+output by a path, or names a mapper (mapping.py). An output that lies aside as a blob is fetched for mappers only: else
+the message carries the key, and its header says where in [args, kwargs] the worker has to put what it fetches.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..core.expressions import Purse
 from ..core.run import Run, Template
 from ..core.states import NodeState
+
+if TYPE_CHECKING:
+    from .mapping import Mappings
 
 _MARK = "\u0000ref"
 _BLOB, _FAILED, _SUCCEEDED = ord("b"), int(NodeState.FAILED), int(NodeState.SUCCEEDED)
 
 
-def resolve(run: Run, template: Template, values: Mapping[int, bytes]) -> tuple[str, list[list[str | int]]]:
+def resolve(
+    run: Run, template: Template, values: Mapping[int, bytes], mappings: Mappings
+) -> tuple[str, list[list[str | int]]]:
     """The text `[args…],{kwargs…}` of a message and the positions of blobs in it.
 
     Args:
-        template: text, or text and references [node, path, "output" | "error"] in turn.
+        template: text, or text and references in turn.
         values: raw JSON outputs and errors of the nodes referred to.
+        mappings: what mappers make of them.
 
-    A node that ended without the value that is asked for gives null. So does a path that the value
-    does not have; a producer that has published its output's schema never lets it come to that.
+    A node that ended without the value that is asked for gives null, and no mapper is asked. A path that the value does
+    not have gives null too, which a mapper gets; a producer that has published its output's schema never lets it come
+    to that.
+
+    Raises:
+        MappingError: a mapper makes nothing of its value.
     """
     if type(template) is str:
         return template, []
     parts: list[str] = []
     blobs: list[int] = []
+    purse = None
     for at, part in enumerate(template):
         if at % 2 == 0:
             parts.append(part)
@@ -40,6 +52,10 @@ def resolve(run: Run, template: Template, values: Mapping[int, bytes]) -> tuple[
         raw = values.get(node) if run.state[node] == (_FAILED if what == "error" else _SUCCEEDED) else None
         if raw is None:
             parts.append("null")
+        elif len(part) > 3:
+            purse = purse or Purse()
+            blob = what == "output" and run.output_kind[node] == _BLOB
+            parts.append(mappings.text(run, part, raw, purse, blob=blob))
         elif what == "output" and run.output_kind[node] == _BLOB:
             blobs.append(at // 2)
             parts.append(json.dumps({"blob": json.loads(raw)["blob"], "path": path}, ensure_ascii=False))
@@ -75,6 +91,17 @@ def json_text(value: Any) -> str:
         except UnicodeEncodeError:
             return json.dumps(value, separators=(",", ":"))
     return text
+
+
+def mappers_at(template: Template) -> dict[str, list[str]]:
+    """Input by name -> the mappers that it, or parts of it, go through. Slow, for who shows inputs."""
+    if type(template) is str:
+        return {}
+    numbers = [at // 2 for at, part in enumerate(template) if at % 2 and len(part) > 3]
+    found: dict[str, list[str]] = {}
+    for number, place in zip(numbers, _positions(template, numbers) if numbers else (), strict=True):
+        found.setdefault(str(place[1]), []).append(template[2 * number + 1][3])
+    return found
 
 
 def _positions(template: Template, wanted: list[int]) -> list[list[str | int]]:

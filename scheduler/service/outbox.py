@@ -10,10 +10,11 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from celery import Celery
 
+from ..core.mappers import MappingError
 from ..core.run import Profile, Run, references
 from ..core.states import IN_FLIGHT
 from ..settings import QueueClass, Settings
@@ -24,6 +25,7 @@ from .admission import Admission
 from .announcer import Announcer
 from .held import Held
 from .inputs import resolve
+from .mapping import Mappings
 from .pauses import Pauses
 from .publisher import Letter, Template, Templates
 from .transport import Transport
@@ -66,7 +68,7 @@ class Outbox:
         self, settings: Settings, app: Celery, transport: Transport, admission: Admission, counts: Counter[str]
     ) -> None:
         self.unsent: list[Outgoing] = []
-        self._too_large: list[Report] = []
+        self._refused: list[Report] = []
         self._classes = settings.classes
         self._default = settings.default_class
         self._templates = Templates(app)
@@ -97,10 +99,11 @@ class Outbox:
         if not self.unsent or time.monotonic() < self._send_at:
             return
         self._fetch_values(runs)
-        letters = [it for it in map(self._letter, self.unsent) if it is not None]
-        if self._too_large:  # their nodes fail by a report like any other, and no broker is burdened
-            Attempts(runs.client, runs.namespace).report((report, None) for report in self._too_large)
-            self._too_large.clear()
+        self._refused.clear()
+        mappings = Mappings(runs)
+        letters = [it for it in (self._letter(going, mappings) for going in self.unsent) if it is not None]
+        if self._refused:  # their nodes fail by a report like any other, and no broker is burdened
+            Attempts(runs.client, runs.namespace).report((report, None) for report in self._refused)
         try:
             if letters:
                 self._transport.send(letters)
@@ -124,8 +127,8 @@ class Outbox:
         """Seconds until what is unsent is tried again, 0 for at once; None when nothing is unsent."""
         return max(self._send_at - time.monotonic(), 0.0) if self.unsent else None
 
-    def _letter(self, going: Outgoing) -> tuple[Template, Letter] | None:
-        """The message of an attempt, or None when it is over by now."""
+    def _letter(self, going: Outgoing, mappings: Mappings) -> tuple[Template, Letter] | None:
+        """The message of an attempt, or None when it is over by now, or its inputs cannot be had."""
         held, run_id, node, id_ = going
         run = held.runs.get(run_id)
         if run is None or run.state[node] not in _IN_FLIGHT or int(id_.rpartition(".")[2]) != run.attempt[node]:
@@ -135,15 +138,21 @@ class Outbox:
         template = self._templates.get(
             profile.executor, queue_class, self._admission.timeout_ms(profile), self._admission.soft_timeout_ms(profile)
         )
-        text, deferred = resolve(run, run.template(node), run.outputs)
+        try:
+            text, deferred = resolve(run, run.template(node), run.outputs, mappings)
+        except MappingError as failed:
+            gone = failed.kind == "gone"
+            kind, origin = ("permanent", "infrastructure") if gone else ("contract", None)
+            problem = f"the inputs of this node cannot be made: {failed}"
+            self._refuse(id_, error_record(kind, "MappingError", problem, origin=origin, phase="dispatch"))
+            return None
         if len(text) > MOST_INPUT_CHARACTERS:
             problem = (
                 f"the inputs of this node have {len(text):,} characters with all outputs in their places, at most "
                 f"{MOST_INPUT_CHARACTERS:,} go into a message. Let upstream nodes store their outputs elsewhere and "
                 "return addresses, or join them in stages."
             )
-            error = error_record("invalid_input", "InputTooLarge", problem, phase="dispatch")
-            self._too_large.append(Report(id_, "failed", "", None, "none", error))
+            self._refuse(id_, error_record("invalid_input", "InputTooLarge", problem, phase="dispatch"))
             return None
         return template, Letter(
             id_,
@@ -158,6 +167,10 @@ class Outbox:
             run.secret_places(node),
             self._silence(profile, queue_class),
         )
+
+    def _refuse(self, id_: str, error: dict[str, Any]) -> None:
+        """The attempt does not go out, and is reported as failed."""
+        self._refused.append(Report(id_, "failed", "", None, "none", error))
 
     def _silence(self, profile: Profile, queue_class: QueueClass) -> tuple[int, int] | None:
         if profile.silence_ms is None:

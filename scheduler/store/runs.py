@@ -205,6 +205,10 @@ class Runs:
             if value is not None
         }
 
+    def blob_bytes(self, key: str) -> int:
+        """How large a large output is; 0 when it is gone."""
+        return int(self.client.strlen(key))
+
     def blob(self, key: str) -> bytes | None:
         """A large output, or None when it is gone."""
         found: bytes | None = self.client.get(key)
