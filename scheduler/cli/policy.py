@@ -221,9 +221,12 @@ def _number(run: Run, node: str) -> int:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    from ..policy import read_policy
+    from ..policy import read_policy, remarks
 
-    return read_policy(file.read_bytes(), file.suffix)
+    policy = read_policy(file.read_bytes(), file.suffix)
+    for told in remarks(policy):
+        note(f"{file.name}: {told}")
+    return policy
 
 
 def _rows(policy: dict[str, Any]) -> list[list[str]]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from ..errors import ExecutorNotAllowed, RunNotFound, quoted
 from ..graph import CompiledGraph, Graph
 from ..graph.limits import Duration, name_of
+from ..store import policies
 from ..store.approvals import Question
 from ..store.connection import UNREACHABLE
 from ..store.summaries import Summary
@@ -255,11 +256,13 @@ class Client(Scopes):
         if not check:
             return graph.compile()
         contracts = self._access.reach(self._published)
-        if self._settings is None:
-            return graph.compile(contracts=contracts)
-        classes = self._access.reach(lambda: self._classes(contracts))
+        classes = None if self._settings is None else self._access.reach(lambda: self._classes(contracts))
         compiled = graph.compile(contracts=contracts, classes=classes)
-        self._check_classes(compiled, contracts)
+        if compiled.header.get("mappers"):
+            mappers = self._access.reach(lambda: policies.mappers(self._access.runs))
+            compiled = graph.compile(contracts=contracts, classes=classes, mappers=mappers)
+        if self._settings is not None:
+            self._check_classes(compiled, contracts)
         return compiled
 
     def _check_classes(self, compiled: CompiledGraph, contracts: Mapping[str, Mapping[str, Any]]) -> None:

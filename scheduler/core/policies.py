@@ -151,7 +151,11 @@ def matches(layer: Mapping[str, Any], place: Place) -> bool:
 
 
 def resolved(
-    policy: Mapping[str, Any], workflow: str, profiles: Sequence[Mapping[str, Any]], place_of: Callable[[int], Place]
+    policy: Mapping[str, Any],
+    workflow: str,
+    profiles: Sequence[Mapping[str, Any]],
+    place_of: Callable[[int], Place],
+    mapped: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What a policy comes to for a run: the record that is kept with it. O(profiles x layers).
 
@@ -160,6 +164,7 @@ def resolved(
         workflow: name of the run's graph.
         profiles: of the compiled graph.
         place_of: number of a profile -> where it stands.
+        mapped: names of the mappers that the graph uses; one that the policy does not have is left out.
     """
     changes: dict[str, dict[str, Any]] = {}
     for number, profile in enumerate(profiles):
@@ -186,7 +191,7 @@ def resolved(
         "profiles": changes,
         "attached": attached,
         "checks": {name: it for name, it in policy["checks"].items() if name in wanted},
-        "mappers": policy.get("mappers", {}),
+        "mappers": {name: policy["mappers"][name] for name in mapped if name in policy["mappers"]},
     }
 
 

@@ -217,7 +217,7 @@ class Run:
             for where these name secrets.
         begun: numbers of requests whose commit a crash may have broken off; they come again.
         policy: that it has taken up; None for none.  declared: its profiles as the graph has them.
-        mappers: those that its graph's references name, as they were when it began.
+        mapped: names of the mappers that its references name.  mappers: what its policy says of them.
         by_state: NodeState -> number of nodes.
         open: nodes that have not ended.  bad: sinks that ended otherwise than succeeded or skipped.
         floor: new attempts get higher numbers than this; above 0 only after the store lost commits of this run.
@@ -280,6 +280,7 @@ class Run:
     begun: frozenset[int] = frozenset()
     policy: RunPolicy | None = None
     declared: Sequence[Mapping[str, Any]] = ()
+    mapped: tuple[str, ...] = ()
     mappers: dict[str, Mapper] = field(default_factory=dict)
 
     @property
@@ -312,12 +313,13 @@ class Run:
     def take_policy(self, record: Mapping[str, Any]) -> None:
         """From now on this policy counts: how nodes are run, as far as it says that. O(profiles)."""
         self.policy = RunPolicy.from_record(record)
+        self.mappers = mappers_of(record["mappers"])
         changed = (self.policy.changed(number, it) for number, it in enumerate(self.declared))
         self.profiles = [Profile.from_record(it) for it in changed]
 
     def leave_policy(self) -> None:
         """As if the run had taken up none."""
-        self.policy = None
+        self.policy, self.mappers = None, {}
         self.profiles = [Profile.from_record(it) for it in self.declared]
 
     @property
@@ -391,7 +393,7 @@ class Run:
     ) -> Iterator[Run | None]:
         """The same in steps of some milliseconds each, for who has other things to do: None, and last the run."""
         it = cls(run, header["name"], created_at_ms, [Profile.from_record(p) for p in header["profiles"]])
-        it.declared = header["profiles"]
+        it.declared, it.mapped = header["profiles"], tuple(header.get("mappers", ()))
         if policy is not None:
             it.take_policy(policy)
         it.returns = header.get("returns")

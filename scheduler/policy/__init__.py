@@ -5,7 +5,7 @@ Pure. What it means is decided in core (core/policies.py, core/safety.py); execu
 
 from __future__ import annotations
 
-from .document import policy_of, read_policy
+from .document import policy_of, read_policy, remarks
 from .view import Line, shown_settings, view
 
-__all__ = ["Line", "policy_of", "read_policy", "shown_settings", "view"]
+__all__ = ["Line", "policy_of", "read_policy", "remarks", "shown_settings", "view"]

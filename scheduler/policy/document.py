@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..core.expressions import check, parse
+from ..core.mappers import duplicates, mappers_of
 from ..core.policies import NEW, RUNNING, SHARED_LAYERS
 from ..core.safety import AFTER, BEFORE, FAIL, HOLD
 from ..errors import ExpressionError, InvalidValue, SettingsError, UnreadableDocument, did_you_mean, quoted
@@ -129,7 +130,7 @@ def policy_of(document: object) -> dict[str, Any]:
         "adopt": adopt,
         "layers": layers,
         "checks": checks,
-        "mappers": dict(_object(found.get("mappers", {}), "mappers")),
+        "mappers": _mappers(found.get("mappers", {})),
     }
 
 
@@ -190,6 +191,20 @@ def _checks(said: object) -> dict[str, Any]:
     if len(checks) > MAX_CHECKS:
         raise InvalidValue("checks", len(checks), f"are more than {MAX_CHECKS}", "Join some of them.")
     return checks
+
+
+def _mappers(said: object) -> dict[str, Any]:
+    """The mappers as they are written down, each checked."""
+    mappers_of(_object(said, "mappers"))
+    return dict(_object(said, "mappers"))
+
+
+def remarks(policy: Mapping[str, Any]) -> list[str]:
+    """What is allowed and not likely meant: mappers that say the same, checks that nothing uses."""
+    used = {name for layer in policy["layers"] for name in layer["checks"]}
+    found = [f"nothing uses the check {name}" for name in policy["checks"] if name not in used]
+    twice = duplicates(mappers_of(policy["mappers"]).values())
+    return found + [f"the mappers {' and '.join(names)} say the same: keep one" for names in twice]
 
 
 def _asked(found: Mapping[str, Any], when: str, at: str) -> str:

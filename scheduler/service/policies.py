@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from ..core.events import PolicyAdopted
+from ..core.mappers import MappingError
 from ..core.policies import RUNNING, Place, place_of, resolved
 from ..core.run import Run, references
 from ..core.safety import BROKEN, Finding, judge
@@ -19,6 +21,7 @@ from ..store.runs import Runs
 from ..wire import RunId, error_record
 from .admission import Admission
 from .inputs import pick, resolve
+from .mapping import Mappings
 
 _NO_OUTPUT = ord("n")
 
@@ -58,6 +61,11 @@ class Policies:
         """This policy is in force now."""
         self.runs, self.current = runs, policy
 
+    @property
+    def _store(self) -> Runs:
+        assert self.runs is not None  # noqa: S101  a run has a policy only after one was learned of
+        return self.runs
+
     def wanted(self, run: Run) -> PolicyAdopted | None:
         """The policy that a run is to take up now, if any."""
         policy = self.current
@@ -70,7 +78,7 @@ class Policies:
             takes = policy["adopt"] == RUNNING and mine.version != policy["version"]
         if not takes:
             return None
-        return PolicyAdopted(resolved(policy, run.name, run.declared, lambda it: self._place(run, it)))
+        return PolicyAdopted(resolved(policy, run.name, run.declared, partial(self._place, run), run.mapped))
 
     def forget(self, run: Run) -> None:
         """A run has taken up another policy: what the one before could not judge is to be tried again."""
@@ -94,7 +102,13 @@ class Policies:
         if (why := self._unjudged.get((run.id, node))) is not None:
             return Finding(BROKEN, why, holds=True)
         checks = [it for it in run.policy.checks_of(executor, queue_class) if it.before is not None]
-        return judge(checks, self._values(run, node, executor, queue_class), after=False) if checks else None
+        if not checks:
+            return None
+        try:
+            values = self._values(run, node, executor, queue_class)
+        except MappingError:
+            return None  # it will not go out, and fails with what is wrong
+        return judge(checks, values, after=False)
 
     def refused(self, run: Run, node: int, queue_class: str, bound: str, kind: str, output: bytes) -> Denied | None:
         """How an attempt that succeeded ends, when a check has something against its output; None when none has.
@@ -123,21 +137,25 @@ class Policies:
         value = json.loads(output)
         if kind == "blob":
             value = self._aside(run, value, [])
-        values = {"output": value, **self._values(run, node, executor, queue_class)}
-        found = judge(checks, values, after=True)
+        try:
+            values = {"output": value, **self._values(run, node, executor, queue_class)}
+        except MappingError as failed:
+            found: Finding | None = Finding(BROKEN, f"the inputs cannot be looked at any more: {failed}", holds=True)
+        else:
+            found = judge(checks, values, after=True)
         if found is not None and found.holds:
             self._unjudged[run.id, node] = found.words
         return found
 
     def _values(self, run: Run, node: int, executor: str, queue_class: str) -> dict[str, Any]:
         """What a check may read of an attempt. Inputs are read as they are sent, with what lies aside in its place."""
-        runs = self.runs
+        runs = self._store
         template = run.template(node)
-        if runs is not None and type(template) is not str:
+        if type(template) is not str:
             missing = {it for it in references(template) if it not in run.outputs and run.output_kind[it] != _NO_OUTPUT}
             if missing:
                 run.outputs |= runs.values(RunId(run.id), sorted(missing))
-        text, aside = resolve(run, template, run.outputs)
+        text, aside = resolve(run, template, run.outputs, Mappings(runs))
         inputs = json.loads(f"[{text}]")
         for *path, last in aside:
             around = pick(inputs, path)
@@ -156,8 +174,8 @@ class Policies:
 
     def _aside(self, run: Run, named: Any, path: list[str | int]) -> Any:
         """A value that lies aside as a blob: one GET, in the loop. A key of another kind is not looked at."""
-        key, runs = str(named["blob"]), self.runs
-        if runs is None or not key.startswith(runs.keys_of(RunId(run.id)).blob("")):
+        key, runs = str(named["blob"]), self._store
+        if not key.startswith(runs.keys_of(RunId(run.id)).blob("")):
             return None
         raw = runs.blob(key)
         return None if raw is None else pick(json.loads(raw), path)

@@ -10,7 +10,9 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ..errors import InvalidValue, PolicyNotFound
+from redis.exceptions import NoPermissionError
+
+from ..errors import InvalidValue, PolicyNotFound, quoted, shown
 from .runs import Runs
 from .scopes import wake
 
@@ -62,9 +64,10 @@ def deploy(runs: Runs, policy: Mapping[str, Any], by: str = "", reason: str = ""
     """Keep a policy's record and put it in force; False when it is in force already.
 
     Raises:
-        InvalidValue: its version is there with another content.
+        InvalidValue: its version is there with another content, or a mapper of it in another policy.
     """
     version = policy["version"]
+    _check_mappers(runs, policy)
     text = json.dumps(policy, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode("utf-8", "replace")
     if not runs.client.hsetnx(runs.keys.policies, _RECORD + version, text):
         there = json.loads(runs.client.hget(runs.keys.policies, _RECORD + version))
@@ -73,6 +76,27 @@ def deploy(runs: Runs, policy: Mapping[str, Any], by: str = "", reason: str = ""
                 "version", version, "was deployed with another content", "Give what has changed a new version."
             )
     return use(runs, version, by, reason)
+
+
+def mappers(runs: Runs) -> dict[str, Any] | None:
+    """Mappers of the policy in force, name -> definition; None for a user of Redis that may not read it (client)."""
+    try:
+        policy = current(runs)
+    except NoPermissionError:
+        return None
+    return {} if policy is None else dict(policy["mappers"])
+
+
+def _check_mappers(runs: Runs, policy: Mapping[str, Any]) -> None:
+    """A mapper's version never changes either, whichever policy has it."""
+    if not policy["mappers"]:
+        return
+    for version in versions(runs):
+        there = record(runs, version)["mappers"]
+        for name, said in policy["mappers"].items():
+            if version != policy["version"] and name in there and there[name] != said:
+                problem = f"stands with another definition in the policy of version {shown(version)}"
+                raise InvalidValue(f"mappers[{quoted(name)}]", said, problem, "Give it a new version: name@2.")
 
 
 def use(runs: Runs, version: str, by: str = "", reason: str = "") -> bool:

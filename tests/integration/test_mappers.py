@@ -1,6 +1,6 @@
 """Mapped inputs in a run: what goes out, what does not, and what a large output costs. A real Redis, a real loop.
 
-The definitions are put into each run where it is loaded, as whoever resolves the run's policy does.
+What they mean stands in a policy, which each run takes up when it begins.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from scheduler import Client
 from scheduler.cli import main
-from scheduler.core.mappers import mappers_of
-from scheduler.core.run import Run
+from scheduler.errors import InvalidValue, UnknownMapper
 from scheduler.graph import Graph, Retry, changed
-from scheduler.service import loading
-from scheduler.service.facts import recall
-from scheduler.service.mapping import MOST_MAPPED_BYTES, Mappings
+from scheduler.policy import policy_of
+from scheduler.service.mapping import MOST_MAPPED_BYTES
+from scheduler.store import policies
 from scheduler.store.runs import Runs
 from scheduler.wire import RunId
 from tests.integration.echo import AtOnce, Echo, Ending, echo, value
@@ -33,14 +33,9 @@ ORDER = {"items": [{"sku": "é"}, {"sku": "b"}], "net": 10}
 
 
 @pytest.fixture(autouse=True)
-def deployed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every run that is loaded knows MAPPERS."""
-
-    def with_mappers(runs: Runs, run: Run) -> None:
-        recall(runs, run)
-        run.mappers = mappers_of(MAPPERS)
-
-    monkeypatch.setattr(loading, "recall", with_mappers)
+def deployed(stage: Stage) -> None:
+    """A policy that says what the mappers are is in force."""
+    policies.deploy(stage.runs, policy_of({"version": "1", "mappers": MAPPERS}))
 
 
 def shop(mapper: str = "order_to_invoice@1", **options: Any) -> Graph:
@@ -254,18 +249,28 @@ def test_who_answers_sees_what_mappers_made_and_their_names(redis_url: str, stag
     assert "shown: invoice by order_to_invoice@1\t" in said.stdout
 
 
-def test_a_loaded_run_resolves_what_its_mappers_make(redis_url: str, stage: Stage) -> None:
-    """The same by hand: what the loop does for every message."""
-    from scheduler.service.inputs import resolve
+def test_what_a_mapper_means_is_kept_with_the_run(stage: Stage, worker: Echo, at_once: AtOnce) -> None:
+    """Only what the graph uses; another policy changes nothing for a run that has begun with this one."""
+    gives(worker, value(ORDER))
+    with stage.scheduler(at_once):
+        run = stage.submit(shop())
+        assert stage.ended(run) == ["succeeded"]
+    kept = stage.load(run)
+    assert kept.policy is not None
+    assert kept.policy.record["mappers"].keys() == {"order_to_invoice@1", "sku@1"}
+    assert kept.mappers.keys() == {"order_to_invoice@1", "sku@1"}
 
-    run = stage.submit(shop())
-    play = Scripted(redis_url, run)
-    play.open()
-    play.send("order")
-    play.succeed("order", ORDER)
-    play.close()
-    loaded = stage.load(run)
-    loaded.mappers = mappers_of(MAPPERS)
-    text, deferred = resolve(loaded, loaded.inputs[1], stage.runs.values(run, [0]), Mappings(stage.runs))
-    assert json.loads(f"[{text}]")[1] == {"made": {"lines": ORDER["items"], "total": 12.0}, "first": "é", "net": 10}
-    assert deferred == []
+
+def test_a_version_of_a_mapper_never_changes(stage: Stage) -> None:
+    """No policy may give a name and version another meaning; both may have the same."""
+    policies.deploy(stage.runs, policy_of({"version": "2", "mappers": {"sku@1": "it.sku", "sku@2": "it.sku.id"}}))
+    with pytest.raises(InvalidValue, match=r'mappers\["sku@1"\].*stands with another definition in the policy'):
+        policies.deploy(stage.runs, policy_of({"version": "3", "mappers": {"sku@1": "it.id"}}))
+    assert (policies.current(stage.runs) or {})["version"] == "2"
+
+
+def test_a_client_refuses_mappers_that_nobody_has_deployed(stage: Stage) -> None:
+    """Before anything is stored, with the nearest name."""
+    stage.publish("echo")
+    with Client(stage.url) as client, pytest.raises(UnknownMapper, match="order_to_invoice@1"):
+        client.submit(shop("order_to_invoice@2"))
