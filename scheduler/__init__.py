@@ -74,6 +74,7 @@ if TYPE_CHECKING:
         UnknownClass,
         UnknownExecutor,
         UnknownNode,
+        UnknownTool,
         UnreadableDocument,
         WaitTimeout,
         WireError,
@@ -95,6 +96,7 @@ if TYPE_CHECKING:
         has,
         other,
         size,
+        tool,
         within,
     )
     from .settings import QueueClass, Settings
@@ -180,6 +182,7 @@ __all__ = [
     "UnknownClass",
     "UnknownExecutor",
     "UnknownNode",
+    "UnknownTool",
     "UnreadableDocument",
     "WaitTimeout",
     "WireError",
@@ -191,6 +194,7 @@ __all__ = [
     "has",
     "other",
     "size",
+    "tool",
     "within",
 ]
 
@@ -224,6 +228,7 @@ _HOME = {
     "has": "graph",
     "other": "graph",
     "size": "graph",
+    "tool": "graph",
     "within": "graph",
 }
 """Where names live that are not errors; the others are in errors.py."""

@@ -17,6 +17,7 @@
     │   ├── NotAnAncestor       an "ancestor" reference to a node that need not end before this one starts
     │   ├── PathNotInOutput     a path that the producer's published output cannot have
     │   ├── UnknownExecutor     no worker has published an executor of that name
+    │   │   └── UnknownTool     nor a tool of that name, or of that version
     │   ├── UnknownClass        no queue class of that name is declared
     │   ├── ExecutorNotAllowed  the executor may not run in the node's queue class
     │   └── InputMismatch       a literal input that the executor's published input schema refuses
@@ -410,6 +411,41 @@ class UnknownExecutor(GraphError):
             "Correct the name, or start a worker that has it.",
             at=at,
         )
+
+
+class UnknownTool(UnknownExecutor):
+    """No worker has published a tool of that name, or none in that version.
+
+    Attributes:
+        executor: as documents write it: "tool:search@2".
+        versions: of that tool that are known, the newest last.  tools: names of all that are, without any of that name.
+    """
+
+    phase: ClassVar[str] = "route"
+
+    def __init__(self, executor: str, at: str, versions: Iterable[str] = (), tools: Iterable[str] = ()) -> None:
+        self.executor = executor
+        self.versions = tuple(versions)
+        self.tools = tuple(tools)
+        name, _, version = executor.partition(":")[2].partition("@")
+        if self.versions:
+            known = f"Known versions of it: {_listed(self.versions)}."
+            what = f"version {escaped(version, 60)} of the tool {shown(name)}"
+        else:
+            known = f"Known tools: {_listed(self.tools) or 'none'}.{did_you_mean(name, self.tools)}"
+            what = f"a tool {shown(name)}"
+        GraphError.__init__(
+            self,
+            f"{at}: no worker has published {what}. {known} Correct it, start a worker that offers it "
+            "(@executor(tools=[...])), or bind it (celeriac tools bind).",
+            at=at,
+        )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    """Names in a message, at most twenty."""
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return ", ".join(escaped(it, 60) for it in names[:20]) + more
 
 
 class UnknownClass(GraphError):

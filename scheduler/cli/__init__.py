@@ -38,6 +38,7 @@ COMMANDS = {
     "paused": ("paused", "What is paused, by whom and why."),
     "dead": ("dead", "What nobody could use: look at it, put it back, drop it."),
     "capabilities": ("capabilities", "Which executor does what nodes ask for by capability."),
+    "tools": ("tools", "Which executor is which tool, in which version."),
     "graph": ("graph", "Check and draw graphs."),
     "doctor": ("doctor", "Say what is wrong with this installation."),
     "version": ("doctor", "Print versions."),

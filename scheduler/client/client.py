@@ -22,7 +22,7 @@ from ..graph.limits import Duration, name_of
 from ..store.approvals import Question
 from ..store.connection import UNREACHABLE
 from ..store.summaries import Summary
-from ..wire import RunId, capability_of, is_run_id, new_run_id, run_id_for_key
+from ..wire import RunId, is_found_later, is_run_id, new_run_id, run_id_for_key
 from .access import Access
 from .given import facts_of, graph_of, namespace_of, url_of
 from .handle import RunHandle
@@ -274,9 +274,7 @@ class Client(Scopes):
             for place, way in (("", profile), *_steps(profile)):
                 executor = way["executor"]
                 name = way.get("queue_class") or contracts.get(executor, {}).get("queue_class") or default
-                if not executor or capability_of(
-                    executor
-                ):  # nobody executes a choice; who has a capability shows later
+                if not executor or is_found_later(executor):  # nobody executes a choice; the other shows later
                     continue
                 if name in declared and not declared[name].allows(executor):
                     at = f"nodes[{quoted(compiled.key_of_profile(number))}]{place}.executor"

@@ -42,8 +42,8 @@ from .rules import Rule, parse_rule
 from .states import FIRST_ENDED, IN_FLIGHT, LETTERS, NodeState, RunState
 from .waits import Signal
 
-CAPABILITY = "capability:"
-"""How the name begins that stands for an executor when a capability is asked for; wire.py has it too."""
+FOUND_LATER = ("capability:", "tool:")
+"""How names begin that stand for an executor which is found when the node is sent; wire.py has them too."""
 GRAPH_FORMAT = 3
 """Of compiled graphs, the newest that is read. 2 has expressions, 3 waits, limits of time and retry ladders."""
 DEFAULT_TIMEOUT_MS = 3_600_000
@@ -86,8 +86,8 @@ class Profile:
 
     @property
     def may_be_done_by_others(self) -> bool:
-        """Whether its executor is found at dispatch: by a retry ladder, or by a capability."""
-        return bool(self.steps) or self.executor.startswith(CAPABILITY)
+        """Whether its executor is found at dispatch: by a retry ladder, a capability or a tool."""
+        return bool(self.steps) or self.executor.startswith(FOUND_LATER)
 
     @property
     def asks(self) -> bool:

@@ -16,7 +16,7 @@ from ..core.run import REGION
 from ..errors import DuplicateNode, HandleMisused, InvalidValue, UnknownNode, quoted, shown
 from . import document as documents
 from .branching import DEFAULT_OUTCOME, Gate, Stop, branches, branching, checked_stops, gates_of, stop
-from .capability import Capability, executor_of
+from .capability import Capability, Tool, executor_of
 from .compile import CompiledGraph, compile_graph
 from .fallback import with_fallback
 from .formulas import Formula, formula_of, has, size, within
@@ -155,7 +155,7 @@ class Graph(WaitingNodes):
     @overload
     def add(
         self,
-        executor: str | dict[str, Any] | Capability,
+        executor: str | dict[str, Any] | Capability | Tool,
         /,
         *,
         key: str | None = None,

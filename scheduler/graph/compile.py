@@ -41,7 +41,7 @@ GUARDED_FORMAT = 2
 """Of graphs with expressions: who reads version 1 only must not run them without."""
 WAITING_FORMAT = 3
 """Of graphs with waits, limits of time before or between attempts, retry ladders, kinds of error that are never tried
-again, or capabilities."""
+again, capabilities, or tools."""
 _ANCESTORS_AT_ONCE = 4_096
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 

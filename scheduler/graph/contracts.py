@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from ..core.expressions.schemas import branches as branches_of
 from ..core.expressions.schemas import mapping, resolved
-from ..errors import InputMismatch, PathNotInOutput, UnknownExecutor, did_you_mean, shown
-from ..wire import CAPABILITY, capability_of
+from ..errors import InputMismatch, PathNotInOutput, UnknownExecutor, UnknownTool, did_you_mean, shown
+from ..wire import CAPABILITY, capability_of, read_tool, tool_of, version_numbers
 from .handles import Reference
 from .inputs import GAP, Inputs, Trail
 from .limits import kind_of
@@ -64,21 +64,30 @@ class Contracts:
         """Whether some worker has it.
 
         Raises:
-            UnknownExecutor: none has.
+            UnknownExecutor: none has; UnknownTool for a tool.
         """
         if capability_of(executor):
             if not self._able(executor):
                 known = {CAPABILITY + str(it) for found in self._contracts.values() for it in _capabilities(found)}
                 raise UnknownExecutor(executor, at, sorted(known))
+        elif tool := tool_of(executor):
+            if not self._able(executor):
+                parts = (read_tool(it) for found in self._contracts.values() for it in _told(found, "tools"))
+                known_tools = [it for it in parts if it is not None]
+                asked = tool.partition("@")[0]
+                versions = {version for name, version in known_tools if name == asked and version}
+                names = sorted({name for name, _ in known_tools})
+                raise UnknownTool(executor, at, sorted(versions, key=version_numbers), names)
         elif executor not in self._contracts:
             raise UnknownExecutor(executor, at, self._contracts)
 
     def _able(self, executor: str) -> list[str]:
-        """The executors that may do it: this one, or all that have the capability that it asks for."""
-        wanted = capability_of(executor)
-        if not wanted:
-            return [executor]
-        return [name for name, found in self._contracts.items() if wanted in _capabilities(found)]
+        """The executors that may do it: this one, or all that have the capability or the tool that it asks for."""
+        if wanted := capability_of(executor):
+            return [name for name, found in self._contracts.items() if wanted in _capabilities(found)]
+        if tool := tool_of(executor):
+            return [name for name, found in self._contracts.items() if _offers(found, tool)]
+        return [executor]
 
     def path_problem(self, executor: str, path: tuple[str | int, ...]) -> PathProblem | None:
         """Why the executor's output cannot have the path; None when it can, or nobody knows."""
@@ -266,9 +275,21 @@ class _Inputs:
 
 
 def _capabilities(contract: Mapping[str, Any]) -> Sequence[Any]:
-    """What an executor says that it can do. It came over the wire, so anything else is taken as nothing."""
-    found = contract.get("capabilities")
-    return found if isinstance(found, list) else ()
+    """What an executor says that it can do."""
+    return _told(contract, "capabilities")
+
+
+def _told(contract: Mapping[str, Any], name: str) -> Sequence[Any]:
+    """A list of texts in a contract. It came over the wire, so anything else is taken as nothing."""
+    found = contract.get(name)
+    return [it for it in found if isinstance(it, str)] if isinstance(found, list) else ()
+
+
+def _offers(contract: Mapping[str, Any], tool: str) -> bool:
+    """Whether an executor offers a tool: in the version that is asked for, or in any."""
+    if "@" in tool:
+        return tool in _told(contract, "tools")
+    return any((read_tool(it) or ("", ""))[0] == tool for it in _told(contract, "tools"))
 
 
 def _path_problem(schema: Schema, path: Sequence[str | int]) -> PathProblem | None:

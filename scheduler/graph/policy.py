@@ -15,7 +15,7 @@ from typing import Any
 from ..core.ladder import ESCALATE
 from ..core.rules import RULE_NAMES, parse_rule
 from ..errors import InvalidValue, did_you_mean
-from ..wire import CAPABILITY
+from ..wire import is_found_later
 from .inputs import Inputs
 from .ladder import Step, kinds_of, steps_of, waits_of
 from .limits import (
@@ -220,7 +220,7 @@ class Policy:
     @property
     def is_laddered(self) -> bool:
         """Whether readers of graphs of format 2 would misread it."""
-        return bool(self.retry.steps or self.retry.never or self.executor.startswith(CAPABILITY))
+        return bool(self.retry.steps or self.retry.never or is_found_later(self.executor))
 
 
 def choice_policy(rule: str) -> Policy:

@@ -13,7 +13,7 @@ from ..core.expressions.operators import MOST_CHARACTERS
 from ..core.ladder import CHANGED, ESCALATE, OTHER
 from ..core.rules import RULE_NAMES
 from ..errors import ERROR_KINDS
-from ..wire import CAPABILITY, CAPABILITY_NAME
+from ..wire import CAPABILITY, CAPABILITY_NAME, TOOL, TOOL_VERSION
 from . import limits
 from .branching import MAX_BRANCHES, MAX_STOPS, OUTCOMES
 from .ladder import DEFAULT_ATTEMPTS, DEFAULT_ON, JITTERS, MAX_QUESTION, MAX_STEPS, MAY_ANSWER, STEP_FIELDS
@@ -71,6 +71,10 @@ def graph_schema() -> dict[str, Any]:
                 **ref("name"),
                 "if": {"type": "string", "pattern": f"^{CAPABILITY}"},
                 "then": {"pattern": f"^{CAPABILITY}{CAPABILITY_NAME}$", "not": {"pattern": r"\n"}},
+                "else": {
+                    "if": {"type": "string", "pattern": f"^{TOOL}"},
+                    "then": {"pattern": f"^{TOOL}{CAPABILITY_NAME}(?:@{TOOL_VERSION})?$", "not": {"pattern": r"\n"}},
+                },
             },
             "node": {
                 "if": {"type": "object", "required": ["choice"]},
@@ -118,7 +122,10 @@ def _node() -> dict[str, Any]:
     return closed(
         {
             "key": {**ref("name"), "description": "The node's name in this graph."},
-            "executor": {**ref("executor"), "description": "Name of a Celery task, or capability:NAME."},
+            "executor": {
+                **ref("executor"),
+                "description": "A Celery task, capability:NAME, or tool:NAME@VERSION.",
+            },
             "args": {"type": "array", "items": ref("value"), "default": []},
             "inputs": {**ref("values"), "description": "Arguments by name.", "default": {}},
             "after": ref("after"),

@@ -4,7 +4,7 @@ A class has room for its window of attempts in flight (windows.py), the declared
 schedulers by the shards that they own. Within a class ready nodes of the runs with the highest priority go first, those
 of others only into room that these leave. Runs of the same priority take turns, so a wide run does not hold up a narrow
 one, and a full class does not hold up another. A node whose executor or class nobody knows yet waits apart, with its
-reason.
+reason. One that asks for a tool which nobody has published is refused.
 """
 
 from __future__ import annotations
@@ -18,14 +18,18 @@ from ..core.run import Profile, Run
 from ..core.states import NodeState, RunState
 from ..settings import QueueClass
 from ..store.capabilities import Binding
-from ..wire import capability_of
+from ..store.routes import Routes
+from ..wire import capability_of, is_found_later
+from .refusals import Refusal, not_allowed, unknown_tool
 from .windows import Window
 
 _READY, _RUNNING = int(NodeState.READY), RunState.RUNNING
 MOST_BOUND = 1_000
-"""Profiles with a bound executor that are remembered."""
+"""Profiles with an executor that was found for them, that are remembered."""
 LIMIT_GRACE_MS = 5_000
 """A lease outlives a time limit that Celery was told by this, so that a pool that enforces it reports first."""
+UNKNOWN = "unknown tool"
+"""In place of a reason to wait: a node asks for a tool that nobody is known to offer."""
 TURN = 16
 """Nodes of one run that are sent before the next run has its turn."""
 
@@ -42,8 +46,8 @@ class Admission:
         self.classes = classes
         self.default = default
         self.contracts: Mapping[str, Mapping[str, Any]] = {}
-        self.bindings: Mapping[str, Binding] = {}
-        """Capability -> the executor that it is bound to now."""
+        self.routes = Routes({}, {})
+        """Who does what nodes ask for by capability or tool now."""
         self._bound: dict[tuple[Profile, str], Profile] = {}
         self.flying: dict[str, int] = dict.fromkeys(classes, 0)
         self.windows = {name: Window(it) for name, it in classes.items()}
@@ -53,35 +57,36 @@ class Admission:
         self._paused: Mapping[tuple[str, str], str] = {}
         self.again: list[tuple[Run, int]] = []
         """Ready nodes that are to be added once more, for what is paused has changed."""
-        self.refused: list[tuple[Run, int, str]] = []
-        """Ready nodes whose executor may not run in their class, with that class; they are to fail."""
+        self.refused: list[Refusal] = []
+        """Ready nodes that are not to be sent; their attempts are to fail."""
         self._fitting: dict[tuple[str, str], bool] = {}
         self._placed: dict[tuple[str, str | None], tuple[str | None, str]] = {}
 
     def learn(self, contracts: Mapping[str, Mapping[str, Any]], bindings: Mapping[str, Binding] | None = None) -> None:
         """Executors and bindings as they are now: nodes that waited for one of them become ready to send, and those
-        that ask for a capability are placed anew.
+        that ask for a capability or a tool are placed anew.
         """
         self.contracts = contracts
         self._placed.clear()
-        if bindings is not None and bindings != self.bindings:
-            self.bindings = bindings
+        routes = Routes(contracts, self.routes.bindings if bindings is None else bindings)
+        if routes != self.routes:
+            self.routes = routes
             self._place_again()
         waiting, self._waiting = self._waiting, {}
         for runs in waiting.values():
             for run, nodes in runs.values():
                 for node in nodes:
-                    self.add(run, node)
+                    self.add(run, node, sure=True)
 
     def _place_again(self) -> None:
-        """Ready nodes that ask for a capability may belong into another class now. O(ready nodes)."""
+        """Ready nodes that ask for a capability or a tool may belong into another class now. O(ready nodes)."""
         asking = [
-            (run, node) for _, run, nodes in self.waiting() for node in nodes if capability_of(run.way(node).executor)
+            (run, node) for _, run, nodes in self.waiting() for node in nodes if is_found_later(run.way(node).executor)
         ]
         for levels in self._ready.values():
             for priority, queue in list(levels.items()):
                 for id_, (run, nodes) in list(queue.items()):
-                    queue[id_] = (run, deque(it for it in nodes if not capability_of(run.way(it).executor)))
+                    queue[id_] = (run, deque(it for it in nodes if not is_found_later(run.way(it).executor)))
                     if not queue[id_][1]:
                         del queue[id_]
                 if not queue:
@@ -90,13 +95,12 @@ class Admission:
             self._waiting.setdefault("", {}).setdefault(run.id, (run, []))[1].append(node)
 
     def bound(self, profile: Profile, executor: str = "") -> Profile:
-        """How a node is run whose capability is bound to an executor: to this one, or as bindings are now."""
-        wanted = capability_of(profile.executor)
-        if not wanted:
+        """How a node is run that asks for a capability or a tool: by this executor, or by who does that now."""
+        if not is_found_later(profile.executor):
             return profile
         if not executor:
-            binding = self.bindings.get(wanted)
-            executor = binding.executor if binding is not None else profile.executor
+            route = self.routes.find(profile.executor)
+            executor = route.executor if route is not None else profile.executor
         found = self._bound.get((profile, executor))
         if found is None:
             if len(self._bound) >= MOST_BOUND:
@@ -105,10 +109,9 @@ class Admission:
         return found
 
     def rule(self, profile: Profile) -> str:
-        """Which rule names the executor of a node that asks for a capability, in the words of the log; else ""."""
-        wanted = capability_of(profile.executor)
-        binding = self.bindings.get(wanted) if wanted else None
-        return f"capability {wanted}: executor {binding.executor}, {binding.words}" if binding is not None else ""
+        """Which rule names the executor of a node that asks for a capability or tool, in the log's words; else ""."""
+        route = self.routes.find(profile.executor) if is_found_later(profile.executor) else None
+        return route.rule if route is not None else ""
 
     def heed(self, paused: Mapping[tuple[str, str], str]) -> None:
         """What is paused now: (graph, class or executor; its name) -> why. O(ready nodes)."""
@@ -133,11 +136,13 @@ class Admission:
         return found
 
     def _place(self, executor: str, queue_class: str | None) -> tuple[str | None, str]:
-        if wanted := capability_of(executor):
-            binding = self.bindings.get(wanted)
-            if binding is None:
-                return None, f"the capability {wanted!r} is bound to no executor (celeriac capabilities bind)"
-            executor = binding.executor
+        if is_found_later(executor):
+            route = self.routes.find(executor)
+            if route is None:
+                wanted = capability_of(executor)
+                unbound = f"the capability {wanted!r} is bound to no executor (celeriac capabilities bind)"
+                return None, unbound if wanted else UNKNOWN
+            executor = route.executor
         contract = self.contracts.get(executor)
         if contract is None:
             return None, f"no worker has published the executor {executor!r}"
@@ -152,10 +157,20 @@ class Admission:
             self._fitting[asked] = self.classes[queue_class].allows(executor)
         return self._fitting[asked]
 
-    def add(self, run: Run, node: int) -> str:
-        """A node became ready. Returns why it must wait apart, or "" when it waits for room, or is refused."""
+    def add(self, run: Run, node: int, *, sure: bool = False) -> str:
+        """A node became ready. Returns why it must wait apart, or "" when it waits for room, or is refused.
+
+        Args:
+            sure: what is known has just been read, so a tool that is not known is refused. Else UNKNOWN is returned for
+                it, and nothing is done.
+        """
         profile = run.way(node)
         name, why = self.place(profile)
+        if why == UNKNOWN:
+            if not sure:
+                return why
+            self.refused.append(unknown_tool(run, node, profile.executor, self.routes))
+            return ""
         if name is not None and self._paused:
             why = self._why_paused(run, self.bound(profile).executor, name)
         if why:
@@ -163,7 +178,7 @@ class Admission:
             return why
         assert name is not None  # noqa: S101  else there was a reason
         if not self._fits(self.bound(profile).executor, name):
-            self.refused.append((run, node, name))
+            self.refused.append(not_allowed(run, node, self.bound(profile).executor, self.classes[name]))
             return ""
         levels = self._ready[name]
         runs = levels.get(run.priority)
@@ -179,7 +194,7 @@ class Admission:
     def forget(self, runs: Iterable[str]) -> None:
         """These runs have ended, or belong to another scheduler now."""
         runs = set(runs)
-        self.refused = [it for it in self.refused if it[0].id not in runs]
+        self.refused = [it for it in self.refused if it.run.id not in runs]
         self.again = [it for it in self.again if it[0].id not in runs]
         for run in runs:
             for levels in self._ready.values():

@@ -17,11 +17,10 @@ from ..core.events import Admitted, Reported
 from ..core.evolve import evolve
 from ..core.run import Run
 from ..core.states import RunState
-from ..errors import ExecutorNotAllowed, shown
 from ..settings import Settings
 from ..store.runs import Runs
-from ..wire import AttemptId, RunId, error_record, placed, read_place
-from .admission import Admission
+from ..wire import AttemptId, RunId, placed, read_place
+from .admission import UNKNOWN, Admission
 from .batch import Batch
 from .held import CHECK_MS, Held
 from .outbox import Outbox, Outgoing
@@ -86,7 +85,7 @@ class Dispatch:
         """An attempt takes a place in its class's window.
 
         Args:
-            place: its class, with the executor that a capability was bound to (wire.placed).
+            place: its class, with the executor that was found for a capability or tool (wire.placed).
         """
         queue_class = place
         if "=" in place:
@@ -109,7 +108,7 @@ class Dispatch:
         """Whether a claimed attempt ends before its time limit, because its executor may not be silent for so long.
 
         Args:
-            executor: that a capability was bound to; "" for none.
+            executor: that was found for a capability or tool; "" for none.
             state: its parts, as claim.lua writes them.
         """
         way = run.way(node)
@@ -150,31 +149,42 @@ class Dispatch:
 
     # -- admission ----------------------------------------------------------------------------------
 
-    def queue(self, batch: Batch) -> bool:
+    def queue(self, batch: Batch, look: Callable[[], None]) -> bool:
         """Ready nodes into admission; those that have no class yet wait, with a reason in the run's log.
+
+        Args:
+            look: reads what workers have published and what is bound, before a tool is taken for unknown.
 
         Returns whether any must wait so: its contract may have been published since we looked.
         """
-        waits = False
+        waits, unknown = False, list[tuple[Run, int]]()
         for run, node in batch.ready:
             if run.run_state is _PAUSED or (batch.reopened and any(it is run for it in batch.reopened)):
                 continue  # it is asked for again when the run goes on, or in the next turn
             why = self.admission.add(run, node)
-            if why:
+            if why == UNKNOWN:
+                unknown.append((run, node))
+            elif why:
                 batch.note(run, node, "wait", why)
                 waits = True
         batch.ready.clear()
+        if unknown:
+            look()
+        for run, node in unknown:
+            if why := self.admission.add(run, node, sure=True):
+                batch.note(run, node, "wait", why)
+                waits = True
         return waits
 
     def refuse(self, held_of: Callable[[str], Held], batch_of: Callable[[Held], Batch]) -> bool:
-        """Nodes whose executor may not run in their class fail, as an attempt that never goes out; whether any did.
+        """Nodes that are not to be sent fail, as an attempt that never goes out; whether any did.
 
         Args:
             held_of, batch_of: as for `admit`.
         """
         refused, self.admission.refused = self.admission.refused, []
         found = False
-        for run, node, name in refused:
+        for run, node, error, counted in refused:
             held = held_of(run.id)
             batch = batch_of(held)
             decision = decide(run, Admitted([node]), batch.now)
@@ -182,16 +192,13 @@ class Dispatch:
                 continue
             evolve(run, decision, batch.now)
             batch.take(run, decision)
-            executor = self.admission.bound(run.way(node)).executor
-            told = ExecutorNotAllowed(executor, name, self._classes[name].executors, at=f"node {shown(run.keys[node])}")
-            error = error_record("permanent", "ExecutorNotAllowed", str(told), origin="policy", phase="route")
             epoch, attempt = run.epoch[node], run.attempt[node]
             event = Reported(node, epoch, attempt, "failed", "none", "", None, batch.now, error, None, 0.0)
             decision = decide(run, event, batch.now)
             evolve(run, decision, batch.now)
             batch.heard(run, event)
             batch.take(run, decision)
-            self._counts["not allowed"] += 1
+            self._counts[counted] += 1
             found = True
         return found
 

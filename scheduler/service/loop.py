@@ -264,7 +264,7 @@ class Scheduler:
                 batch_of(held_of(run.id)).ready.append((run, node))
         while True:  # a node that is refused may let others become ready
             for batch in batches.values():
-                if self._dispatch.queue(batch):
+                if self._dispatch.queue(batch, self._learn_contracts):
                     self._contracts_at = 0.0
             if not self._dispatch.refuse(held_of, batch_of):
                 break

@@ -17,7 +17,7 @@ from pydantic import PydanticUserError, TypeAdapter
 from pydantic_core import SchemaValidator
 
 from ..errors import InvalidValue
-from ..wire import CAPABILITY_NAME, VERSION
+from ..wire import CAPABILITY_NAME, VERSION, read_tool
 from .installation import Installation
 
 _PLAIN = {int, float, str, bool, type(None)}
@@ -57,6 +57,7 @@ def contract_of(task: Any, queue_class: str | None) -> dict[str, Any]:
         "purity": None,
         "version": None,
         "capabilities": _plain_capabilities(task),
+        "tools": list(checked_tools(getattr(task, "tools", None) or (), f"task {task.name}: tools")),
         "doc": first_line(task.__doc__ if task.__doc__ != type(task).__mro__[1].__doc__ else None),
     }
 
@@ -75,6 +76,22 @@ def checked_capabilities(names: object, where: str) -> tuple[str, ...]:
             raise InvalidValue(
                 where, name, "names no capability", "Write 1 to 100 letters, digits, and the characters _ . -"
             )
+    return tuple(sorted(set(found)))
+
+
+def checked_tools(tools: object, where: str) -> tuple[str, ...]:
+    """Which tools an executor is, each with a version, sorted; a plain task has them as @app.task(tools=[...]).
+
+    Raises:
+        InvalidValue: no list of tools, or one without a version.
+    """
+    if isinstance(tools, str) or not isinstance(tools, Iterable):
+        raise InvalidValue(where, tools, "is no list of tools", 'Write ["search@2"].')
+    found = tuple(tools)
+    for tool in found:
+        if not isinstance(tool, str) or not (read_tool(tool) or ("", ""))[1]:
+            remedy = 'Write a name and a version, a number or two: "search@2", "search@2.1".'
+            raise InvalidValue(where, tool, "names no tool with a version", remedy)
     return tuple(sorted(set(found)))
 
 

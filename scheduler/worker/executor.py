@@ -23,10 +23,10 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ArgsKwargs, PydanticSerializationError, SchemaValidator, to_jsonable_python
 
 from ..errors import ContractBroken, InvalidInput, InvalidValue
-from ..wire import CAPABILITY, VERSION
+from ..wire import CAPABILITY, VERSION, is_found_later
 from .adopt import adopt
 from .context import Context, attempt
-from .contracts import Call, checked_capabilities, checking_instances, first_line, input_schema
+from .contracts import Call, checked_capabilities, checked_tools, checking_instances, first_line, input_schema
 from .endings import ErrorTable, check_errors
 from .installation import Installation, installation_of
 
@@ -60,6 +60,7 @@ class Executor(Generic[P, T]):
         version: str | None = None,
         errors: ErrorTable | None = None,
         capabilities: Iterable[str] = (),
+        tools: Iterable[str] = (),
         app: Any = None,
     ) -> None:
         update_wrapper(self, function)
@@ -73,8 +74,9 @@ class Executor(Generic[P, T]):
             raise InvalidValue(f"{where}: purity", purity, "is not known", f"Use one of {', '.join(_PURITIES)}.")
         if errors is not None:
             check_errors(errors, f"{where}: errors")
-        if self.name.startswith(CAPABILITY):
-            raise InvalidValue(f"{where}: name", self.name, "names a capability", "Begin it otherwise.")
+        if is_found_later(self.name):
+            what = "capability" if self.name.startswith(CAPABILITY) else "tool"
+            raise InvalidValue(f"{where}: name", self.name, f"names a {what}", "Begin it otherwise.")
         self.queue_class = queue_class
         self.timeout = timeout
         self.soft_timeout = soft_timeout
@@ -83,6 +85,7 @@ class Executor(Generic[P, T]):
         self.version = version
         self.errors = dict(errors or {})
         self.capabilities = checked_capabilities(capabilities, f"{where}: capabilities")
+        self.tools = checked_tools(tools, f"{where}: tools")
         self.app = app
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -123,6 +126,7 @@ class Executor(Generic[P, T]):
             "purity": self.purity,
             "version": self.version,
             "capabilities": list(self.capabilities),
+            "tools": list(self.tools),
             "doc": first_line(self.function.__doc__),
         }
 
@@ -231,6 +235,7 @@ def executor(
     version: str | None = None,
     errors: ErrorTable | None = None,
     capabilities: Iterable[str] = (),
+    tools: Iterable[str] = (),
     app: Any = None,
 ) -> Callable[[Callable[P, T]], Executor[P, T]]: ...
 
@@ -250,6 +255,7 @@ def executor(name: Any = None, **options: Any) -> Any:
             {KeyError: "permanent", "requests.exceptions.HTTPError": ("transient", "external")}. Subclasses are
             meant too; the most particular class counts.
         capabilities: what it can do, such as ["generate"], for nodes that ask for that and not for an executor.
+        tools: which tools it is, each with a version, such as ["search@2"], for nodes that ask for a tool.
         app: a Celery app; default every app that install() is called for.
 
     Raises:

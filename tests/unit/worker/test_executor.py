@@ -179,6 +179,7 @@ def test_contracts_say_what_is_enforced() -> None:
         "purity": "keyed",
         "version": "v",
         "capabilities": [],
+        "tools": [],
         "doc": None,
     }
 

@@ -1,0 +1,46 @@
+"""Why a node that could go out must not: its attempt fails without a message, with an error that says what to do.
+
+Pure. `Dispatch.refuse` makes it of these: dispatched and failed in one commit, so the node's retry ladder has its say.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ..core.run import Run
+from ..errors import ExecutorNotAllowed, UnknownTool, shown
+from ..settings import QueueClass
+from ..store.routes import Routes
+from ..wire import error_record, tool_of
+
+
+class Refusal(NamedTuple):
+    """A node whose attempt is to fail.
+
+    Attributes:
+        error: its record.
+        counted: under which name the scheduler counts it.
+    """
+
+    run: Run
+    node: int
+    error: dict[str, Any]
+    counted: str
+
+
+def not_allowed(run: Run, node: int, executor: str, queue_class: QueueClass) -> Refusal:
+    """Its executor may not run in its class."""
+    told = ExecutorNotAllowed(executor, queue_class.name, queue_class.executors, at=_at(run, node))
+    error = error_record("permanent", "ExecutorNotAllowed", str(told), origin="policy", phase="route")
+    return Refusal(run, node, error, "not allowed")
+
+
+def unknown_tool(run: Run, node: int, asked: str, routes: Routes) -> Refusal:
+    """Nobody has published the tool that it asks for, in that version, and nothing is bound to it."""
+    name = tool_of(asked).partition("@")[0]
+    told = UnknownTool(asked, _at(run, node), routes.versions(name), routes.tools())
+    return Refusal(run, node, error_record("contract", "UnknownTool", str(told), phase="route"), "unknown tools")
+
+
+def _at(run: Run, node: int) -> str:
+    return f"node {shown(run.keys[node])}"
