@@ -76,6 +76,7 @@ if TYPE_CHECKING:
         UnknownNode,
         UnknownTool,
         UnreadableDocument,
+        VersionMismatch,
         WaitTimeout,
         WireError,
     )
@@ -184,6 +185,7 @@ __all__ = [
     "UnknownNode",
     "UnknownTool",
     "UnreadableDocument",
+    "VersionMismatch",
     "WaitTimeout",
     "WireError",
     "__version__",

@@ -18,6 +18,7 @@
     │   ├── PathNotInOutput     a path that the producer's published output cannot have
     │   ├── UnknownExecutor     no worker has published an executor of that name
     │   │   └── UnknownTool     nor a tool of that name, or of that version
+    │   ├── VersionMismatch     the executor has another version than the run or the node needs; `.version`
     │   ├── UnknownClass        no queue class of that name is declared
     │   ├── ExecutorNotAllowed  the executor may not run in the node's queue class
     │   └── InputMismatch       a literal input that the executor's published input schema refuses
@@ -446,6 +447,37 @@ def _listed(names: tuple[str, ...]) -> str:
     """Names in a message, at most twenty."""
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
     return ", ".join(escaped(it, 60) for it in names[:20]) + more
+
+
+class VersionMismatch(GraphError):
+    """An executor has another version than a node asks for, or another major version than when its run was submitted.
+
+    Attributes:
+        executor: its name.  version: that it has now.
+        asked: what the node asks for, None for nothing.  before: its version when the run was submitted, else None.
+    """
+
+    phase: ClassVar[str] = "route"
+
+    def __init__(
+        self, executor: str, version: str, at: str, *, asked: str | None = None, before: str | None = None
+    ) -> None:
+        self.executor = executor
+        self.version = version
+        self.asked = asked
+        self.before = before
+        now = f"{at}: the executor {shown(executor)} has version {escaped(version, 60)} now, and "
+        if asked is not None:
+            what = f"{asked} or later, before {int(asked.partition('.')[0]) + 1}" if "." in asked else f"{asked}"
+            told = f"the node asks for {what}. Start workers of that version, or submit with another executor_version."
+        else:
+            was = escaped(before or "", 60)
+            told = (
+                f"had {was} when the run was submitted: another major version. Submit the graph again to run with it, "
+                f"or start workers of {was} again and pin such nodes (executor_version="
+                f"{shown(was.partition('.')[0])})."
+            )
+        super().__init__(now + told, at=at)
 
 
 class UnknownClass(GraphError):

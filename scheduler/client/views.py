@@ -73,6 +73,8 @@ class NodeView(NamedTuple):
         why: why it is not further, or why it never ran; "" when there is nothing to say.
         worker: where it runs or ran last, or "".
         fallback_from: the executor that was declared, when another one runs or ran the node in its place; else "".
+        version: of its executor when the run was submitted; "" when that is not recorded. The log says so when an
+            attempt was sent to another one.
     """
 
     key: str
@@ -88,6 +90,7 @@ class NodeView(NamedTuple):
     why: str
     worker: str
     fallback_from: str = ""
+    version: str = ""
 
 
 class Workers:
@@ -286,6 +289,7 @@ def view_nodes(
             why,
             worker,
             run.fallback_from(node),
+            run.versions.get(profile.executor, ""),
         )
 
 

@@ -75,6 +75,7 @@ class Profile:
     start_ms: int | None = None
     total_ms: int | None = None
     silence_ms: int | None = None
+    executor_version: str | None = None
     steps: tuple[Step, ...] = ()
     never: frozenset[str] = frozenset()
     ways: tuple[Profile, ...] = ()
@@ -111,6 +112,7 @@ class Profile:
         return replace(
             self,
             executor=step.executor,
+            executor_version=None,
             queue_class=step.queue_class,
             timeout_ms=step.timeout_ms,
             soft_timeout_ms=step.soft_timeout_ms,
@@ -217,6 +219,7 @@ class Run:
         open: nodes that have not ended.  bad: sinks that ended otherwise than succeeded or skipped.
         floor: new attempts get higher numbers than this; above 0 only after the store lost commits of this run.
         renumbered_at_ms: for which of those losses that was.
+        versions: executor -> its version when the run was submitted, of those that had one.
         keyed: its id follows from an idempotency key, so it may have been here before.
     """
 
@@ -273,6 +276,7 @@ class Run:
     step_inputs: dict[tuple[int, int], Template] = field(default_factory=dict)
     step_secrets: dict[tuple[int, int], list[list[str | int]]] = field(default_factory=dict)
     begun: frozenset[int] = frozenset()
+    versions: dict[str, str] = field(default_factory=dict)
 
     @property
     def n(self) -> int:

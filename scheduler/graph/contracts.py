@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from ..core.expressions.schemas import branches as branches_of
 from ..core.expressions.schemas import mapping, resolved
-from ..errors import InputMismatch, PathNotInOutput, UnknownExecutor, UnknownTool, did_you_mean, shown
+from ..errors import InputMismatch, PathNotInOutput, UnknownExecutor, UnknownTool, VersionMismatch, did_you_mean, shown
+from ..versions import fits, version_of
 from ..wire import CAPABILITY, capability_of, read_tool, tool_of, version_numbers
 from .handles import Reference
 from .inputs import GAP, Inputs, Trail
@@ -80,6 +81,17 @@ class Contracts:
                 raise UnknownTool(executor, at, sorted(versions, key=version_numbers), names)
         elif executor not in self._contracts:
             raise UnknownExecutor(executor, at, self._contracts)
+
+    def check_version(self, executor: str, asked: str, at: str) -> None:
+        """Whether the executor, or some that has the capability or tool, is of the version that a node asks for.
+
+        Raises:
+            VersionMismatch: none is.
+        """
+        able = self._able(executor)
+        found = [version_of(self._contracts[name]) for name in able]
+        if not any(fits(version, asked) for version in found):
+            raise VersionMismatch(able[0], found[0], at, asked=asked)
 
     def _able(self, executor: str) -> list[str]:
         """The executors that may do it: this one, or all that have the capability or the tool that it asks for."""

@@ -13,6 +13,7 @@ from ..core.expressions.operators import MOST_CHARACTERS
 from ..core.ladder import CHANGED, ESCALATE, OTHER
 from ..core.rules import RULE_NAMES
 from ..errors import ERROR_KINDS
+from ..versions import ASKED
 from ..wire import CAPABILITY, CAPABILITY_NAME, TOOL, TOOL_VERSION
 from . import limits
 from .branching import MAX_BRANCHES, MAX_STOPS, OUTCOMES
@@ -56,6 +57,7 @@ def graph_schema() -> dict[str, Any]:
                     "description": "Conditions that end the run; what has not begun is skipped then.",
                     "default": [],
                 },
+                "version": {**or_null(ref("name")), "description": "Of the graph, in your words; runs record it."},
             },
             required=["celeriac", "name", "nodes"],
         ),
@@ -126,6 +128,14 @@ def _node() -> dict[str, Any]:
                 **ref("executor"),
                 "description": "A Celery task, capability:NAME, or tool:NAME@VERSION.",
             },
+            "executor_version": or_null(
+                {
+                    "type": "string",
+                    "pattern": f"^{ASKED}$",
+                    "not": {"pattern": r"\n"},
+                    "description": "The major version of the executor, or a minor one at least; another is refused.",
+                }
+            ),
             "args": {"type": "array", "items": ref("value"), "default": []},
             "inputs": {**ref("values"), "description": "Arguments by name.", "default": {}},
             "after": ref("after"),

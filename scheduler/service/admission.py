@@ -19,8 +19,9 @@ from ..core.states import NodeState, RunState
 from ..settings import QueueClass
 from ..store.capabilities import Binding
 from ..store.routes import Routes
+from ..versions import fits, is_compatible, version_of
 from ..wire import capability_of, is_found_later
-from .refusals import Refusal, not_allowed, unknown_tool
+from .refusals import Refusal, not_allowed, other_version, unknown_tool
 from .windows import Window
 
 _READY, _RUNNING = int(NodeState.READY), RunState.RUNNING
@@ -48,6 +49,8 @@ class Admission:
         self.contracts: Mapping[str, Mapping[str, Any]] = {}
         self.routes = Routes({}, {})
         """Who does what nodes ask for by capability or tool now."""
+        self._versions: dict[str, str] = {}
+        """Executor -> its version now, of those that have one."""
         self._bound: dict[tuple[Profile, str], Profile] = {}
         self.flying: dict[str, int] = dict.fromkeys(classes, 0)
         self.windows = {name: Window(it) for name, it in classes.items()}
@@ -67,6 +70,7 @@ class Admission:
         that ask for a capability or a tool are placed anew.
         """
         self.contracts = contracts
+        self._versions = {name: found for name, it in contracts.items() if (found := version_of(it))}
         self._placed.clear()
         routes = Routes(contracts, self.routes.bindings if bindings is None else bindings)
         if routes != self.routes:
@@ -112,6 +116,32 @@ class Admission:
         """Which rule names the executor of a node that asks for a capability or tool, in the log's words; else ""."""
         route = self.routes.find(profile.executor) if is_found_later(profile.executor) else None
         return route.rule if route is not None else ""
+
+    def objection(self, run: Run, node: int, way: Profile, executor: str) -> Refusal | None:
+        """Why a node must not be sent to an executor now, although there is room; None when it may.
+
+        Args:
+            way: as the node is written.  executor: that does it.
+        """
+        version = self._versions.get(executor)
+        if version is None:
+            return None
+        if way.executor_version is not None and not fits(version, way.executor_version):
+            return other_version(run, node, executor, version, asked=way.executor_version)
+        before = run.versions.get(way.executor)
+        if before is not None and not is_compatible(before, version):
+            return other_version(run, node, executor, version, before=before)
+        return None
+
+    def told(self, run: Run, way: Profile, executor: str) -> str:
+        """What the log says of an attempt that goes out: the rule that has found its executor, and its version unless
+        that is the one which the run has recorded.
+        """
+        rule, version = self.rule(way), self._versions.get(executor)
+        if version is None or (before := run.versions.get(way.executor, "")) == version:
+            return rule
+        was = f", {before} at submit" if before else ""
+        return f"{rule}{'; ' if rule else ''}version {version} of {executor}{was}"
 
     def heed(self, paused: Mapping[tuple[str, str], str]) -> None:
         """What is paused now: (graph, class or executor; its name) -> why. O(ready nodes)."""

@@ -215,12 +215,13 @@ class Dispatch:
         for name, run, nodes in self.admission.take(share, ADMITTED_PER_TURN):
             held = held_of(run.id)
             batch = batch_of(held)
-            decision = decide(run, Admitted(nodes), batch.now)
+            may = [node for node in nodes if self._may_go(run, node)]
+            decision = decide(run, Admitted(may), batch.now)
             if decision.stale:
                 continue
             evolve(run, decision, batch.now)
             queue_class, run_id, shard = self._classes[name], RunId(run.id), held.keys.shard
-            for node in nodes:
+            for node in may:
                 id_ = run.attempt_id(shard, node)
                 way = run.way(node)
                 profile = self.admission.bound(way)
@@ -228,12 +229,20 @@ class Dispatch:
                 place = name if profile is way else placed(name, profile.executor)
                 state = f"s|{place}|{queue_class.lease_ms}|{min(limit, profile.silence_ms or limit)}"
                 claim_by_ms = batch.now + self.claim_by_ms(name, run, node)
-                batch.send(run, node, id_, state, claim_by_ms, "" if profile is way else self.admission.rule(way))
+                batch.send(run, node, id_, state, claim_by_ms, self.admission.told(run, way, profile.executor))
                 self.flies(held, id_, place)
                 going.append(Outgoing(held, run_id, node, id_))
             held.look_by(batch.now + CHECK_MS)
         self.more = len(going) >= ADMITTED_PER_TURN
         return going
+
+    def _may_go(self, run: Run, node: int) -> bool:
+        """Whether nothing speaks against sending a node for which there is room; else it is refused."""
+        way = run.way(node)
+        objection = self.admission.objection(run, node, way, self.admission.bound(way).executor)
+        if objection is not None:
+            self.admission.refused.append(objection)
+        return objection is None
 
     def _look_at_queues(self, share: float) -> None:
         """Fit the windows of classes that are short of room to what their queues hold."""

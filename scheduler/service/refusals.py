@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ..core.run import Run
-from ..errors import ExecutorNotAllowed, UnknownTool, shown
+from ..errors import ExecutorNotAllowed, UnknownTool, VersionMismatch, shown
 from ..settings import QueueClass
 from ..store.routes import Routes
 from ..wire import error_record, tool_of
@@ -40,6 +40,14 @@ def unknown_tool(run: Run, node: int, asked: str, routes: Routes) -> Refusal:
     name = tool_of(asked).partition("@")[0]
     told = UnknownTool(asked, _at(run, node), routes.versions(name), routes.tools())
     return Refusal(run, node, error_record("contract", "UnknownTool", str(told), phase="route"), "unknown tools")
+
+
+def other_version(
+    run: Run, node: int, executor: str, version: str, *, asked: str | None = None, before: str | None = None
+) -> Refusal:
+    """Its executor has another version now than the node asks for, or another major one than at submit."""
+    told = VersionMismatch(executor, version, f"run {run.id}, {_at(run, node)}", asked=asked, before=before)
+    return Refusal(run, node, error_record("contract", "VersionMismatch", str(told), phase="route"), "other versions")
 
 
 def _at(run: Run, node: int) -> str:
