@@ -75,6 +75,7 @@ class Profile:
     start_ms: int | None = None
     total_ms: int | None = None
     silence_ms: int | None = None
+    expected_ms: int | None = None
     executor_version: str | None = None
     steps: tuple[Step, ...] = ()
     never: frozenset[str] = frozenset()
@@ -112,6 +113,7 @@ class Profile:
         return replace(
             self,
             executor=step.executor,
+            expected_ms=None,
             executor_version=None,
             queue_class=step.queue_class,
             timeout_ms=step.timeout_ms,

@@ -9,6 +9,7 @@ reason. One that asks for a tool which nobody has published is refused.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -21,7 +22,7 @@ from ..store.capabilities import Binding
 from ..store.routes import Routes
 from ..versions import fits, is_compatible, version_of
 from ..wire import capability_of, is_found_later
-from .refusals import Refusal, not_allowed, other_version, unknown_tool
+from .refusals import Refusal, not_allowed, other_version, too_late, unknown_tool
 from .windows import Window
 
 _READY, _RUNNING = int(NodeState.READY), RunState.RUNNING
@@ -51,6 +52,8 @@ class Admission:
         """Who does what nodes ask for by capability or tool now."""
         self._versions: dict[str, str] = {}
         """Executor -> its version now, of those that have one."""
+        self._expected_ms: dict[str, int] = {}
+        """Executor -> how long one call usually takes, of those that say so."""
         self._bound: dict[tuple[Profile, str], Profile] = {}
         self.flying: dict[str, int] = dict.fromkeys(classes, 0)
         self.windows = {name: Window(it) for name, it in classes.items()}
@@ -71,6 +74,7 @@ class Admission:
         """
         self.contracts = contracts
         self._versions = {name: found for name, it in contracts.items() if (found := version_of(it))}
+        self._expected_ms = {name: ms for name, it in contracts.items() if (ms := _expected_ms(it))}
         self._placed.clear()
         routes = Routes(contracts, self.routes.bindings if bindings is None else bindings)
         if routes != self.routes:
@@ -117,12 +121,18 @@ class Admission:
         route = self.routes.find(profile.executor) if is_found_later(profile.executor) else None
         return route.rule if route is not None else ""
 
-    def objection(self, run: Run, node: int, way: Profile, executor: str) -> Refusal | None:
-        """Why a node must not be sent to an executor now, although there is room; None when it may.
+    def objection(self, run: Run, node: int, now: int) -> Refusal | None:
+        """Why a node must not be sent now, although there is room; None when it may.
 
         Args:
-            way: as the node is written.  executor: that does it.
+            now: by Redis, ms since 1970.
         """
+        way = run.way(node)
+        executor = self.bound(way).executor
+        if run.deadline_at_ms is not None:
+            expected = self._expected_ms.get(executor, 0) if way.expected_ms is None else way.expected_ms
+            if expected and now + expected > run.deadline_at_ms:
+                return too_late(run, node, executor, expected, run.deadline_at_ms - now)
         version = self._versions.get(executor)
         if version is None:
             return None
@@ -308,3 +318,9 @@ class Admission:
             return profile.soft_timeout_ms
         declared = self.contracts.get(profile.executor, {}).get("soft_timeout_seconds")
         return round(declared * 1000) if declared and profile.timeout_ms is None else None
+
+
+def _expected_ms(contract: Mapping[str, Any]) -> int:
+    """How long one call usually takes, ms; 0 when the contract does not say it, or not as a number."""
+    found = contract.get("expected_seconds")
+    return round(found * 1000) if isinstance(found, int | float) and 0 < found < math.inf else 0

@@ -215,7 +215,7 @@ class Dispatch:
         for name, run, nodes in self.admission.take(share, ADMITTED_PER_TURN):
             held = held_of(run.id)
             batch = batch_of(held)
-            may = [node for node in nodes if self._may_go(run, node)]
+            may = [node for node in nodes if self._may_go(run, node, batch.now)]
             decision = decide(run, Admitted(may), batch.now)
             if decision.stale:
                 continue
@@ -236,10 +236,9 @@ class Dispatch:
         self.more = len(going) >= ADMITTED_PER_TURN
         return going
 
-    def _may_go(self, run: Run, node: int) -> bool:
+    def _may_go(self, run: Run, node: int, now: int) -> bool:
         """Whether nothing speaks against sending a node for which there is room; else it is refused."""
-        way = run.way(node)
-        objection = self.admission.objection(run, node, way, self.admission.bound(way).executor)
+        objection = self.admission.objection(run, node, now)
         if objection is not None:
             self.admission.refused.append(objection)
         return objection is None

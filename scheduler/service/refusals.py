@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from ..core.failures import TOO_LATE
 from ..core.run import Run
 from ..errors import ExecutorNotAllowed, UnknownTool, VersionMismatch, shown
 from ..settings import QueueClass
@@ -48,6 +49,16 @@ def other_version(
     """Its executor has another version now than the node asks for, or another major one than at submit."""
     told = VersionMismatch(executor, version, f"run {run.id}, {_at(run, node)}", asked=asked, before=before)
     return Refusal(run, node, error_record("contract", "VersionMismatch", str(told), phase="route"), "other versions")
+
+
+def too_late(run: Run, node: int, executor: str, expected_ms: int, left_ms: int) -> Refusal:
+    """Its executor would not be done by the run's deadline."""
+    told = (
+        f"{_at(run, node)}: {shown(executor)} is expected to take {expected_ms / 1000:g} s, and "
+        f"{max(left_ms, 0) / 1000:g} s are left until the run's deadline, so it was not begun. Give the run more time "
+        "(celeriac runs deadline), or the node a fallback that is quicker."
+    )
+    return Refusal(run, node, error_record("timeout", TOO_LATE, told, origin="policy", phase="admit"), "too late")
 
 
 def _at(run: Run, node: int) -> str:

@@ -57,7 +57,8 @@ def contract_of(task: Any, queue_class: str | None) -> dict[str, Any]:
         "purity": None,
         "version": None,
         "capabilities": _plain_capabilities(task),
-        "tools": list(checked_tools(getattr(task, "tools", None) or (), f"task {task.name}: tools")),
+        "tools": _plain_tools(task),
+        "expected_seconds": _plain_expected(task),
         "doc": first_line(task.__doc__ if task.__doc__ != type(task).__mro__[1].__doc__ else None),
     }
 
@@ -80,7 +81,7 @@ def checked_capabilities(names: object, where: str) -> tuple[str, ...]:
 
 
 def checked_tools(tools: object, where: str) -> tuple[str, ...]:
-    """Which tools an executor is, each with a version, sorted; a plain task has them as @app.task(tools=[...]).
+    """Which tools an executor is, each with a version, sorted.
 
     Raises:
         InvalidValue: no list of tools, or one without a version.
@@ -98,6 +99,25 @@ def checked_tools(tools: object, where: str) -> tuple[str, ...]:
 def _plain_capabilities(task: Any) -> list[str]:
     """Those of a plain task: @app.task(capabilities=[...]) sets them on it."""
     return list(checked_capabilities(getattr(task, "capabilities", None) or (), f"task {task.name}: capabilities"))
+
+
+def _plain_tools(task: Any) -> list[str]:
+    """Those of a plain task: @app.task(tools=["search@2"]) sets them on it. What is no list of texts is its own."""
+    found = getattr(task, "tools", None)
+    if not isinstance(found, list | tuple) or not all(isinstance(it, str) for it in found):
+        return []
+    return list(checked_tools(found, f"task {task.name}: tools"))
+
+
+def _plain_expected(task: Any) -> float | None:
+    """How long a plain task usually takes: @app.task(expected_seconds=2.5) sets it; what is no number is its own."""
+    found = getattr(task, "expected_seconds", None)
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        return None
+    if not 0 < found < float("inf"):
+        where = f"task {task.name}: expected_seconds"
+        raise InvalidValue(where, found, "is not a positive number", "Give one above 0, or none.")
+    return found
 
 
 def first_line(doc: str | None) -> str | None:

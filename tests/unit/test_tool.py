@@ -155,6 +155,16 @@ def test_an_executor_publishes_which_tools_it_is() -> None:
     def plain() -> None:
         """Does nothing."""
 
+    @app.task(name="tool.own", tools=[print], expected_seconds="soon")
+    def own() -> None:
+        """Has attributes of these names that mean something else."""
+
+    @app.task(name="tool.slow", tools=["echo@1"], expected_seconds=2.5)
+    def slow() -> None:
+        """Says how long it takes."""
+
+    assert [contract_of(app.tasks["tool.own"], None)[it] for it in ("tools", "expected_seconds")] == [[], None]
+    assert contract_of(app.tasks["tool.slow"], None)["expected_seconds"] == 2.5
     assert find.contract()["tools"] == ["look-up@1", "search@2.1"]
     assert contract_of(app.tasks["tool.plain"], None)["tools"] == ["echo@1"]
 
