@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 from ..core.expressions.schemas import branches as branches_of
 from ..core.expressions.schemas import mapping, resolved
-from ..errors import InputMismatch, PathNotInOutput, UnknownExecutor, UnknownTool, VersionMismatch, did_you_mean, shown
+from ..errors import InputMismatch, PathNotInOutput, VersionMismatch, did_you_mean, shown
 from ..versions import fits, version_of
-from ..wire import CAPABILITY, capability_of, read_tool, tool_of, version_numbers
 from .handles import Reference
 from .inputs import GAP, Inputs, Trail
 from .limits import kind_of
+from .offers import able, check_known
 from .secret import SecretText
 from .values import Walk
 
@@ -67,20 +67,7 @@ class Contracts:
         Raises:
             UnknownExecutor: none has; UnknownTool for a tool.
         """
-        if capability_of(executor):
-            if not self._able(executor):
-                known = {CAPABILITY + str(it) for found in self._contracts.values() for it in _capabilities(found)}
-                raise UnknownExecutor(executor, at, sorted(known))
-        elif tool := tool_of(executor):
-            if not self._able(executor):
-                parts = (read_tool(it) for found in self._contracts.values() for it in _told(found, "tools"))
-                known_tools = [it for it in parts if it is not None]
-                asked = tool.partition("@")[0]
-                versions = {version for name, version in known_tools if name == asked and version}
-                names = sorted({name for name, _ in known_tools})
-                raise UnknownTool(executor, at, sorted(versions, key=version_numbers), names)
-        elif executor not in self._contracts:
-            raise UnknownExecutor(executor, at, self._contracts)
+        check_known(self._contracts, executor, at)
 
     def check_version(self, executor: str, asked: str, at: str) -> None:
         """Whether the executor, or some that has the capability or tool, is of the version that a node asks for.
@@ -88,24 +75,16 @@ class Contracts:
         Raises:
             VersionMismatch: none is.
         """
-        able = self._able(executor)
-        found = [version_of(self._contracts[name]) for name in able]
+        names = able(self._contracts, executor)
+        found = [version_of(self._contracts[name]) for name in names]
         if not any(fits(version, asked) for version in found):
-            raise VersionMismatch(able[0], found[0], at, asked=asked)
-
-    def _able(self, executor: str) -> list[str]:
-        """The executors that may do it: this one, or all that have the capability or the tool that it asks for."""
-        if wanted := capability_of(executor):
-            return [name for name, found in self._contracts.items() if wanted in _capabilities(found)]
-        if tool := tool_of(executor):
-            return [name for name, found in self._contracts.items() if _offers(found, tool)]
-        return [executor]
+            raise VersionMismatch(names[0], found[0], at, asked=asked)
 
     def path_problem(self, executor: str, path: tuple[str | int, ...]) -> PathProblem | None:
         """Why the executor's output cannot have the path; None when it can, or nobody knows."""
         asked = (executor, path)
         if asked not in self._paths:
-            self._paths[asked] = self._no_path(self._able(executor), path)
+            self._paths[asked] = self._no_path(able(self._contracts, executor), path)
         return self._paths[asked]
 
     def _no_path(self, executors: Sequence[str], path: tuple[str | int, ...]) -> PathProblem | None:
@@ -129,7 +108,7 @@ class Contracts:
             InputMismatch: a missing or unknown name, or a value of the wrong type.
         """
         first: InputMismatch | None = None
-        for name in self._able(executor):
+        for name in able(self._contracts, executor):
             schema = self._contracts[name].get("input_schema")
             if not isinstance(schema, Mapping):
                 return
@@ -284,24 +263,6 @@ class _Inputs:
             if problem := self._problem(wanted, inner, (trail, name), depth + 1):
                 return problem
         return None
-
-
-def _capabilities(contract: Mapping[str, Any]) -> Sequence[Any]:
-    """What an executor says that it can do."""
-    return _told(contract, "capabilities")
-
-
-def _told(contract: Mapping[str, Any], name: str) -> Sequence[Any]:
-    """A list of texts in a contract. It came over the wire, so anything else is taken as nothing."""
-    found = contract.get(name)
-    return [it for it in found if isinstance(it, str)] if isinstance(found, list) else ()
-
-
-def _offers(contract: Mapping[str, Any], tool: str) -> bool:
-    """Whether an executor offers a tool: in the version that is asked for, or in any."""
-    if "@" in tool:
-        return tool in _told(contract, "tools")
-    return any((read_tool(it) or ("", ""))[0] == tool for it in _told(contract, "tools"))
 
 
 def _path_problem(schema: Schema, path: Sequence[str | int]) -> PathProblem | None:
