@@ -76,7 +76,9 @@ if TYPE_CHECKING:
         UnknownExecutor,
         UnknownMapper,
         UnknownNode,
+        UnknownTool,
         UnreadableDocument,
+        VersionMismatch,
         WaitTimeout,
         WireError,
     )
@@ -97,6 +99,7 @@ if TYPE_CHECKING:
         has,
         other,
         size,
+        tool,
         within,
     )
     from .settings import QueueClass, Settings
@@ -184,7 +187,9 @@ __all__ = [
     "UnknownExecutor",
     "UnknownMapper",
     "UnknownNode",
+    "UnknownTool",
     "UnreadableDocument",
+    "VersionMismatch",
     "WaitTimeout",
     "WireError",
     "__version__",
@@ -195,6 +200,7 @@ __all__ = [
     "has",
     "other",
     "size",
+    "tool",
     "within",
 ]
 
@@ -228,6 +234,7 @@ _HOME = {
     "has": "graph",
     "other": "graph",
     "size": "graph",
+    "tool": "graph",
     "within": "graph",
 }
 """Where names live that are not errors; the others are in errors.py."""

@@ -17,7 +17,9 @@
     │   ├── NotAnAncestor       an "ancestor" reference to a node that need not end before this one starts
     │   ├── PathNotInOutput     a path that the producer's published output cannot have
     │   ├── UnknownExecutor     no worker has published an executor of that name
+    │   │   └── UnknownTool     nor a tool of that name, or of that version
     │   ├── UnknownMapper       no mapper of that name is deployed
+    │   ├── VersionMismatch     the executor has another version than the run or the node needs; `.version`
     │   ├── UnknownClass        no queue class of that name is declared
     │   ├── ExecutorNotAllowed  the executor may not run in the node's queue class
     │   └── InputMismatch       a literal input that the executor's published input schema refuses
@@ -428,6 +430,72 @@ class UnknownMapper(GraphError):
             "Correct the name or the version, or deploy that mapper.",
             at=at,
         )
+
+
+class UnknownTool(UnknownExecutor):
+    """No worker has published a tool of that name, or none in that version.
+
+    Attributes:
+        executor: as documents write it: "tool:search@2".
+        versions: of that tool that are known, the newest last.  tools: names of all that are, without any of that name.
+    """
+
+    phase: ClassVar[str] = "route"
+
+    def __init__(self, executor: str, at: str, versions: Iterable[str] = (), tools: Iterable[str] = ()) -> None:
+        self.executor = executor
+        self.versions = tuple(versions)
+        self.tools = tuple(tools)
+        name, _, version = executor.partition(":")[2].partition("@")
+        if self.versions:
+            known = f"Known versions of it: {_listed(self.versions)}."
+            what = f"version {escaped(version, 60)} of the tool {shown(name)}"
+        else:
+            known = f"Known tools: {_listed(self.tools) or 'none'}.{did_you_mean(name, self.tools)}"
+            what = f"a tool {shown(name)}"
+        GraphError.__init__(
+            self,
+            f"{at}: no worker has published {what}. {known} Correct it, start a worker that offers it "
+            "(@executor(tools=[...])), or bind it (celeriac tools bind).",
+            at=at,
+        )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    """Names in a message, at most twenty."""
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return ", ".join(escaped(it, 60) for it in names[:20]) + more
+
+
+class VersionMismatch(GraphError):
+    """An executor has another version than a node asks for, or another major version than when its run was submitted.
+
+    Attributes:
+        executor: its name.  version: that it has now.
+        asked: what the node asks for, None for nothing.  before: its version when the run was submitted, else None.
+    """
+
+    phase: ClassVar[str] = "route"
+
+    def __init__(
+        self, executor: str, version: str, at: str, *, asked: str | None = None, before: str | None = None
+    ) -> None:
+        self.executor = executor
+        self.version = version
+        self.asked = asked
+        self.before = before
+        now = f"{at}: the executor {shown(executor)} has version {escaped(version, 60)} now, and "
+        if asked is not None:
+            what = f"{asked} or later, before {int(asked.partition('.')[0]) + 1}" if "." in asked else f"{asked}"
+            told = f"the node asks for {what}. Start workers of that version, or submit with another executor_version."
+        else:
+            was = escaped(before or "", 60)
+            told = (
+                f"had {was} when the run was submitted: another major version. Submit the graph again to run with it, "
+                f"or start workers of {was} again and pin such nodes (executor_version="
+                f"{shown(was.partition('.')[0])})."
+            )
+        super().__init__(now + told, at=at)
 
 
 class UnknownClass(GraphError):

@@ -35,7 +35,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from .errors import SettingsError, did_you_mean, shown
 from .sentinel import SentinelUrl, is_sentinel
-from .wire import CAPABILITY, CAPABILITY_NAME, allowed
+from .wire import CAPABILITY_NAME, allowed, is_found_later, read_tool, tool_of
 
 PREFIX = "CELERIAC_"
 FILE_NAME = "celeriac.toml"
@@ -256,7 +256,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def capabilities(self) -> dict[str, str]:
-        """Capability -> the executor that does it, unless an operator has bound another."""
+        """Capability, or tool as documents write it -> who does it, unless an operator has bound another."""
         return read_capabilities(self.capabilities_file or default_file("capabilities.toml"))
 
     @property
@@ -493,16 +493,16 @@ def _config_path(config: Path | None) -> Path | None:
 
 
 def read_capabilities(path: Path) -> dict[str, str]:
-    """Bindings of a TOML file: capability = "executor".
+    """Bindings of a TOML file: capability = "executor", or "tool:search@2" = "executor".
 
     Raises:
-        SettingsError: unreadable, no name of a capability, or no name of an executor.
+        SettingsError: unreadable, no name of a capability or tool, or no name of an executor.
     """
     found = _read_toml(path)
     for name, executor in found.items():
-        if not re.fullmatch(CAPABILITY_NAME, name):
+        if not re.fullmatch(CAPABILITY_NAME, name) and read_tool(tool_of(name)) is None:
             raise SettingsError(f"{path}: {shown(name)}", "names no capability", "Use letters, digits and _ . -")
-        if not isinstance(executor, str) or not executor or executor.startswith(CAPABILITY):
+        if not isinstance(executor, str) or not executor or is_found_later(executor):
             raise SettingsError(f"{path}: {name}", f"{shown(executor)} is no executor", "Write its name as text")
     return found
 

@@ -36,9 +36,14 @@ CAPABILITY = "capability:"
 """What a name begins with that stands where an executor's name could, and asks for a capability."""
 CAPABILITY_NAME = r"[A-Za-z0-9_.-]{1,100}"
 """What may follow."""
+TOOL = "tool:"
+"""What a name begins with that stands where an executor's name could, and asks for a tool: `tool:search@2`."""
+TOOL_VERSION = r"(?:0|[1-9][0-9]{0,8})(?:\.(?:0|[1-9][0-9]{0,8}))?"
+"""Of a tool: "2" or "2.1"."""
 
 _BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
 _RUN_ID = re.compile(r"[0-9a-z]{26}")
+_TOOL = re.compile(rf"({CAPABILITY_NAME})(?:@({TOOL_VERSION}))?")
 _ATTEMPT_ID = re.compile(r"([0-9]{1,4})\.([0-9a-z]{26})\.([0-9]{1,9})\.([0-9]{1,6})\.([0-9]{1,9})")
 
 
@@ -93,8 +98,42 @@ def capability_of(executor: str) -> str:
     return executor.removeprefix(CAPABILITY) if executor.startswith(CAPABILITY) else ""
 
 
+def tool_of(executor: str) -> str:
+    """The tool that a name asks for, with its version if it says one; "" when it asks for none.
+
+    >>> tool_of("tool:search@2"), tool_of("tool:search"), tool_of("web.search")
+    ('search@2', 'search', '')
+    """
+    return executor.removeprefix(TOOL) if executor.startswith(TOOL) else ""
+
+
+def read_tool(tool: str) -> tuple[str, str] | None:
+    """(name, version or "") of a tool as it is written; None when it is not written so.
+
+    >>> read_tool("search@2.1"), read_tool("search"), read_tool("search@latest")
+    (('search', '2.1'), ('search', ''), None)
+    """
+    found = _TOOL.fullmatch(tool)
+    return None if found is None else (found[1], found[2] or "")
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """A version as numbers, to compare it by.
+
+    >>> version_numbers("2.10") > version_numbers("2.9") > version_numbers("2")
+    True
+    """
+    return tuple(map(int, version.split(".")))
+
+
+def is_found_later(executor: str) -> bool:
+    """Whether a name asks for a capability or a tool, so that an executor is found when its node is sent."""
+    return executor.startswith((CAPABILITY, TOOL))
+
+
 def placed(queue_class: str, executor: str = "") -> str:
-    """Where an attempt goes, as a field of its state in the store; with the executor that a capability was bound to.
+    """Where an attempt goes, as a field of its state in the store; with the executor that was found for a capability or
+    a tool.
 
     >>> placed("standard-low"), placed("standard-low", "a|b")
     ('standard-low', 'standard-low=a%7Cb')

@@ -39,6 +39,7 @@ COMMANDS = {
     "dead": ("dead", "What nobody could use: look at it, put it back, drop it."),
     "policy": ("policy", "Rules above all graphs: check, deploy, go back, and see what counts for a node."),
     "capabilities": ("capabilities", "Which executor does what nodes ask for by capability."),
+    "tools": ("tools", "Which executor is which tool, in which version."),
     "graph": ("graph", "Check and draw graphs."),
     "doctor": ("doctor", "Say what is wrong with this installation."),
     "version": ("doctor", "Print versions."),

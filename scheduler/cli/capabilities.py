@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import InvalidValue, UnknownExecutor
-from ..wire import CAPABILITY_NAME
+from ..wire import CAPABILITY_NAME, tool_of
 from .output import Output, instant, note, output_option
 from .place import Place, place_options, runs_of
 
@@ -35,16 +35,17 @@ def ls(history: bool, place: Place, out: Output) -> None:
     """Capabilities, the executor that each is bound to, and all that offer it."""
     with place.for_reading() as settings:
         runs = runs_of(settings)
-        store = _store(runs, settings)
+        store = store_of(runs, settings)
         if history:
-            changes = store.history()
+            changes = [it for it in store.history() if not tool_of(it.capability)]
             if out.json:
                 out.document([it._asdict() for it in changes])
                 return
             rows = [[instant(it.at_ms), it.capability, it.executor or "(unbound)", it.by, it.reason] for it in changes]
             out.table(["when", "capability", "executor", "by", "reason"], rows)
             return
-        bound, offered = store.bindings(), _offered(runs)
+        bound = {name: it for name, it in store.bindings().items() if not tool_of(name)}
+        offered = _offered(runs)
     names = sorted({*bound, *offered})
     if out.json:
         out.document([_document(name, bound.get(name), offered.get(name, [])) for name in names])
@@ -85,7 +86,7 @@ def bind(capability: str, executor: str, by: str | None, reason: str, force: boo
             known = ", ".join(offered.get(capability, [])) or "none"
             remedy = f"Known for it: {known}. Declare it (@executor(capabilities=[...])), or use --force."
             raise InvalidValue("EXECUTOR", executor, f"does not say that it can {capability}", remedy)
-    _store(runs, settings).bind(capability, executor, login(by), reason)
+    store_of(runs, settings).bind(capability, executor, login_of(by), reason)
     if out.json:
         out.document({"capability": capability, "executor": executor})
     note(f"{capability} is done by {executor} from now on.")
@@ -101,8 +102,8 @@ def unbind(capability: str, by: str | None, reason: str, place: Place, out: Outp
     """Take a binding back: what config/capabilities.toml says counts again, else such nodes wait."""
     _check_name(capability)
     settings = place.located()
-    store = _store(runs_of(settings), settings)
-    was = store.unbind(capability, login(by), reason)
+    store = store_of(runs_of(settings), settings)
+    was = store.unbind(capability, login_of(by), reason)
     left = store.bindings().get(capability)
     if out.json:
         out.document({"capability": capability, "unbound": was, "executor": left.executor if left else None})
@@ -110,7 +111,8 @@ def unbind(capability: str, by: str | None, reason: str, place: Place, out: Outp
     note(f"{capability} {'is' if was else 'was not bound here; it is'} {what}.")
 
 
-def _store(runs: Runs, settings: Settings) -> Capabilities:
+def store_of(runs: Runs, settings: Settings) -> Capabilities:
+    """The bindings of an installation."""
     from ..store.capabilities import Capabilities
 
     return Capabilities(runs.client, runs.namespace, settings.capabilities)
@@ -132,8 +134,8 @@ def _check_name(capability: str) -> None:
         )
 
 
-def login(by: str | None) -> str:
-    """Who asks: as they say, else their login."""
+def login_of(by: str | None) -> str:
+    """Who makes a change: as was said, else the user that this process belongs to."""
     if by is not None:
         return by
     try:

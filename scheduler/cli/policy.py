@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .capabilities import login
+from .capabilities import login_of
 from .output import Output, instant, note, output_option
 from .place import Place, place_options, runs_of, runs_with
 
@@ -54,7 +54,7 @@ def apply(file: Path, by: str | None, reason: str, place: Place, out: Output) ->
 
     policy = _read(file)
     runs = runs_of(place.located())
-    changed = policies.deploy(runs, policy, login(by), reason)
+    changed = policies.deploy(runs, policy, login_of(by), reason)
     _say(policy["version"], policy["adopt"], changed, out)
 
 
@@ -69,7 +69,7 @@ def use(version: str, by: str | None, reason: str, place: Place, out: Output) ->
     from ..store import policies
 
     runs = runs_of(place.located())
-    changed = policies.use(runs, version, login(by), reason)
+    changed = policies.use(runs, version, login_of(by), reason)
     _say(version, policies.record(runs, version)["adopt"], changed, out)
 
 
@@ -82,7 +82,7 @@ def withdraw(by: str | None, reason: str, place: Place, out: Output) -> None:
     """Have no policy in force; runs keep what they have taken up."""
     from ..store import policies
 
-    changed = policies.withdraw(runs_of(place.located()), login(by), reason)
+    changed = policies.withdraw(runs_of(place.located()), login_of(by), reason)
     if out.json:
         out.document({"version": None, "changed": changed})
     note("No policy is in force from now on." if changed else "No policy was in force.")

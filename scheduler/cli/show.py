@@ -42,6 +42,8 @@ def summary_document(it: Summary) -> dict[str, Any]:
         "correlation_id": it.correlation_id,
         "key": it.key,
         "hash": it.hash,
+        "graph_version": it.graph_version,
+        "versions": it.versions,
         "priority": it.priority,
         "acts": [act._asdict() for act in it.acts],
     }
@@ -84,6 +86,7 @@ class Shown(NamedTuple):
         return {
             "key": it.key,
             "executor": it.executor,
+            "version": it.version or None,
             "fallback_from": it.fallback_from or None,
             "queue_class": it.queue_class,
             "trigger_rule": it.trigger_rule,
@@ -130,7 +133,9 @@ def show_run(
     counts = view.counts()
     facts: list[tuple[str, Any]] = [
         ("run", it.id),
-        ("graph", it.name),
+        ("graph", it.name if it.graph_version is None else f"{it.name}, version {it.graph_version}"),
+        ("hash", it.hash),
+        ("executors", _versions(it)),
         ("state", it.state.value),
         ("reason", it.reason),
         ("nodes", f"{it.nodes}: {counts_in_words(counts)}"),
@@ -156,6 +161,11 @@ def show_run(
         _show_open(view, out)
         if out.terminal:
             note(f"Every node: celeriac runs show {it.id} --nodes" + ("" if running not in counts else " (or watch)"))
+
+
+def _versions(it: Summary) -> str:
+    """Executors with their versions when the run was submitted; those without one are left out."""
+    return ", ".join(f"{name} {found['version']}" for name, found in it.versions.items() if "version" in found)
 
 
 def _show_acts(it: Summary, out: Output) -> None:
@@ -204,7 +214,8 @@ def _show_nodes(view: Shown, numbers: Sequence[int], errors: dict[int, dict[str,
         rows.append(
             [
                 it.key,
-                f"{it.executor} (fallback_from {it.fallback_from})" if it.fallback_from else it.executor,
+                " ".join(filter(None, (it.executor, it.version)))
+                + (f" (fallback_from {it.fallback_from})" if it.fallback_from else ""),
                 it.state.word,
                 shown if out.terminal else ", ".join(after),
                 "; ".join(timeline(one) for one in it.tries),

@@ -12,6 +12,7 @@ and event loops, and holds no connection until it needs one.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -23,7 +24,8 @@ from ..store import policies
 from ..store.approvals import Question
 from ..store.connection import UNREACHABLE
 from ..store.summaries import Summary
-from ..wire import RunId, capability_of, is_run_id, new_run_id, run_id_for_key
+from ..versions import current
+from ..wire import RunId, is_found_later, is_run_id, new_run_id, run_id_for_key
 from .access import Access
 from .given import facts_of, graph_of, namespace_of, url_of
 from .handle import RunHandle
@@ -123,8 +125,9 @@ class Client(Scopes):
             deadline: seconds, "10m" or a timedelta from now, by when the run has ended or fails.
             priority: -9 to 9: whose ready nodes are sent first within a queue class. Those of runs with a lower one
                 wait as long as those of runs with a higher one are ready.
-            check: compare with what workers have published (executors, inputs, outputs) and with the declared classes;
-                False submits what no worker knows yet, and the nodes wait for one.
+            check: compare with what workers have published (executors, versions, inputs, outputs) and with the
+                declared classes, and record the versions; False submits what no worker knows yet, and the nodes wait
+                for one.
 
         Raises:
             GraphError: the graph or an argument cannot be used; says where and why. Nothing is stored.
@@ -135,6 +138,8 @@ class Client(Scopes):
         """
         facts = facts_of(key, labels, correlation_id, deadline, priority)
         compiled = self._compile(graph_of(graph), check)
+        if check and self._contracts is not None and (versions := current(compiled.executors, self._contracts[1])):
+            facts["versions"] = json.dumps(versions, ensure_ascii=False)
         run = new_run_id(time.time_ns() // 1_000_000) if key is None else run_id_for_key(self.namespace, key)
         created = self._access.reach(lambda: self._send(run, compiled, facts))
         if created:
@@ -277,9 +282,7 @@ class Client(Scopes):
             for place, way in (("", profile), *_steps(profile)):
                 executor = way["executor"]
                 name = way.get("queue_class") or contracts.get(executor, {}).get("queue_class") or default
-                if not executor or capability_of(
-                    executor
-                ):  # nobody executes a choice; who has a capability shows later
+                if not executor or is_found_later(executor):  # nobody executes a choice; the other shows later
                     continue
                 if name in declared and not declared[name].allows(executor):
                     at = f"nodes[{quoted(compiled.key_of_profile(number))}]{place}.executor"

@@ -23,9 +23,10 @@ from ..core.waiting import wait_of
 from ..core.waits import Wait
 from ..errors import SHOWN_CHARACTERS, escaped, shown
 from ..store import scopes
+from ..store.routes import Routes
 from ..store.scopes import Paused
 from ..store.workers import classes_of, silent_ms
-from ..wire import RunId, capability_of
+from ..wire import RunId, capability_of, is_found_later, tool_of
 
 if TYPE_CHECKING:
     from ..settings import QueueClass, Settings
@@ -74,6 +75,8 @@ class NodeView(NamedTuple):
         why: why it is not further, or why it never ran; "" when there is nothing to say.
         worker: where it runs or ran last, or "".
         fallback_from: the executor that was declared, when another one runs or ran the node in its place; else "".
+        version: of its executor when the run was submitted; "" when that is not recorded. The log says so when an
+            attempt was sent to another one.
     """
 
     key: str
@@ -89,6 +92,7 @@ class NodeView(NamedTuple):
     why: str
     worker: str
     fallback_from: str = ""
+    version: str = ""
 
 
 class Workers:
@@ -99,7 +103,8 @@ class Workers:
         workers: name -> description.
         now_ms: by Redis.
         classes: the declared queue classes, where they are known.
-        bindings: asked once, when a node asks for a capability: capability -> binding; None where it may not be read.
+        bindings: asked once, when a node asks for a capability or a tool: that -> binding; None where that may not be
+            read.
         paused: what is paused.
 
     Attributes:
@@ -120,7 +125,7 @@ class Workers:
         self._contracts = contracts
         self._paused = {(it.kind, it.name): it.why for it in paused}
         self._classes = classes
-        self._bindings = cache(bindings)
+        self._routes = cache(lambda: None if (bound := bindings()) is None else Routes(contracts, bound))
         self._default = next((name for name, it in (classes or {}).items() if it.default), None)
         self.live: dict[str, Mapping[str, Any]] = {}
         self.silent: dict[str, int] = {}
@@ -167,16 +172,16 @@ class Workers:
         return list(self.contract(self.executor(profile) or "").get("celery_retries") or ())
 
     def executor(self, profile: Profile) -> str | None:
-        """Who does nodes of this profile: its executor, or what its capability is bound to; "" for nobody, None when
-        that may not be read.
+        """Who does nodes of this profile: its executor, or who does what it asks for by capability or tool; "" for
+        nobody, None when that may not be read.
         """
-        wanted = capability_of(profile.executor)
-        if not wanted:
+        if not is_found_later(profile.executor):
             return profile.executor
-        bindings = self._bindings()
-        if bindings is None:
+        routes = self._routes()
+        if routes is None:
             return None
-        return bindings[wanted].executor if wanted in bindings else ""
+        route = routes.find(profile.executor)
+        return "" if route is None else route.executor
 
     def queue_class(self, profile: Profile) -> str | None:
         """Where nodes of this profile are sent; None while nobody knows."""
@@ -192,6 +197,8 @@ class Workers:
             return ""
         if not executor and (wanted := capability_of(profile.executor)):
             return f"the capability {shown(wanted)} is bound to no executor (celeriac capabilities bind)"
+        if not executor and (tool := tool_of(profile.executor)):
+            return f"no worker has published the tool {shown(tool)}"
         if executor not in self._contracts:
             return f"no worker has published the executor {shown(executor)}"
         name = self.queue_class(profile)
@@ -320,6 +327,7 @@ def view_nodes(
             why,
             worker,
             run.fallback_from(node),
+            run.versions.get(profile.executor, ""),
         )
 
 

@@ -48,7 +48,7 @@ from .events import (
     TotalLimitPassed,
     WaitOver,
 )
-from .failures import completed, failure
+from .failures import completed, failure, is_too_late
 from .guards import Sight
 from .ladder import GROUND, Rung, next_rung, rung_words
 from .node_verbs import (
@@ -217,21 +217,25 @@ def _failed(
     if run.run_state is RunState.CANCELLING or node in run.leaving:
         return _cancelled(run, node, error, ending, now)
     kind, failures = str(error["kind"]), run.failures[node] + 1
-    rung = _next_rung(run, node, kind, chance, retry_after_ms)
+    rung = _next_rung(run, node, kind, chance, retry_after_ms, elsewhere=is_too_late(error))
     if rung is None:
         profile = run.profiles[run.profile[node]]
         none = "; no rung answers it" if profile.steps and not run.stopped else _last_one(run)
+        none = none or "; not again by the same executor, for the run's deadline is too near" * is_too_late(error)
         why = f"{kind}: attempt failed {failures} of at most {profile.max_attempts} times{none}"
         return _finish(run, Decision([Move(node, MoveKind.FAIL, -1, why, error)], ending), now)
     return _again(run, node, rung, error, ending, now)
 
 
-def _next_rung(run: Run, node: int, kind: str, chance: float, retry_after_ms: int | None = None) -> Rung | None:
+def _next_rung(
+    run: Run, node: int, kind: str, chance: float, retry_after_ms: int | None = None, *, elsewhere: bool = False
+) -> Rung | None:
     """Where a node goes on after an attempt that has just failed; None when it has failed for good."""
     if run.stopped:
         return None
     profile, at = run.profiles[run.profile[node]], run.rungs.get(node, GROUND)
-    return next_rung(profile, at, run.failures[node] + 1, kind, chance=chance, retry_after_ms=retry_after_ms)
+    failures = run.failures[node] + 1
+    return next_rung(profile, at, failures, kind, chance=chance, retry_after_ms=retry_after_ms, elsewhere=elsewhere)
 
 
 def _again(

@@ -11,6 +11,14 @@ from typing import Any
 from ..errors import ERROR_KINDS, ORIGINS, PHASES
 from .run import Run
 
+TOO_LATE = "DeadlineTooNear"
+"""Type of the error of an attempt that was not begun, because its executor would not be done by the run's deadline."""
+
+
+def is_too_late(error: dict[str, Any]) -> bool:
+    """Whether an attempt was not begun for want of time: then the same executor once more mends nothing."""
+    return error.get("type") == TOO_LATE and error.get("phase") == "admit"
+
 
 def failure(run: Run, kind: str, type_: str, message: str, phase: str) -> dict[str, Any]:
     """An error that the scheduler has seen itself; who is at fault follows from its kind."""

@@ -86,6 +86,7 @@ def next_rung(
     *,
     chance: float,
     retry_after_ms: int | None = None,
+    elsewhere: bool = False,
 ) -> Rung | None:
     """Where a node goes on after a failed attempt; None when it has failed for good.
 
@@ -96,10 +97,13 @@ def next_rung(
         kind: of its error.
         chance: a random number, 0 <= chance < 1.
         retry_after_ms: a wait that the executor asked for; kept while the executor stays the same.
+        elsewhere: only another executor may mend it.
     """
     if kind in profile.never:
         return None
     if not profile.steps:
+        if elsewhere:
+            return None
         wait = wait_ms(
             kind,
             failures,
@@ -120,6 +124,8 @@ def next_rung(
             continue
         wait = _wait_ms(step, tried, not number, chance)
         same = profile.ways[number].executor == profile.ways[here].executor
+        if elsewhere and same and not step.escalates:
+            continue
         if retry_after_ms is not None and same and not step.escalates:
             wait = asked_ms(retry_after_ms)
         return Rung(at if number == here else (number, failures), wait)

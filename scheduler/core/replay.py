@@ -12,6 +12,7 @@ did.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -208,11 +209,12 @@ class Replayer:
         return Difference((there or line).id, _words(event), recorded, replayed)
 
     def _told(self, it: Line) -> Told:
-        """A line as a decision's moves are told; who does the work, and on which rung, no decision says."""
+        """A line as a decision's moves are told; who does the work, in which version and on which rung, none says."""
         run = self.found.run
         if it.word in _BARE and 0 <= it.node < run.n and run.profiles[run.profile[it.node]].may_be_done_by_others:
             return it.node, it.word, -1, ""
-        return it.node, it.word, it.cause, it.why
+        told = "" if it.word == "dispatch" and _VERSION.fullmatch(it.why) else it.why
+        return it.node, it.word, it.cause, told
 
     def _same(self, at: int, told: Sequence[Told]) -> int:
         """How many of the lines from `at` on are as told."""
@@ -259,6 +261,8 @@ def told_of(decision: Decision) -> list[Told]:
 
 
 _BARE = ("succeed", "dispatch")
+_VERSION = re.compile(r"version .+ of .+", re.DOTALL)
+"""What the log says of an attempt whose executor has another version than the run has recorded."""
 
 
 def _text(why: str) -> str:

@@ -44,8 +44,8 @@ from .rules import Rule, parse_rule
 from .states import FIRST_ENDED, IN_FLIGHT, LETTERS, NodeState, RunState
 from .waits import Signal
 
-CAPABILITY = "capability:"
-"""How the name begins that stands for an executor when a capability is asked for; wire.py has it too."""
+FOUND_LATER = ("capability:", "tool:")
+"""How names begin that stand for an executor which is found when the node is sent; wire.py has them too."""
 GRAPH_FORMAT = 4
 """Of compiled graphs, the newest that is read. 2 has expressions, 3 waits, limits of time and ladders, 4 mappers."""
 DEFAULT_TIMEOUT_MS = 3_600_000
@@ -77,6 +77,8 @@ class Profile:
     start_ms: int | None = None
     total_ms: int | None = None
     silence_ms: int | None = None
+    expected_ms: int | None = None
+    executor_version: str | None = None
     steps: tuple[Step, ...] = ()
     never: frozenset[str] = frozenset()
     ways: tuple[Profile, ...] = ()
@@ -88,8 +90,8 @@ class Profile:
 
     @property
     def may_be_done_by_others(self) -> bool:
-        """Whether its executor is found at dispatch: by a retry ladder, or by a capability."""
-        return bool(self.steps) or self.executor.startswith(CAPABILITY)
+        """Whether its executor is found at dispatch: by a retry ladder, a capability or a tool."""
+        return bool(self.steps) or self.executor.startswith(FOUND_LATER)
 
     @property
     def asks(self) -> bool:
@@ -113,6 +115,8 @@ class Profile:
         return replace(
             self,
             executor=step.executor,
+            expected_ms=None,
+            executor_version=None,
             queue_class=step.queue_class,
             timeout_ms=step.timeout_ms,
             soft_timeout_ms=step.soft_timeout_ms,
@@ -222,6 +226,7 @@ class Run:
         open: nodes that have not ended.  bad: sinks that ended otherwise than succeeded or skipped.
         floor: new attempts get higher numbers than this; above 0 only after the store lost commits of this run.
         renumbered_at_ms: for which of those losses that was.
+        versions: executor -> its version when the run was submitted, of those that had one.
         keyed: its id follows from an idempotency key, so it may have been here before.
     """
 
@@ -282,6 +287,7 @@ class Run:
     declared: Sequence[Mapping[str, Any]] = ()
     mapped: tuple[str, ...] = ()
     mappers: dict[str, Mapper] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
 
     @property
     def n(self) -> int:

@@ -8,7 +8,7 @@ numbers it, `contracts` compares it with what workers have published.
 from __future__ import annotations
 
 from .builder import Graph, Node, Path, Retry
-from .capability import Capability, capability
+from .capability import Capability, Tool, capability, tool
 from .compile import CompiledGraph
 from .formulas import Formula, has, size, within
 from .handles import Choice, Edge
@@ -28,6 +28,7 @@ __all__ = [
     "Retry",
     "Secret",
     "Timing",
+    "Tool",
     "again",
     "capability",
     "changed",
@@ -35,5 +36,6 @@ __all__ = [
     "has",
     "other",
     "size",
+    "tool",
     "within",
 ]

@@ -14,9 +14,10 @@ from typing import Any, Protocol, TypeVar, overload
 
 from ..core.run import REGION
 from ..errors import DuplicateNode, HandleMisused, InvalidValue, UnknownNode, quoted, shown
+from ..versions import asked_of
 from . import document as documents
 from .branching import DEFAULT_OUTCOME, Gate, Stop, branches, branching, checked_stops, gates_of, stop
-from .capability import Capability, executor_of
+from .capability import Capability, Tool, executor_of
 from .compile import CompiledGraph, compile_graph
 from .fallback import with_fallback
 from .formulas import Formula, formula_of, has, size, within
@@ -73,6 +74,7 @@ class Graph(WaitingNodes):
 
     Args:
         name: what runs of it are called, 1 to 256 characters.
+        version: of the graph, in your words; runs record it, and it is part of the hash.
         retry, timeout, soft_timeout, queue_class, labels: for every node added later that does not say its own.
 
     >>> g = Graph("digest")
@@ -90,6 +92,7 @@ class Graph(WaitingNodes):
         self,
         name: str,
         *,
+        version: str | None = None,
         retry: Retry | int | None = None,
         timeout: Duration | None = None,
         soft_timeout: Duration | None = None,
@@ -97,6 +100,7 @@ class Graph(WaitingNodes):
         labels: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name_of(name, "name")
+        self.version = None if version is None else name_of(version, "version")
         self._retry = DEFAULT_RETRY if retry is None else _retry(retry, "retry")
         self._timeout = None if timeout is None else seconds_of(timeout, "timeout")
         self._soft_timeout = None if soft_timeout is None else seconds_of(soft_timeout, "soft_timeout")
@@ -127,6 +131,7 @@ class Graph(WaitingNodes):
         timeout: Duration | None = None,
         soft_timeout: Duration | None = None,
         queue_class: str | None = None,
+        executor_version: str | None = None,
         labels: Mapping[str, str] | None = None,
         args: Sequence[Any] = (),
         inputs: Mapping[str, Any] | None = None,
@@ -147,6 +152,7 @@ class Graph(WaitingNodes):
         timeout: Duration | None = None,
         soft_timeout: Duration | None = None,
         queue_class: str | None = None,
+        executor_version: str | None = None,
         labels: Mapping[str, str] | None = None,
         args: Sequence[Any] = (),
         inputs: Mapping[str, Any] | None = None,
@@ -155,7 +161,7 @@ class Graph(WaitingNodes):
     @overload
     def add(
         self,
-        executor: str | dict[str, Any] | Capability,
+        executor: str | dict[str, Any] | Capability | Tool,
         /,
         *,
         key: str | None = None,
@@ -167,6 +173,7 @@ class Graph(WaitingNodes):
         timeout: Duration | None = None,
         soft_timeout: Duration | None = None,
         queue_class: str | None = None,
+        executor_version: str | None = None,
         labels: Mapping[str, str] | None = None,
         args: Sequence[Any] = (),
         inputs: Mapping[str, Any] | None = None,
@@ -186,6 +193,7 @@ class Graph(WaitingNodes):
         timeout: Duration | None = None,
         soft_timeout: Duration | None = None,
         queue_class: str | None = None,
+        executor_version: str | None = None,
         labels: Mapping[str, str] | None = None,
         args: Sequence[Any] = (),
         inputs: Mapping[str, Any] | None = None,
@@ -207,6 +215,7 @@ class Graph(WaitingNodes):
             retry: a `Retry`, or how many attempts.
             timeout, soft_timeout: per attempt: seconds, "20s", "10m" or a timedelta; default: the executor's.
             queue_class: overrides the executor's class.
+            executor_version: of its executor: a major version, "2", or a minor one at least, "2.1"; another is refused.
             labels: names and texts to find the node by.
             args: positional inputs.
             inputs: more inputs by name, for names that this method uses itself.
@@ -237,11 +246,14 @@ class Graph(WaitingNodes):
         tried = self._retry if retry is None else _retry(retry, f"nodes[{quoted(key)}].retry")
         if tried.steps:
             tried, steps = tried.bound(key, self, args, kwargs)
-        unsaid = retry is timeout is soft_timeout is queue_class is None and timing is None and not tried.steps
+        unsaid = retry is timeout is soft_timeout is queue_class is executor_version is None
+        unsaid = unsaid and timing is None and not tried.steps
         if trigger_rule == DEFAULT_RULE and unsaid:
             policy = self._plain.get(executor) or self._plain_policy(executor, key)
         else:
-            policy = self._policy(executor, key, trigger_rule, tried, timeout, soft_timeout, queue_class, timing)
+            policy = self._policy(
+                executor, key, trigger_rule, tried, timeout, soft_timeout, queue_class, timing, executor_version
+            )
         made = Walk(key, self).inputs(args, kwargs) if args or kwargs else NO_INPUTS
         keys, gates = self._after(after, key)
         guard = None if when is None else formula_of(when, f"nodes[{quoted(key)}].when", self).expression
@@ -442,7 +454,7 @@ class Graph(WaitingNodes):
         """Hash of the canonical form: 32 hexadecimal digits, the same for Python, JSON and YAML."""
         if self._hash is None:
             specs = self._specs
-            text = graph_text(self.name, [specs[k] for k in sorted(specs)], self._returns, self._stops)
+            text = graph_text(self.name, [specs[k] for k in sorted(specs)], self._returns, self._stops, self.version)
             self._hash = hash_of(text)
         return self._hash
 
@@ -453,7 +465,7 @@ class Graph(WaitingNodes):
 
     def to_json(self) -> str:
         """The document as JSON on one line."""
-        return graph_text(self.name, self._specs.values(), self._returns, self._stops)
+        return graph_text(self.name, self._specs.values(), self._returns, self._stops, self.version)
 
     def to_yaml(self) -> str:
         """The document as YAML."""
@@ -469,7 +481,7 @@ class Graph(WaitingNodes):
             GraphError: and no other, whatever is handed over.
         """
         parsed = documents.parse(document)
-        graph = cls(parsed.name)
+        graph = cls(parsed.name, version=parsed.version)
         graph._specs = parsed.specs
         graph._returns = parsed.returns
         graph._stops = parsed.stops
@@ -514,7 +526,17 @@ class Graph(WaitingNodes):
         Raises:
             GraphError: see errors.py. O(nodes + edges).
         """
-        return compile_graph(self.name, self._specs, self._returns, self.hash, contracts, classes, self._stops, mappers)
+        return compile_graph(
+            self.name,
+            self._specs,
+            self._returns,
+            self.hash,
+            contracts,
+            classes,
+            self._stops,
+            mappers=mappers,
+            version=self.version,
+        )
 
     def check(
         self,
@@ -558,6 +580,7 @@ class Graph(WaitingNodes):
         soft_timeout: Duration | None,
         queue_class: str | None,
         timing: Timing | None = None,
+        version: str | None = None,
     ) -> Policy:
         at = f"nodes[{quoted(key)}]"
         hard = self._timeout if timeout is None else seconds_of(timeout, f"{at}.timeout")
@@ -571,6 +594,7 @@ class Graph(WaitingNodes):
             soft_timeout_seconds=soft,
             queue_class=self._queue_class if queue_class is None else name_of(queue_class, f"{at}.queue_class"),
             timing=NO_TIMING if timing is None else _timing(timing, f"{at}.timing"),
+            executor_version=None if version is None else asked_of(version, f"{at}.executor_version"),
         )
         return self._policies.setdefault(policy, policy)
 

@@ -43,7 +43,7 @@ GUARDED_FORMAT = 2
 """Of graphs with expressions: who reads version 1 only must not run them without."""
 WAITING_FORMAT = 3
 """Of graphs with waits, limits of time before or between attempts, retry ladders, kinds of error that are never tried
-again, or capabilities."""
+again, capabilities, tools, or versions of executors that nodes ask for."""
 MAPPED_FORMAT = 4
 """Of graphs with mappers: who reads version 3 would hand over what has to be mapped as it stands."""
 _ANCESTORS_AT_ONCE = 4_096
@@ -84,6 +84,12 @@ class CompiledGraph:
         if key not in self._index:
             raise UnknownNode(key, "node", self.keys)
         return self._index[key]
+
+    @property
+    def executors(self) -> set[str]:
+        """The executors that it names, those of retry ladders included; capabilities and tools as documents do."""
+        ways = ((it, *it.get("steps", ())) for it in self.header["profiles"])
+        return {str(way["executor"]) for profile in ways for way in profile if way.get("executor")}
 
     def key_of_profile(self, profile: int) -> str:
         """The first node that has the profile of this number in the header."""
@@ -148,6 +154,7 @@ def compile_graph(
     classes: Collection[str] | None = None,
     stops: Sequence[Stop] = (),
     mappers: Mapping[str, Any] | None = None,
+    version: str | None = None,
 ) -> CompiledGraph:
     """Checks and compiles; see `Graph.compile`.
 
@@ -183,9 +190,9 @@ def compile_graph(
     if guarded:
         check_types(specs, stops, index, contracts or {})
     numbers = {id(policy): i for i, policy in enumerate(policies)}
-    version = _format_of(specs, policies, guarded, used)
+    format_ = _format_of(specs, policies, guarded, used)
     header: dict[str, Any] = {
-        "v": version,
+        "v": format_,
         "name": name,
         "hash": hash_,
         "nodes": len(specs),
@@ -195,9 +202,10 @@ def compile_graph(
         "returns": None if returns is None else index[returns],
     }
     more = {
-        "min_reader": version if version != FORMAT else None,
+        "min_reader": format_ if format_ != FORMAT else None,
         "mappers": used,
         "stops": [stop.record() for stop in stops],
+        "version": version,
     }
     header |= {name: it for name, it in more.items() if it}
     return CompiledGraph(header, specs, up, [numbers[id(s.policy)] for s in specs])
@@ -415,6 +423,9 @@ def _check_contracts(specs: Sequence[Spec], contracts: Contracts) -> None:
         if not spec.policy.executor:
             continue  # a choice, or a wait
         contracts.check_executor(spec.policy.executor, f"nodes[{quoted(spec.key)}].executor")
+        if spec.policy.executor_version is not None:
+            at = f"nodes[{quoted(spec.key)}].executor_version"
+            contracts.check_version(spec.policy.executor, spec.policy.executor_version, at)
         contracts.check_inputs(spec.policy.executor, spec.inputs, Walk(spec.key, None))
         if spec.policy.retry.steps:
             _check_steps(spec, contracts)

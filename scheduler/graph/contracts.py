@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 
 from ..core.expressions.schemas import branches as branches_of
 from ..core.expressions.schemas import mapping, resolved
-from ..errors import InputMismatch, PathNotInOutput, UnknownExecutor, did_you_mean, shown
-from ..wire import CAPABILITY, capability_of
+from ..errors import InputMismatch, PathNotInOutput, VersionMismatch, did_you_mean, shown
+from ..versions import fits, version_of
 from .handles import Reference
 from .inputs import GAP, Inputs, Trail
 from .limits import kind_of
+from .offers import able, check_known
 from .secret import SecretText
 from .values import Walk
 
@@ -73,31 +74,30 @@ class Contracts:
         """Whether some worker has it.
 
         Raises:
-            UnknownExecutor: none has.
+            UnknownExecutor: none has; UnknownTool for a tool.
         """
-        if capability_of(executor):
-            if not self._able(executor):
-                known = {CAPABILITY + str(it) for found in self._contracts.values() for it in _capabilities(found)}
-                raise UnknownExecutor(executor, at, sorted(known))
-        elif executor not in self._contracts:
-            raise UnknownExecutor(executor, at, self._contracts)
+        check_known(self._contracts, executor, at)
 
-    def _able(self, executor: str) -> list[str]:
-        """The executors that may do it: this one, or all that have the capability that it asks for."""
-        wanted = capability_of(executor)
-        if not wanted:
-            return [executor]
-        return [name for name, found in self._contracts.items() if wanted in _capabilities(found)]
+    def check_version(self, executor: str, asked: str, at: str) -> None:
+        """Whether the executor, or some that has the capability or tool, is of the version that a node asks for.
+
+        Raises:
+            VersionMismatch: none is.
+        """
+        names = able(self._contracts, executor)
+        found = [version_of(self._contracts[name]) for name in names]
+        if not any(fits(version, asked) for version in found):
+            raise VersionMismatch(names[0], found[0], at, asked=asked)
 
     def outputs(self, executor: str) -> list[Any]:
         """Output schemas of the executors that may do it, None for unknown; of a capability of all that have it."""
-        return [self._contracts.get(name, {}).get("output_schema") for name in self._able(executor)]
+        return [self._contracts.get(name, {}).get("output_schema") for name in able(self._contracts, executor)]
 
     def path_problem(self, executor: str, path: tuple[str | int, ...]) -> PathProblem | None:
         """Why the executor's output cannot have the path; None when it can, or nobody knows."""
         asked = (executor, path)
         if asked not in self._paths:
-            self._paths[asked] = self._no_path(self._able(executor), path)
+            self._paths[asked] = self._no_path(able(self._contracts, executor), path)
         return self._paths[asked]
 
     def _no_path(self, executors: Sequence[str], path: tuple[str | int, ...]) -> PathProblem | None:
@@ -122,7 +122,7 @@ class Contracts:
             InputMismatch: a missing or unknown name, or a value of the wrong type.
         """
         first: InputMismatch | None = None
-        for name in self._able(executor):
+        for name in able(self._contracts, executor):
             schema = self._contracts[name].get("input_schema")
             if not isinstance(schema, Mapping):
                 return
@@ -277,12 +277,6 @@ class _Inputs:
             if problem := self._problem(wanted, inner, (trail, name), depth + 1):
                 return problem
         return None
-
-
-def _capabilities(contract: Mapping[str, Any]) -> Sequence[Any]:
-    """What an executor says that it can do. It came over the wire, so anything else is taken as nothing."""
-    found = contract.get("capabilities")
-    return found if isinstance(found, list) else ()
 
 
 def _path_problem(schema: Schema, path: Sequence[str | int]) -> PathProblem | None:

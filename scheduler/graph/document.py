@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
 
 from ..errors import DuplicateNode, InvalidValue, TooLarge, UnreadableDocument, escaped, quoted, shown
+from ..versions import asked_of
 from .branching import (
     CHOICE_FIELDS,
     RACE_FIELDS,
@@ -34,10 +35,11 @@ from .timing import NO_TIMING, Timing
 from .values import Walk, kwargs_of
 from .waits import WAIT_FIELDS, wait_of
 
-GRAPH_FIELDS = ("celeriac", "name", "nodes", "returns", "stops")
+GRAPH_FIELDS = ("celeriac", "name", "nodes", "returns", "stops", "version")
 NODE_FIELDS = (
     "key",
     "executor",
+    "executor_version",
     "args",
     "inputs",
     "after",
@@ -67,6 +69,7 @@ class Parsed(NamedTuple):
     specs: dict[str, Spec]
     returns: str | None
     stops: tuple[Stop, ...]
+    version: str | None
 
 
 def text_of(given: object, language: str) -> str:
@@ -154,7 +157,8 @@ def parse(document: object) -> Parsed:
         specs[spec.key] = spec
     returns = fields.get("returns")
     stops = stops_of(fields["stops"]) if "stops" in fields else ()
-    return Parsed(name, specs, None if returns is None else name_of(returns, "returns"), stops)
+    its_version = name_of(fields["version"], "version") if fields.get("version") is not None else None
+    return Parsed(name, specs, None if returns is None else name_of(returns, "returns"), stops, its_version)
 
 
 def check_count(nodes: int) -> None:
@@ -246,7 +250,7 @@ def _policy(fields: Mapping[str, Any], at: str, retry: Retry) -> Policy:
     soft = fields.get("soft_timeout_seconds")
     soft = None if soft is None else plain_seconds(soft, f"{at}.soft_timeout_seconds", MIN_SECONDS)
     check_limits(hard, soft, f"{at}.soft_timeout_seconds")
-    queue_class = fields.get("queue_class")
+    queue_class, version = fields.get("queue_class"), fields.get("executor_version")
     return Policy(
         executor=executor_of(fields["executor"], f"{at}.executor"),
         rule=_rule(fields, at),
@@ -255,4 +259,5 @@ def _policy(fields: Mapping[str, Any], at: str, retry: Retry) -> Policy:
         timeout_seconds=hard,
         soft_timeout_seconds=soft,
         timing=Timing.from_document(fields["timing"], f"{at}.timing") if "timing" in fields else NO_TIMING,
+        executor_version=None if version is None else asked_of(version, f"{at}.executor_version"),
     )

@@ -15,7 +15,7 @@ from typing import Any
 from ..core.ladder import ESCALATE
 from ..core.rules import RULE_NAMES, parse_rule
 from ..errors import InvalidValue, did_you_mean
-from ..wire import CAPABILITY
+from ..wire import is_found_later
 from .inputs import Inputs
 from .ladder import Step, kinds_of, steps_of, waits_of
 from .limits import (
@@ -174,11 +174,13 @@ class Policy:
     soft_timeout_seconds: float | None
     queue_class: str | None
     timing: Timing = NO_TIMING
+    executor_version: str | None = None
 
     @cached_property
     def executor_json(self) -> str:
-        """The field "executor" of the canonical document."""
-        return '"executor":' + json.dumps(self.executor, ensure_ascii=False)
+        """The field "executor" of the canonical document, and its version if one is asked for."""
+        version = "" if self.executor_version is None else f',"executor_version":"{self.executor_version}"'
+        return '"executor":' + json.dumps(self.executor, ensure_ascii=False) + version
 
     @cached_property
     def tail_json(self) -> str:
@@ -211,6 +213,8 @@ class Policy:
             "soft_timeout_ms": soft,
             **self.timing.limits,
         }
+        if self.executor_version is not None:
+            found["executor_version"] = self.executor_version
         if self.retry.steps:
             found["steps"] = [step.record(hard, soft) for step in self.retry.steps]
         if self.retry.never:
@@ -220,7 +224,8 @@ class Policy:
     @property
     def is_laddered(self) -> bool:
         """Whether readers of graphs of format 2 would misread it."""
-        return bool(self.retry.steps or self.retry.never or self.executor.startswith(CAPABILITY))
+        asks = is_found_later(self.executor) or self.executor_version is not None
+        return bool(self.retry.steps or self.retry.never or asks)
 
 
 def choice_policy(rule: str) -> Policy:

@@ -14,7 +14,8 @@ from ..core.ladder import CHANGED, ESCALATE, OTHER
 from ..core.mappers import NAME_PATTERN as MAPPER_PATTERN
 from ..core.rules import RULE_NAMES
 from ..errors import ERROR_KINDS
-from ..wire import CAPABILITY, CAPABILITY_NAME
+from ..versions import ASKED
+from ..wire import CAPABILITY, CAPABILITY_NAME, TOOL, TOOL_VERSION
 from . import limits
 from .branching import MAX_BRANCHES, MAX_STOPS, OUTCOMES
 from .ladder import DEFAULT_ATTEMPTS, DEFAULT_ON, JITTERS, MAX_QUESTION, MAX_STEPS, MAY_ANSWER, STEP_FIELDS
@@ -57,6 +58,7 @@ def graph_schema() -> dict[str, Any]:
                     "description": "Conditions that end the run; what has not begun is skipped then.",
                     "default": [],
                 },
+                "version": {**or_null(ref("name")), "description": "Of the graph, in your words; runs record it."},
             },
             required=["celeriac", "name", "nodes"],
         ),
@@ -72,6 +74,10 @@ def graph_schema() -> dict[str, Any]:
                 **ref("name"),
                 "if": {"type": "string", "pattern": f"^{CAPABILITY}"},
                 "then": {"pattern": f"^{CAPABILITY}{CAPABILITY_NAME}$", "not": {"pattern": r"\n"}},
+                "else": {
+                    "if": {"type": "string", "pattern": f"^{TOOL}"},
+                    "then": {"pattern": f"^{TOOL}{CAPABILITY_NAME}(?:@{TOOL_VERSION})?$", "not": {"pattern": r"\n"}},
+                },
             },
             "node": {
                 "if": {"type": "object", "required": ["choice"]},
@@ -119,7 +125,18 @@ def _node() -> dict[str, Any]:
     return closed(
         {
             "key": {**ref("name"), "description": "The node's name in this graph."},
-            "executor": {**ref("executor"), "description": "Name of a Celery task, or capability:NAME."},
+            "executor": {
+                **ref("executor"),
+                "description": "A Celery task, capability:NAME, or tool:NAME@VERSION.",
+            },
+            "executor_version": or_null(
+                {
+                    "type": "string",
+                    "pattern": f"^{ASKED}$",
+                    "not": {"pattern": r"\n"},
+                    "description": "The major version of the executor, or a minor one at least; another is refused.",
+                }
+            ),
             "args": {"type": "array", "items": ref("value"), "default": []},
             "inputs": {**ref("values"), "description": "Arguments by name.", "default": {}},
             "after": ref("after"),

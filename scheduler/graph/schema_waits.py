@@ -25,6 +25,10 @@ def timing() -> dict[str, Any]:
                 **_seconds(),
                 "description": "An attempt says so often that it goes on, or has failed.",
             },
+            "expected_seconds": {
+                **_seconds(),
+                "description": "How long an attempt usually takes; not begun when less is left for the run.",
+            },
             "outside": {
                 **closed({"within_seconds": _seconds()}),
                 "description": "Its worker only begins the job; somebody outside ends it by the attempt's id.",

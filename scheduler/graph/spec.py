@@ -88,11 +88,14 @@ class Spec:
 _json = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
 
 
-def graph_text(name: str, specs: Iterable[Spec], returns: str | None, stops: Iterable[Stop] = ()) -> str:
+def graph_text(
+    name: str, specs: Iterable[Spec], returns: str | None, stops: Iterable[Stop] = (), version: str | None = None
+) -> str:
     """Canonical JSON of the whole graph, its nodes in the order given."""
     tail = "" if returns is None else f',"returns":{_json(returns)}'
     conditions = [stop.document() for stop in stops]
     tail += f',"stops":{_json(conditions)}' if conditions else ""
+    tail += "" if version is None else f',"version":{_json(version)}'
     return f'{{"celeriac":{FORMAT},"name":{_json(name)},"nodes":[{",".join([s.text() for s in specs])}]{tail}}}'
 
 

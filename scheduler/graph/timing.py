@@ -22,9 +22,10 @@ TIMING_FIELDS = (
     "start_timeout_seconds",
     "total_timeout_seconds",
     "silence_seconds",
+    "expected_seconds",
     "outside",
 )
-_SPANS = ("delay", "start_timeout", "total_timeout", "silence")
+_SPANS = ("delay", "start_timeout", "total_timeout", "silence", "expected")
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -38,6 +39,8 @@ class Timing:
         total_timeout: fails if it has not ended so long after it was ready first, all tries and waits included.
         silence: an attempt fails as a timeout if its executor says nothing for so long: `attempt().heartbeat()` of
             scheduler.worker is what it says. The node's time limit holds besides.
+        expected: how long one attempt usually takes, in place of what the executor says of itself. An attempt for which
+            less is left until the run's deadline is not begun.
         outside: its worker only begins the job, and somebody outside ends it, by the attempt's id
             (`scheduler.worker.attempt().id`): True, or how long that may take.
 
@@ -50,6 +53,7 @@ class Timing:
     start_timeout_seconds: float | None
     total_timeout_seconds: float | None
     silence_seconds: float | None
+    expected_seconds: float | None
     outside: bool
     within_seconds: float | None
 
@@ -61,6 +65,7 @@ class Timing:
         start_timeout: Duration | None = None,
         total_timeout: Duration | None = None,
         silence: Duration | None = None,
+        expected: Duration | None = None,
         outside: Duration | bool = False,
         at: str = "timing",
     ) -> None:
@@ -70,6 +75,7 @@ class Timing:
         set_(self, "start_timeout_seconds", _seconds(start_timeout, f"{at}.start_timeout"))
         set_(self, "total_timeout_seconds", _seconds(total_timeout, f"{at}.total_timeout"))
         set_(self, "silence_seconds", _seconds(silence, f"{at}.silence"))
+        set_(self, "expected_seconds", _seconds(expected, f"{at}.expected"))
         set_(self, "outside", outside is not False)
         set_(self, "within_seconds", None if isinstance(outside, bool) else _seconds(outside, f"{at}.outside"))
 
@@ -109,6 +115,7 @@ class Timing:
             "start_ms": self.start_timeout_seconds,
             "total_ms": self.total_timeout_seconds,
             "silence_ms": self.silence_seconds,
+            "expected_ms": self.expected_seconds,
         }
         return {name: ms(seconds) for name, seconds in limits.items() if seconds is not None}
 

@@ -4,46 +4,38 @@ A class has room for its window of attempts in flight (windows.py), the declared
 schedulers by the shards that they own. Within a class ready nodes of the runs with the highest priority go first, those
 of others only into room that these leave. Runs of the same priority take turns, so a wide run does not hold up a narrow
 one, and a full class does not hold up another. A node whose executor or class nobody knows yet waits apart, with its
-reason.
+reason. One that asks for a tool which nobody has published is refused.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..core.policies import BLOCKED
 from ..core.run import Profile, Run
 from ..core.safety import Finding
 from ..core.states import NodeState, RunState
-from ..errors import ExecutorNotAllowed, shown
 from ..settings import QueueClass
 from ..store.capabilities import Binding
-from ..wire import capability_of, error_record
+from ..store.routes import Routes
+from ..versions import fits, is_compatible, version_of
+from ..wire import capability_of, is_found_later
+from .refusals import Refusal, denied, not_allowed, other_version, too_late, unknown_tool
 from .windows import Window
 
 _READY, _RUNNING = int(NodeState.READY), RunState.RUNNING
 MOST_BOUND = 1_000
-"""Profiles with a bound executor that are remembered."""
+"""Profiles with an executor that was found for them, that are remembered."""
 LIMIT_GRACE_MS = 5_000
 """A lease outlives a time limit that Celery was told by this, so that a pool that enforces it reports first."""
+UNKNOWN = "unknown tool"
+"""In place of a reason to wait: a node asks for a tool that nobody is known to offer."""
 TURN = 16
 """Nodes of one run that are sent before the next run has its turn."""
-
-
-class Refusal(NamedTuple):
-    """A ready node that may not go out, and fails.
-
-    Attributes:
-        error: its record.  counted: what the scheduler counts it as.
-    """
-
-    run: Run
-    node: int
-    error: dict[str, Any]
-    counted: str
 
 
 Gate = Callable[[Run, int, str, str], Finding | None]
@@ -62,8 +54,12 @@ class Admission:
         self.classes = classes
         self.default = default
         self.contracts: Mapping[str, Mapping[str, Any]] = {}
-        self.bindings: Mapping[str, Binding] = {}
-        """Capability -> the executor that it is bound to now."""
+        self.routes = Routes({}, {})
+        """Who does what nodes ask for by capability or tool now."""
+        self._versions: dict[str, str] = {}
+        """Executor -> its version now, of those that have one."""
+        self._expected_ms: dict[str, int] = {}
+        """Executor -> how long one call usually takes, of those that say so."""
         self._bound: dict[tuple[Profile, str], Profile] = {}
         self.flying: dict[str, int] = dict.fromkeys(classes, 0)
         self.windows = {name: Window(it) for name, it in classes.items()}
@@ -74,9 +70,8 @@ class Admission:
         self.again: list[tuple[Run, int]] = []
         """Ready nodes that are to be added once more, for what is paused has changed."""
         self.refused: list[Refusal] = []
-        """Ready nodes whose executor may not run in their class, or that a policy denies; they are to fail."""
+        """Ready nodes that are not to be sent; their attempts are to fail."""
         self.gate: Gate | None = None
-        self.denial: Callable[[Run, Finding], dict[str, Any]] = lambda _run, _finding: {}
         self._blocked: dict[str, dict[int, str]] = {}
         """Run -> ready nodes that its policy holds, with the reasons. They are no more waited for: whoever changes the
         policy has all of the run's ready nodes added anew."""
@@ -85,31 +80,34 @@ class Admission:
 
     def learn(self, contracts: Mapping[str, Mapping[str, Any]], bindings: Mapping[str, Binding] | None = None) -> None:
         """Executors and bindings as they are now: nodes that waited for one of them become ready to send, and those
-        that ask for a capability are placed anew.
+        that ask for a capability or a tool are placed anew.
         """
         self.contracts = contracts
+        self._versions = {name: found for name, it in contracts.items() if (found := version_of(it))}
+        self._expected_ms = {name: ms for name, it in contracts.items() if (ms := _expected_ms(it))}
         self._placed.clear()
-        if bindings is not None and bindings != self.bindings:
-            self.bindings = bindings
+        routes = Routes(contracts, self.routes.bindings if bindings is None else bindings)
+        if routes != self.routes:
+            self.routes = routes
             self._place_again()
         waiting, self._waiting = self._waiting, {}
         for runs in waiting.values():
             for run, nodes in runs.values():
                 for node in nodes:
                     if run.policy is None:
-                        self.add(run, node)
+                        self.add(run, node, sure=True)
                     else:
                         self.again.append((run, node))  # where a policy's word goes into the log
 
     def _place_again(self) -> None:
-        """Ready nodes that ask for a capability may belong into another class now. O(ready nodes)."""
+        """Ready nodes that ask for a capability or a tool may belong into another class now. O(ready nodes)."""
         asking = [
-            (run, node) for _, run, nodes in self.waiting() for node in nodes if capability_of(run.way(node).executor)
+            (run, node) for _, run, nodes in self.waiting() for node in nodes if is_found_later(run.way(node).executor)
         ]
         for levels in self._ready.values():
             for priority, queue in list(levels.items()):
                 for id_, (run, nodes) in list(queue.items()):
-                    queue[id_] = (run, deque(it for it in nodes if not capability_of(run.way(it).executor)))
+                    queue[id_] = (run, deque(it for it in nodes if not is_found_later(run.way(it).executor)))
                     if not queue[id_][1]:
                         del queue[id_]
                 if not queue:
@@ -118,13 +116,12 @@ class Admission:
             self._waiting.setdefault("", {}).setdefault(run.id, (run, []))[1].append(node)
 
     def bound(self, profile: Profile, executor: str = "") -> Profile:
-        """How a node is run whose capability is bound to an executor: to this one, or as bindings are now."""
-        wanted = capability_of(profile.executor)
-        if not wanted:
+        """How a node is run that asks for a capability or a tool: by this executor, or by who does that now."""
+        if not is_found_later(profile.executor):
             return profile
         if not executor:
-            binding = self.bindings.get(wanted)
-            executor = binding.executor if binding is not None else profile.executor
+            route = self.routes.find(profile.executor)
+            executor = route.executor if route is not None else profile.executor
         found = self._bound.get((profile, executor))
         if found is None:
             if len(self._bound) >= MOST_BOUND:
@@ -133,10 +130,41 @@ class Admission:
         return found
 
     def rule(self, profile: Profile) -> str:
-        """Which rule names the executor of a node that asks for a capability, in the words of the log; else ""."""
-        wanted = capability_of(profile.executor)
-        binding = self.bindings.get(wanted) if wanted else None
-        return f"capability {wanted}: executor {binding.executor}, {binding.words}" if binding is not None else ""
+        """Which rule names the executor of a node that asks for a capability or tool, in the log's words; else ""."""
+        route = self.routes.find(profile.executor) if is_found_later(profile.executor) else None
+        return route.rule if route is not None else ""
+
+    def objection(self, run: Run, node: int, now: int) -> Refusal | None:
+        """Why a node must not be sent now, although there is room; None when it may.
+
+        Args:
+            now: by Redis, ms since 1970.
+        """
+        way = run.way(node)
+        executor = self.bound(way).executor
+        if run.deadline_at_ms is not None:
+            expected = self._expected_ms.get(executor, 0) if way.expected_ms is None else way.expected_ms
+            if expected and now + expected > run.deadline_at_ms:
+                return too_late(run, node, executor, expected, run.deadline_at_ms - now)
+        version = self._versions.get(executor)
+        if version is None:
+            return None
+        if way.executor_version is not None and not fits(version, way.executor_version):
+            return other_version(run, node, executor, version, asked=way.executor_version)
+        before = run.versions.get(way.executor)
+        if before is not None and not is_compatible(before, version):
+            return other_version(run, node, executor, version, before=before)
+        return None
+
+    def told(self, run: Run, way: Profile, executor: str) -> str:
+        """What the log says of an attempt that goes out: the rule that has found its executor, and its version unless
+        that is the one which the run has recorded.
+        """
+        rule, version = self.rule(way), self._versions.get(executor)
+        if version is None or (before := run.versions.get(way.executor, "")) == version:
+            return rule
+        was = f", {before} at submit" if before else ""
+        return f"{rule}{'; ' if rule else ''}version {version} of {executor}{was}"
 
     def heed(self, paused: Mapping[tuple[str, str], str]) -> None:
         """What is paused now: (graph, class or executor; its name) -> why. O(ready nodes)."""
@@ -161,11 +189,13 @@ class Admission:
         return found
 
     def _place(self, executor: str, queue_class: str | None) -> tuple[str | None, str]:
-        if wanted := capability_of(executor):
-            binding = self.bindings.get(wanted)
-            if binding is None:
-                return None, f"the capability {wanted!r} is bound to no executor (celeriac capabilities bind)"
-            executor = binding.executor
+        if is_found_later(executor):
+            route = self.routes.find(executor)
+            if route is None:
+                wanted = capability_of(executor)
+                unbound = f"the capability {wanted!r} is bound to no executor (celeriac capabilities bind)"
+                return None, unbound if wanted else UNKNOWN
+            executor = route.executor
         contract = self.contracts.get(executor)
         if contract is None:
             return None, f"no worker has published the executor {executor!r}"
@@ -180,10 +210,20 @@ class Admission:
             self._fitting[asked] = self.classes[queue_class].allows(executor)
         return self._fitting[asked]
 
-    def add(self, run: Run, node: int) -> str:
-        """A node became ready. Returns why it must wait apart, or "" when it waits for room, or is refused."""
+    def add(self, run: Run, node: int, *, sure: bool = False) -> str:
+        """A node became ready. Returns why it must wait apart, or "" when it waits for room, or is refused.
+
+        Args:
+            sure: what is known has just been read, so a tool that is not known is refused. Else UNKNOWN is returned for
+                it, and nothing is done.
+        """
         profile = run.way(node)
         name, why = self.place(profile)
+        if why == UNKNOWN:
+            if not sure:
+                return why
+            self.refused.append(unknown_tool(run, node, profile.executor, self.routes))
+            return ""
         if name is not None and self._paused:
             why = self._why_paused(run, self.bound(profile).executor, name)
         if why:
@@ -192,9 +232,7 @@ class Admission:
         assert name is not None  # noqa: S101  else there was a reason
         executor = self.bound(profile).executor
         if not self._fits(executor, name):
-            told = ExecutorNotAllowed(executor, name, self.classes[name].executors, at=f"node {shown(run.keys[node])}")
-            error = error_record("permanent", "ExecutorNotAllowed", str(told), origin="policy", phase="route")
-            self.refused.append(Refusal(run, node, error, "not allowed"))
+            self.refused.append(not_allowed(run, node, executor, self.classes[name]))
             return ""
         if run.policy is not None:
             stopped = self._stopped(run, node, executor, name)
@@ -217,7 +255,7 @@ class Admission:
         if finding is None:
             return None
         if not finding.holds:
-            self.refused.append(Refusal(run, node, self.denial(run, finding), "denied"))
+            self.refused.append(denied(run, node, finding))
             return ""
         self._blocked.setdefault(run.id, {})[node] = finding.words
         return f"{BLOCKED}{run.policy.version if run.policy else ''}: {finding.words}"
@@ -314,3 +352,9 @@ class Admission:
             return profile.soft_timeout_ms
         declared = self.contracts.get(profile.executor, {}).get("soft_timeout_seconds")
         return round(declared * 1000) if declared and profile.timeout_ms is None else None
+
+
+def _expected_ms(contract: Mapping[str, Any]) -> int:
+    """How long one call usually takes, ms; 0 when the contract does not say it, or not as a number."""
+    found = contract.get("expected_seconds")
+    return round(found * 1000) if isinstance(found, int | float) and 0 < found < math.inf else 0

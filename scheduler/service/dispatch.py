@@ -20,7 +20,7 @@ from ..core.states import RunState
 from ..settings import Settings
 from ..store.runs import Runs
 from ..wire import AttemptId, RunId, placed, read_place
-from .admission import Admission
+from .admission import UNKNOWN, Admission
 from .batch import Batch
 from .held import CHECK_MS, Held
 from .outbox import Outbox, Outgoing
@@ -87,7 +87,7 @@ class Dispatch:
         """An attempt takes a place in its class's window.
 
         Args:
-            place: its class, with the executor that a capability was bound to (wire.placed).
+            place: its class, with the executor that was found for a capability or tool (wire.placed).
         """
         queue_class = place
         if "=" in place:
@@ -110,7 +110,7 @@ class Dispatch:
         """Whether a claimed attempt ends before its time limit, because its executor may not be silent for so long.
 
         Args:
-            executor: that a capability was bound to; "" for none.
+            executor: that was found for a capability or tool; "" for none.
             state: its parts, as claim.lua writes them.
         """
         way = run.way(node)
@@ -151,24 +151,35 @@ class Dispatch:
 
     # -- admission ----------------------------------------------------------------------------------
 
-    def queue(self, batch: Batch) -> bool:
+    def queue(self, batch: Batch, look: Callable[[], None]) -> bool:
         """Ready nodes into admission; those that have no class yet wait, with a reason in the run's log.
+
+        Args:
+            look: reads what workers have published and what is bound, before a tool is taken for unknown.
 
         Returns whether any must wait so: its contract may have been published since we looked.
         """
-        waits = False
+        waits, unknown = False, list[tuple[Run, int]]()
         for run, node in batch.ready:
             if run.run_state is _PAUSED or (batch.reopened and any(it is run for it in batch.reopened)):
                 continue  # it is asked for again when the run goes on, or in the next turn
             why = self.admission.add(run, node)
-            if why:
+            if why == UNKNOWN:
+                unknown.append((run, node))
+            elif why:
                 batch.note(run, node, "wait", why)
                 waits |= not self.admission.is_blocked(run, node)
         batch.ready.clear()
+        if unknown:
+            look()
+        for run, node in unknown:
+            if why := self.admission.add(run, node, sure=True):
+                batch.note(run, node, "wait", why)
+                waits = True
         return waits
 
     def refuse(self, held_of: Callable[[str], Held], batch_of: Callable[[Held], Batch]) -> bool:
-        """Nodes that may not go out fail, as an attempt that never goes out; whether any did.
+        """Nodes that are not to be sent fail, as an attempt that never goes out; whether any did.
 
         Args:
             held_of, batch_of: as for `admit`.
@@ -206,12 +217,13 @@ class Dispatch:
         for name, run, nodes in self.admission.take(share, ADMITTED_PER_TURN):
             held = held_of(run.id)
             batch = batch_of(held)
-            decision = decide(run, Admitted(nodes), batch.now)
+            may = [node for node in nodes if self._may_go(run, node, batch.now)]
+            decision = decide(run, Admitted(may), batch.now)
             if decision.stale:
                 continue
             evolve(run, decision, batch.now)
             queue_class, run_id, shard = self._classes[name], RunId(run.id), held.keys.shard
-            for node in nodes:
+            for node in may:
                 id_ = run.attempt_id(shard, node)
                 way = run.way(node)
                 profile = self.admission.bound(way)
@@ -219,12 +231,19 @@ class Dispatch:
                 place = name if profile is way else placed(name, profile.executor)
                 state = f"s|{place}|{queue_class.lease_ms}|{min(limit, profile.silence_ms or limit)}"
                 claim_by_ms = batch.now + self.claim_by_ms(name, run, node)
-                batch.send(run, node, id_, state, claim_by_ms, "" if profile is way else self.admission.rule(way))
+                batch.send(run, node, id_, state, claim_by_ms, self.admission.told(run, way, profile.executor))
                 self.flies(held, id_, place)
                 going.append(Outgoing(held, run_id, node, id_))
             held.look_by(batch.now + CHECK_MS)
         self.more = len(going) >= ADMITTED_PER_TURN
         return going
+
+    def _may_go(self, run: Run, node: int, now: int) -> bool:
+        """Whether nothing speaks against sending a node for which there is room; else it is refused."""
+        objection = self.admission.objection(run, node, now)
+        if objection is not None:
+            self.admission.refused.append(objection)
+        return objection is None
 
     def _look_at_queues(self, share: float) -> None:
         """Fit the windows of classes that are short of room to what their queues hold."""

@@ -22,7 +22,7 @@ class Held:
     Attributes:
         runs: live runs, by id.
         flying: attempt id -> queue class, of attempts in flight.
-        bound: attempt id -> executor, of those whose node asks for a capability: what was bound when they were sent.
+        bound: attempt id -> executor, of those whose node asks for a capability or tool: who was to do it when sent.
         batches_out: how many batches the store's outbox holds.
         published: how many of them, the oldest, have been sent and go with the next commit.
         read_after: the newest inbox entry that was read.

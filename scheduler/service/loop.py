@@ -14,6 +14,7 @@ import os
 import socket
 import time
 from collections import Counter
+from collections.abc import Callable
 
 from ..core.states import NodeState
 from ..errors import StoreRefused, StoreTooNew, StoreUnreachable
@@ -269,17 +270,26 @@ class Scheduler:
         for run, node in again:
             if run.state[node] == NodeState.READY:
                 batch_of(held_of(run.id)).ready.append((run, node))
-        while True:  # a node that is refused may let others become ready
-            for batch in batches.values():
-                if self._dispatch.queue(batch):
-                    self._contracts_at = 0.0
-            if not self._dispatch.refuse(held_of, batch_of):
-                break
+        self._queue(batches, held_of, batch_of)
         going = self._dispatch.admit(held_of, batch_of, self._owned.share)
+        if self._dispatch.admission.refused:  # in the last moment, so what there is room for goes out in the next turn
+            self._queue(batches, held_of, batch_of)
+            self._dispatch.more = True
         self._waits.look(lambda: (runs.workers(), runs.now_ms()), lambda run: batch_of(held_of(run.id)))
         self._owned.commit(batches)
         self._dispatch.outbox.unsent += [it for it in going if it.held.keys.shard in held]
         self._dispatch.outbox.publish(runs)
+
+    def _queue(
+        self, batches: dict[int, Batch], held_of: Callable[[str], Held], batch_of: Callable[[Held], Batch]
+    ) -> None:
+        """Ready nodes into admission, and those that must not be sent fail, which may let others become ready."""
+        while True:
+            for batch in batches.values():
+                if self._dispatch.queue(batch, self._learn_contracts):
+                    self._contracts_at = 0.0
+            if not self._dispatch.refuse(held_of, batch_of):
+                break
 
     def _learn_contracts(self) -> None:
         """Read contracts and bindings when a version went up; more often while nodes wait for one."""

@@ -18,10 +18,11 @@ from ..core.policies import RUNNING, Place, place_of, resolved
 from ..core.run import Run, references
 from ..core.safety import BROKEN, Finding, judge
 from ..store.runs import Runs
-from ..wire import RunId, error_record
+from ..wire import RunId
 from .admission import Admission
 from .inputs import pick, resolve
 from .mapping import Mappings
+from .refusals import denial
 
 _NO_OUTPUT = ord("n")
 
@@ -53,7 +54,7 @@ class Policies:
         self.current: Mapping[str, Any] | None = None
         self.runs: Runs | None = None
         self._admission = admission
-        admission.gate, admission.denial = self.before, denial
+        admission.gate = self.before
         self._unjudged: dict[tuple[str, int], str] = {}
         """Nodes whose output a check could not judge -> why; they stay blocked while their run keeps its policy."""
 
@@ -179,10 +180,3 @@ class Policies:
             return None
         raw = runs.blob(key)
         return None if raw is None else pick(json.loads(raw), path)
-
-
-def denial(run: Run, found: Finding, *, after: bool = False) -> dict[str, Any]:
-    """The error record of what a check denies."""
-    version = "" if run.policy is None else f"policy {run.policy.version}: "
-    message, phase = f"{version}{found.words}", "collect" if after else "admit"
-    return error_record("safety", found.type, message, origin="policy", phase=phase)

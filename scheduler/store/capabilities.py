@@ -1,5 +1,6 @@
-"""Capabilities: what a node may ask for instead of an executor, and which executor it is bound to now.
+"""Capabilities and tools: what a node may ask for instead of an executor, and which executor it is bound to now.
 
+Bindings of both stand in one table, those of tools by the name that documents write: "tool:search@2".
 An operator binds and unbinds; schedulers read all of it again only when its version has gone up, so a binding changes
 for runs in flight, and no node costs a read. Every change is kept with who made it and why, the newest HISTORY of them.
 """
@@ -41,7 +42,7 @@ class Binding(NamedTuple):
 
 
 class Change(NamedTuple):
-    """One change of a binding, as it is kept. `executor` is "" when the capability was unbound."""
+    """One change of a binding, of a capability or a tool, as it is kept. `executor` is "" when it was unbound."""
 
     capability: str
     executor: str
@@ -68,7 +69,7 @@ class Capabilities:
         return int(self._client.get(self._keys.capabilities_version) or 0)
 
     def bindings(self) -> dict[str, Binding]:
-        """Capability -> binding."""
+        """Capability, or tool as documents write it -> binding."""
         stored = self._client.hgetall(self._keys.capabilities)
         return self._default | {name.decode(): _binding(raw) for name, raw in stored.items()}
 

@@ -48,7 +48,7 @@ class Keys:
         self.workers = f"{namespace}:workers"
         """hash: worker -> description with seen_at_ms, JSON."""
         self.capabilities = f"{namespace}:capabilities"
-        """hash: capability -> the executor that it is bound to, by whom and why, JSON."""
+        """hash: capability, or tool as documents write it -> the executor it is bound to, by whom and why, JSON."""
         self.capabilities_version = f"{namespace}:capabilities:version"
         """string: counts changes of bindings, so that a scheduler reads them only then."""
         self.capabilities_history = f"{namespace}:capabilities:history"

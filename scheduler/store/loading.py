@@ -122,4 +122,5 @@ def _loaded(
         begun = map(int, fields.get(b"asked", b"").split())
         loaded.begun = frozenset(begun) - {act.number for act in loaded.acts}
         loaded.keyed = summary.key is not None
+        loaded.versions = {name: it["version"] for name, it in summary.versions.items() if "version" in it}
         yield loaded

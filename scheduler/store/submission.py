@@ -153,6 +153,8 @@ class Submission:
             "state": RunState.RUNNING.value,
             **facts,
         }
+        if "version" in graph.header:
+            fields["graph_version"] = graph.header["version"]
         named = [keys.run(run), staged, keys.spec(run), keys.live, keys.inbox, keys.archived(run), keys.gone]
         answer = SUBMIT(
             self.client,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..core.run import Act
 from ..core.states import RunState
@@ -13,7 +13,13 @@ from ..wire import RunId
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A run as a list shows it. Instants in ms since 1970; None when it did not come to that."""
+    """A run as a list shows it. Instants in ms since 1970; None when it did not come to that.
+
+    Attributes:
+        hash: of its graph.  graph_version: that the graph says, None for none.
+        versions: executor -> {"version": ..., "contract": hash}, as they were when the run was submitted; without
+            "version" if it had none. Only executors that the graph names and that were known then.
+    """
 
     id: RunId
     name: str
@@ -30,6 +36,8 @@ class Summary:
     hash: str
     priority: int = 0
     acts: tuple[Act, ...] = ()
+    graph_version: str | None = None
+    versions: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def summary_of(run: RunId, fields: Mapping[bytes, bytes]) -> Summary:
@@ -60,4 +68,6 @@ def summary_of(run: RunId, fields: Mapping[bytes, bytes]) -> Summary:
         fields[b"hash"].decode(),
         number(b"priority") or 0,
         tuple(map(Act.from_record, json.loads(fields.get(b"acts", b"[]")))),
+        text(b"graph_version"),
+        json.loads(fields.get(b"versions", b"{}")),
     )

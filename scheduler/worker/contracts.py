@@ -18,7 +18,7 @@ from pydantic import PydanticUserError, TypeAdapter
 from pydantic_core import SchemaValidator
 
 from ..errors import InvalidValue
-from ..wire import CAPABILITY_NAME, VERSION
+from ..wire import CAPABILITY_NAME, VERSION, read_tool
 from .installation import Installation
 
 _PLAIN = {int, float, str, bool, type(None)}
@@ -59,6 +59,8 @@ def contract_of(task: Any, queue_class: str | None) -> dict[str, Any]:
         "version": None,
         "capabilities": _plain_capabilities(task),
         "celery_retries": celery_retries(task),
+        "tools": _plain_tools(task),
+        "expected_seconds": _plain_expected(task),
         "doc": first_line(task.__doc__ if task.__doc__ != type(task).__mro__[1].__doc__ else None),
     }
 
@@ -97,9 +99,44 @@ def checked_capabilities(names: object, where: str) -> tuple[str, ...]:
     return tuple(sorted(set(found)))
 
 
+def checked_tools(tools: object, where: str) -> tuple[str, ...]:
+    """Which tools an executor is, each with a version, sorted.
+
+    Raises:
+        InvalidValue: no list of tools, or one without a version.
+    """
+    if isinstance(tools, str) or not isinstance(tools, Iterable):
+        raise InvalidValue(where, tools, "is no list of tools", 'Write ["search@2"].')
+    found = tuple(tools)
+    for tool in found:
+        if not isinstance(tool, str) or not (read_tool(tool) or ("", ""))[1]:
+            remedy = 'Write a name and a version, a number or two: "search@2", "search@2.1".'
+            raise InvalidValue(where, tool, "names no tool with a version", remedy)
+    return tuple(sorted(set(found)))
+
+
 def _plain_capabilities(task: Any) -> list[str]:
     """Those of a plain task: @app.task(capabilities=[...]) sets them on it."""
     return list(checked_capabilities(getattr(task, "capabilities", None) or (), f"task {task.name}: capabilities"))
+
+
+def _plain_tools(task: Any) -> list[str]:
+    """Those of a plain task: @app.task(tools=["search@2"]) sets them on it. What is no list of texts is its own."""
+    found = getattr(task, "tools", None)
+    if not isinstance(found, list | tuple) or not all(isinstance(it, str) for it in found):
+        return []
+    return list(checked_tools(found, f"task {task.name}: tools"))
+
+
+def _plain_expected(task: Any) -> float | None:
+    """How long a plain task usually takes: @app.task(expected_seconds=2.5) sets it; what is no number is its own."""
+    found = getattr(task, "expected_seconds", None)
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        return None
+    if not 0 < found < float("inf"):
+        where = f"task {task.name}: expected_seconds"
+        raise InvalidValue(where, found, "is not a positive number", "Give one above 0, or none.")
+    return found
 
 
 def first_line(doc: str | None) -> str | None:

@@ -23,10 +23,10 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ArgsKwargs, PydanticSerializationError, SchemaValidator, to_jsonable_python
 
 from ..errors import ContractBroken, InvalidInput, InvalidValue
-from ..wire import CAPABILITY, VERSION
+from ..wire import CAPABILITY, VERSION, is_found_later
 from .adopt import adopt
 from .context import Context, attempt
-from .contracts import Call, checked_capabilities, checking_instances, first_line, input_schema
+from .contracts import Call, checked_capabilities, checked_tools, checking_instances, first_line, input_schema
 from .endings import ErrorTable, check_errors
 from .installation import Installation, installation_of
 
@@ -60,21 +60,25 @@ class Executor(Generic[P, T]):
         version: str | None = None,
         errors: ErrorTable | None = None,
         capabilities: Iterable[str] = (),
+        tools: Iterable[str] = (),
+        expected_seconds: float | None = None,
         app: Any = None,
     ) -> None:
         update_wrapper(self, function)
         self.function = function
         self.name = name or f"{function.__module__}.{function.__name__}"
         where = f"@executor on {self.name}"
-        for field, value in (("timeout", timeout), ("soft_timeout", soft_timeout), ("cost", cost)):
-            if value is not None and (isinstance(value, bool) or not 0 < value < float("inf")):
+        numbers = {"timeout": timeout, "soft_timeout": soft_timeout, "cost": cost, "expected_seconds": expected_seconds}
+        for field, value in numbers.items():
+            if value is not None and not _is_positive(value):
                 raise InvalidValue(f"{where}: {field}", value, "is not a positive number", "Give one above 0, or none.")
         if purity is not None and purity not in _PURITIES:
             raise InvalidValue(f"{where}: purity", purity, "is not known", f"Use one of {', '.join(_PURITIES)}.")
         if errors is not None:
             check_errors(errors, f"{where}: errors")
-        if self.name.startswith(CAPABILITY):
-            raise InvalidValue(f"{where}: name", self.name, "names a capability", "Begin it otherwise.")
+        if is_found_later(self.name):
+            what = "capability" if self.name.startswith(CAPABILITY) else "tool"
+            raise InvalidValue(f"{where}: name", self.name, f"names a {what}", "Begin it otherwise.")
         self.queue_class = queue_class
         self.timeout = timeout
         self.soft_timeout = soft_timeout
@@ -83,6 +87,8 @@ class Executor(Generic[P, T]):
         self.version = version
         self.errors = dict(errors or {})
         self.capabilities = checked_capabilities(capabilities, f"{where}: capabilities")
+        self.expected_seconds = expected_seconds
+        self.tools = checked_tools(tools, f"{where}: tools")
         self.app = app
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -123,6 +129,8 @@ class Executor(Generic[P, T]):
             "purity": self.purity,
             "version": self.version,
             "capabilities": list(self.capabilities),
+            "tools": list(self.tools),
+            "expected_seconds": self.expected_seconds,
             "doc": first_line(self.function.__doc__),
         }
 
@@ -231,6 +239,8 @@ def executor(
     version: str | None = None,
     errors: ErrorTable | None = None,
     capabilities: Iterable[str] = (),
+    tools: Iterable[str] = (),
+    expected_seconds: float | None = None,
     app: Any = None,
 ) -> Callable[[Callable[P, T]], Executor[P, T]]: ...
 
@@ -250,6 +260,8 @@ def executor(name: Any = None, **options: Any) -> Any:
             {KeyError: "permanent", "requests.exceptions.HTTPError": ("transient", "external")}. Subclasses are
             meant too; the most particular class counts.
         capabilities: what it can do, such as ["generate"], for nodes that ask for that and not for an executor.
+        tools: which tools it is, each with a version, such as ["search@2"], for nodes that ask for a tool.
+        expected_seconds: how long one call usually takes; it is not begun when less is left until its run's deadline.
         app: a Celery app; default every app that install() is called for.
 
     Raises:
@@ -312,6 +324,10 @@ def register(it: Executor[..., Any], app: Any) -> None:
             installation.executor_errors[it.name] = it.errors
         if app.finalized:
             adopt(installation, app._tasks[it.name])
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
 
 
 def _asks_context(hint: Any) -> bool:

@@ -83,7 +83,7 @@ def test_a_provider_is_replaced_while_runs_are_in_flight(stage: Stage, bindings:
         done.append((task.node, task.executor))
         if task.node == "2" and not go:
             bindings.bind("generate", "b.llm", by="ann", reason="a is down")
-            eventually(lambda: scheduler._dispatch.admission.bindings["generate"].executor == "b.llm")
+            eventually(lambda: scheduler._dispatch.admission.routes.bindings["generate"].executor == "b.llm")
             go.append("on")
         return by(task)
 

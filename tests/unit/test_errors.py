@@ -36,6 +36,9 @@ EXAMPLES: list[errors.CeleriacError] = [
     errors.PathNotInOutput("x", node="a", executor="e", path=("t", 0), step=1, problem="there is no item 0"),
     errors.UnknownExecutor("web.fetsh", at="x", known=["web.fetch"]),
     errors.UnknownMapper("to_invoice@2", at="x", known=["to_invoice@1"]),
+    errors.UnknownTool("tool:search@3", "x", versions=["1", "2"]),
+    errors.VersionMismatch("web.fetch", "2.0", "x", before="1.4"),
+    errors.VersionMismatch("web.fetch", "2.0", "x", asked="2.1"),
     errors.UnknownClass("fast", at="x", known=["interactive-low"]),
     errors.ExecutorNotAllowed("web.fetch", "batch", ["llm.*"], at="x"),
     errors.InputMismatch("x", executor="e", problem="'a' is text, not integer", remedy="Write a number."),
@@ -219,11 +222,13 @@ def test_a_failed_node_says_who_is_at_fault_and_where_it_was() -> None:
 
 
 def test_what_is_refused_says_how_far_it_came() -> None:
-    """A graph is validated, its executors find a class, and then a run is admitted."""
+    """A graph is validated, its executors and tools are found, and then a run is admitted."""
     phases = {c.__name__: c.__dict__["phase"] for c in _classes() if "phase" in c.__dict__}
     assert phases == {
         "GraphError": "validate",
         "ExecutorNotAllowed": "route",
+        "UnknownTool": "route",
+        "VersionMismatch": "route",
         "KeyReused": "admit",
         "StoreFull": "admit",
         "SecretMissing": "dispatch",

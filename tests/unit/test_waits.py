@@ -32,6 +32,7 @@ def everything() -> Graph:
         start_timeout="5s",
         total_timeout="1h",
         silence="30s",
+        expected="2s",
         outside=timedelta(1),
     )
     g.add("farm.submit", key="render", timing=timing)

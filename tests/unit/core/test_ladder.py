@@ -47,6 +47,29 @@ def climb(profile: Profile, *kinds: str, chance: float = 0.5) -> list[tuple[int,
     return found
 
 
+def test_for_want_of_time_a_node_goes_on_with_another_executor_only() -> None:
+    """Never with the same one, whatever inputs it would get; a person may be asked. Without a ladder it has failed."""
+    steps: list[dict[str, Any]] = [
+        {"step": "again", "on": ["timeout"], "attempts": 3},
+        {"step": "changed", "on": ["timeout"]},
+        {"step": "other", "on": ["transient"], "executor": "deaf"},
+        {"step": "other", "on": ["timeout"], "executor": "quick"},
+        {"step": "again", "on": ["timeout"], "attempts": 2},
+        {"step": "escalate", "on": ["timeout"], "question": "?"},
+    ]
+    profile = profile_of(*steps)
+    first = next_rung(profile, GROUND, 1, "timeout", chance=0.5, elsewhere=True)
+    assert first is not None
+    assert first.at == (3, 1)
+    second = next_rung(profile, first.at, 2, "timeout", chance=0.5, elsewhere=True)
+    assert second is not None
+    assert second.at == (5, 2)
+    assert next_rung(profile_of(*steps[:2]), GROUND, 1, "timeout", chance=0.5, elsewhere=True) is None
+    simple = Profile.from_record({"executor": "x", "queue_class": None})
+    assert next_rung(simple, GROUND, 1, "timeout", chance=0.5, elsewhere=True) is None
+    assert next_rung(simple, GROUND, 1, "timeout", chance=0.5) is not None
+
+
 T, P, V, L, S = "transient", "permanent", "invalid_input", "lost", "safety"
 
 

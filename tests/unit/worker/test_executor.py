@@ -179,6 +179,8 @@ def test_contracts_say_what_is_enforced() -> None:
         "purity": "keyed",
         "version": "v",
         "capabilities": [],
+        "tools": [],
+        "expected_seconds": None,
         "doc": None,
     }
 
@@ -192,6 +194,8 @@ def test_contracts_say_what_is_enforced() -> None:
         {"soft_timeout": 0},
         {"cost": float("nan")},
         {"cost": float("inf")},
+        {"expected_seconds": 0},
+        {"expected_seconds": "2s"},
         {"purity": "clean"},
         {"errors": {ValueError: "bad"}},
     ],
