@@ -104,6 +104,14 @@ class Admission:
             found = self._bound[profile, executor] = replace(profile, executor=executor)
         return found
 
+    def is_unsafe(self, profile: Profile, executor: str = "") -> bool:
+        """Whether the executor of such a node says that what may have begun must not be repeated unasked.
+
+        Args:
+            executor: that a capability was bound to when the attempt was sent; "" for none.
+        """
+        return self.contracts.get(self.bound(profile, executor).executor, {}).get("purity") == "unsafe"
+
     def rule(self, profile: Profile) -> str:
         """Which rule names the executor of a node that asks for a capability, in the words of the log; else ""."""
         wanted = capability_of(profile.executor)

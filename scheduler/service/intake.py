@@ -19,6 +19,7 @@ from typing import Any
 from ..core.decide import decide
 from ..core.events import Reported
 from ..core.evolve import evolve
+from ..core.run import Run
 from ..core.states import NodeState
 from ..errors import WireError
 from ..store.dead import Dead
@@ -154,9 +155,7 @@ class Intake:
         if run is None:
             self._counts["late"] += 1
             return
-        if run.guards is not None and event.end == "succeeded" and event.node in run.guards.wanted:
-            _check_output(report, output, wanted=True)
-            event = event._replace(facts=facts_of(self._runs, run, event.node, report.output, output))
+        event = self._with_facts(held, run, report, event, output)
         decision = decide(run, event, batch.now)
         if decision.stale:
             self._counts["late"] += 1
@@ -182,6 +181,17 @@ class Intake:
             other = run.attempt_id(held.keys.shard, node)
             batch.over.append(other)
             self._dispatch.landed(held, other)
+
+    def _with_facts(self, held: Held, run: Run, report: Report, event: Reported, output: bytes | None) -> Reported:
+        """A report with what the core cannot know: what expressions read of the output; of a loss, whether its executor
+        is unsafe.
+        """
+        if report.end == "lost" and event.node < run.n:
+            return event._replace(unsafe=self._dispatch.is_unsafe(held, run, event.node, report.id))
+        if run.guards is not None and event.end == "succeeded" and event.node in run.guards.wanted:
+            _check_output(report, output, wanted=True)
+            return event._replace(facts=facts_of(self._runs, run, event.node, report.output, output))
+        return event
 
     def _take_told(self, held: Held, batch: Batch, kind: str, id_: str, record: bytes) -> None:
         """What people and programs outside tell: it is decided, or the run's log says why not."""

@@ -67,7 +67,8 @@ class Loading:
         batch.ready += ((run, node) for node, state in enumerate(run.state) if state == _READY)
         self._open_part(held, batch, run, 0)
         for id_, lost in unclaimed(held, run, flying, batch.now) if behind else ():
-            apply(self._dispatch, held, batch, run, lost, id_)
+            told = lost._replace(unsafe=self._dispatch.is_unsafe(held, run, lost.node, id_))
+            apply(self._dispatch, held, batch, run, told, id_)
 
     def _open_part(self, held: Held, batch: Batch, run: Run, first: int) -> None:
         end = first + OPENED_AT_ONCE

@@ -116,6 +116,7 @@ class Overdue:
                 claimed and int(parts[5]) <= now,
                 random.random(),
                 claimed and self._dispatch.is_cut_short(run, attempt.node, queue_class, executor, parts),
+                claimed and self._dispatch.is_unsafe(held, run, attempt.node, id_),
             )
             if apply(self._dispatch, held, batch, run, event, id_):
                 self._counts["leases ended"] += 1
