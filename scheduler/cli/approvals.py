@@ -191,8 +191,8 @@ def _question(runs: Runs, run: str, node: str) -> Question:
 
 def inputs_shown(runs: Runs, asked: Question) -> dict[str, Any]:
     """What whoever answers is to see: the node's inputs, with the outputs that they refer to."""
+    from ..core.inputs import resolve
     from ..core.run import references
-    from ..service.inputs import resolve
 
     run = runs.load(asked.run)
     template = run.inputs[asked.number]

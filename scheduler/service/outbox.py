@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from celery import Celery
 
+from ..core.inputs import resolve
 from ..core.run import Profile, Run, references
 from ..core.states import IN_FLIGHT
 from ..settings import QueueClass, Settings
@@ -23,7 +24,6 @@ from ..wire import Report, RunId, error_record
 from .admission import Admission
 from .announcer import Announcer
 from .held import Held
-from .inputs import resolve
 from .pauses import Pauses
 from .publisher import Letter, Template, Templates
 from .transport import Transport

@@ -11,8 +11,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..core.run import Run, Template
-from ..core.states import NodeState
+from .run import Run, Template
+from .states import NodeState
 
 _MARK = "\u0000ref"
 _BLOB, _FAILED, _SUCCEEDED = ord("b"), int(NodeState.FAILED), int(NodeState.SUCCEEDED)
