@@ -92,7 +92,7 @@ class _Trial:
         """What there is to see now; a copy, for a test may hand over the very thing that changes."""
         return None if self._effects is None else copy.deepcopy(self._effects())
 
-    def run(self, context: Context) -> tuple[bytes | None, Any]:
+    def run(self, context: Context) -> tuple[Any, Any]:
         """(output, effects) of one more run.
 
         Raises:
@@ -102,7 +102,7 @@ class _Trial:
         ran = run_executor(self.executor, copy.deepcopy(self._args), copy.deepcopy(self._inputs), context)
         if ran.ending is not None:
             raise self.failed(f"its run {self.runs} ended with {ran.words}")
-        return ran.raw, self.look()
+        return ran.output, self.look()
 
     def failed(self, problem: str) -> PurityFailed:
         """The error to raise."""
