@@ -197,13 +197,16 @@ def inputs_shown(runs: Runs, asked: Question) -> dict[str, Any]:
 
 def _shown(runs: Runs, asked: Question) -> tuple[dict[str, Any], dict[str, list[str]]]:
     """The same, and for inputs that mappers make their names; where one makes nothing, its error is shown."""
+    from ..core.inputs import mappers_at, resolve
+    from ..core.mapping import Mappings
     from ..core.run import references
-    from ..service.inputs import mappers_at, resolve
-    from ..service.mapping import Mappings
+    from ..service.aside import fetcher
 
     run = runs.load(asked.run)
     template = run.inputs[asked.number]
-    text, _ = resolve(run, template, runs.values(asked.run, references(template)), Mappings(runs, strict=False))
+    text, _ = resolve(
+        run, template, runs.values(asked.run, references(template)), Mappings(fetcher(runs), strict=False)
+    )
     found: dict[str, Any] = json.loads(f"[{text}]")[1]
     return found, mappers_at(template)
 

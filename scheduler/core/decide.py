@@ -62,7 +62,7 @@ from .node_verbs import (
     rerun_requested,
     skip_requested,
 )
-from .retry import MOST_EXCUSED, counts_as_loss, word_of
+from .retry import MOST_EXCUSED, UNSAFE_LOST, counts_as_loss, may_have_begun, word_of
 from .rules import Answer
 from .run import CLOSED, COUNTED_AS, GOOD_ENDS, Run
 from .states import (
@@ -157,7 +157,7 @@ def _reported(run: Run, event: Reported, now: int) -> Decision:
         return _finish(run, decision, now)
     error = event.error or {"type": "Unknown", "message": "the worker gave no error"}
     if event.end == "lost":
-        return _lost(run, node, error, ending, now, event.chance)
+        return _lost(run, node, error, ending, now, event.chance, unsafe=event.unsafe)
     return _failed(run, node, error, ending, now, event.chance, event.retry_after_ms)
 
 
@@ -255,8 +255,14 @@ def _again(
     return decision
 
 
-def _lost(run: Run, node: int, error: dict[str, Any], ending: Ending, now: int, chance: float) -> Decision:
-    """An attempt that infrastructure took: at once again, under a cap of its own against poison."""
+def _lost(
+    run: Run, node: int, error: dict[str, Any], ending: Ending, now: int, chance: float, *, unsafe: bool = False
+) -> Decision:
+    """An attempt that infrastructure took: at once again, under a cap of its own against poison.
+
+    Args:
+        unsafe: its executor must not be run again for what may have begun, unless the node's ladder answers losses.
+    """
     error = completed(run, error)
     if run.run_state is RunState.CANCELLING or node in run.leaving:
         return _cancelled(run, node, error, ending, now)
@@ -266,6 +272,8 @@ def _lost(run: Run, node: int, error: dict[str, Any], ending: Ending, now: int, 
     else:
         losses, most, what = run.excused[node] + 1, MOST_EXCUSED, "that were never claimed or shut down with a worker"
         why = f"lost: {losses} attempts never claimed or shut down with their worker, at most {most} allowed"
+    if unsafe and may_have_begun(ending[0], error):
+        most, why = 0, UNSAFE_LOST
     if losses > most or run.stopped:
         why += _last_one(run)
         message = f"{error.get('message', '')} ({why.removeprefix('lost: ')}: {_causes(run, node, error)})"
@@ -317,7 +325,7 @@ def _lease_expired(run: Run, event: LeaseExpired, now: int) -> Decision:
         return _failed(run, node, error, ending, now, event.chance)
     message = f"nothing was heard of worker {event.worker} for the length of a lease"
     error = failure(run, "lost", "LeaseExpired", message, "execute")
-    return _lost(run, node, error, ending, now, event.chance)
+    return _lost(run, node, error, ending, now, event.chance, unsafe=event.unsafe)
 
 
 def _opened(run: Run, event: Opened, now: int) -> Decision:

@@ -54,6 +54,7 @@ class Reported(NamedTuple):
         output: inline, blob or none: where the output is.
         chance: a random number for the jitter of a retry, 0 <= chance < 1.
         facts: what the graph's expressions read of the output; None for nothing.
+        unsafe: its executor says that what may have begun must not be repeated unasked.
     """
 
     node: int
@@ -68,6 +69,7 @@ class Reported(NamedTuple):
     retry_after_ms: int | None
     chance: float
     facts: Facts | None = None
+    unsafe: bool = False
 
 
 class LeaseExpired(NamedTuple):
@@ -78,6 +80,7 @@ class LeaseExpired(NamedTuple):
         hard_end: its time limit had passed too, so this is a timeout and not a loss.
         chance: a random number for the jitter of a retry, 0 <= chance < 1.
         silent: its worker lives, and its executor has said nothing for as long as it may; hard_end is true then.
+        unsafe: as for Reported.
     """
 
     node: int
@@ -88,6 +91,7 @@ class LeaseExpired(NamedTuple):
     hard_end: bool
     chance: float
     silent: bool = False
+    unsafe: bool = False
 
 
 class RetryDue(NamedTuple):

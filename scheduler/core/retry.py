@@ -20,6 +20,9 @@ MOST_EXCUSED = 100
 """Attempts of one epoch that may go by without any of them counting as poison: messages that no worker claimed, and
 attempts whose worker was shut down in good order. So many are no accident, and a node must not go on for ever."""
 
+UNSAFE_LOST = "lost: its executor is unsafe, so an attempt that may have begun is not repeated"
+"""Why a node fails whose executor may not be run twice for the same."""
+
 _NO_WORD = re.compile(r"[^A-Za-z0-9_.-]")
 _LONGEST_MS = 366 * 24 * 3600 * 1000
 
@@ -85,3 +88,8 @@ def counts_as_loss(error: Mapping[str, Any] | None) -> bool:
     why it counts for nothing.
     """
     return error is not None and error.get("type") not in ("NeverClaimed", "WorkerShutdown", "StoreRewound", BROKEN)
+
+
+def may_have_begun(claimed_at_ms: int | None, error: Mapping[str, Any]) -> bool:
+    """Whether a lost attempt may have done some of its work: a worker had claimed it, or the store forgot whether."""
+    return claimed_at_ms is not None or error.get("type") == "StoreRewound"

@@ -11,10 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .expressions import EvaluationError, Expression, Read, evaluated, follow, parse, worded
 
+if TYPE_CHECKING:
+    from .run import Run
+
+MOST_MESSAGE: Final = 2_000
+"""Characters of an error's message."""
 BEFORE: Final = ("input", "args", "attempt", "executor", "graph", "labels", "node", "queue_class", "run")
 """What a check may read before its node is sent: named inputs, positional ones, number of the attempt, and names."""
 AFTER: Final = ("output", *BEFORE)
@@ -66,6 +71,34 @@ class Finding(NamedTuple):
     type: str
     words: str
     holds: bool
+
+
+def values_of(run: Run, node: int, executor: str, queue_class: str, inputs: list[Any]) -> dict[str, Any]:
+    """What a check may read of an attempt before it is sent.
+
+    Args:
+        executor, queue_class: who does it, and where.
+        inputs: [args, kwargs], as they would be sent.
+    """
+    return {
+        "args": inputs[0],
+        "input": inputs[1],
+        "attempt": run.attempt[node],
+        "executor": executor,
+        "graph": run.name,
+        "labels": run.labels.get(node, {}),
+        "node": run.keys[node],
+        "queue_class": queue_class,
+        "run": run.id,
+    }
+
+
+def error_of(run: Run, found: Finding, *, after: bool) -> dict[str, Any]:
+    """The error record of what a check denies."""
+    version = "" if run.policy is None else f"policy {run.policy.version}: "
+    phase = "collect" if after else "admit"
+    message = f"{version}{found.words}"[:MOST_MESSAGE]
+    return {"kind": "safety", "type": found.type, "message": message, "origin": "policy", "phase": phase}
 
 
 def judge(checks: Iterable[Check], values: Mapping[str, Any], *, after: bool) -> Finding | None:

@@ -129,6 +129,14 @@ class Admission:
             found = self._bound[profile, executor] = replace(profile, executor=executor)
         return found
 
+    def is_unsafe(self, profile: Profile, executor: str = "") -> bool:
+        """Whether the executor of such a node says that what may have begun must not be repeated unasked.
+
+        Args:
+            executor: that a capability was bound to when the attempt was sent; "" for none.
+        """
+        return self.contracts.get(self.bound(profile, executor).executor, {}).get("purity") == "unsafe"
+
     def rule(self, profile: Profile) -> str:
         """Which rule names the executor of a node that asks for a capability or tool, in the log's words; else ""."""
         route = self.routes.find(profile.executor) if is_found_later(profile.executor) else None

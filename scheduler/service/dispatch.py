@@ -106,6 +106,10 @@ class Dispatch:
         if held.bound:
             held.bound.pop(id_, None)
 
+    def is_unsafe(self, held: Held, run: Run, node: int, id_: str) -> bool:
+        """Whether the executor of a node's current attempt says that what may have begun must not be repeated."""
+        return self.admission.is_unsafe(run.way(node), held.bound.get(id_, ""))
+
     def is_cut_short(self, run: Run, node: int, queue_class: str, executor: str, state: Sequence[str]) -> bool:
         """Whether a claimed attempt ends before its time limit, because its executor may not be silent for so long.
 

@@ -161,7 +161,7 @@ class Intake:
         if run is None:
             self._counts["late"] += 1
             return
-        if event.end == "succeeded" and (run.policy is not None or run.guards is not None):
+        if event.end != "succeeded" or run.policy is not None or run.guards is not None:
             report, event, output = self._looked_into(held, run, report, event, output)
         decision = decide(run, event, batch.now)
         if decision.stale:
@@ -192,11 +192,20 @@ class Intake:
     def _looked_into(
         self, held: Held, run: Run, report: Report, event: Reported, output: bytes | None
     ) -> tuple[Report, Reported, bytes | None]:
-        """A report of success with what expressions read of its output; or what it counts as, when the run's policy has
-        something against that.
+        """A report with what the core cannot know: what the run's policy has against its output, and what expressions
+        read of that; of a loss, whether its executor is unsafe.
         """
-        if run.policy is not None and output is not None and event.node < run.n and not _is_only_begun(run, event.node):
+        if event.node >= run.n:
+            return report, event, output
+        if (
+            run.policy is not None
+            and output is not None
+            and event.end == "succeeded"
+            and not _is_only_begun(run, event.node)
+        ):
             report, event, output = self._checked(held, run, report, event, output)
+        if event.end == "lost":
+            return report, event._replace(unsafe=self._dispatch.is_unsafe(held, run, event.node, report.id)), output
         if run.guards is None or event.end != "succeeded" or event.node not in run.guards.wanted:
             return report, event, output
         _check_output(report, output, wanted=True)

@@ -14,6 +14,7 @@ from ..core.decide import decide
 from ..core.events import Opened
 from ..core.run import Run
 from ..core.states import ENDED_RUNS, NodeState
+from ..core.timers import timer_event
 from ..errors import StoreUnsafe
 from ..store.commits import Commit
 from ..store.inboxes import Shard
@@ -24,7 +25,6 @@ from .batch import Batch
 from .dispatch import Dispatch
 from .facts import recall
 from .held import Held
-from .overdue import timer_event
 from .rewinds import renumber, unclaimed
 
 log = logging.getLogger("celeriac.scheduler")
@@ -68,7 +68,8 @@ class Loading:
         batch.ready += ((run, node) for node, state in enumerate(run.state) if state == _READY)
         self._open_part(held, batch, run, 0)
         for id_, lost in unclaimed(held, run, flying, batch.now) if behind else ():
-            apply(self._dispatch, held, batch, run, lost, id_)
+            told = lost._replace(unsafe=self._dispatch.is_unsafe(held, run, lost.node, id_))
+            apply(self._dispatch, held, batch, run, told, id_)
 
     def _adopt(self, held: Held, batch: Batch, run: Run) -> bool:
         """A run takes up the policy in force, if that is for it; whether it did."""
@@ -150,7 +151,7 @@ class Loading:
         done = []
         for timer in found.timers:
             run_id, _, name = timer.partition(" ")
-            run, event = held.runs.get(run_id), timer_event(name)
+            run, event = held.runs.get(run_id), timer_event(name, 0.0)
             if run is None or (event is not None and decide(run, event, now).stale):
                 done.append(timer)
         commit.timers({}, done)

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 
 from celery import Celery
 
+from ..core.inputs import resolve
 from ..core.mappers import MappingError
+from ..core.mapping import Mappings
 from ..core.run import Profile, Run, references
 from ..core.states import IN_FLIGHT
 from ..settings import QueueClass, Settings
@@ -23,9 +25,8 @@ from ..store.runs import Runs
 from ..wire import Report, RunId, error_record
 from .admission import Admission
 from .announcer import Announcer
+from .aside import fetcher
 from .held import Held
-from .inputs import resolve
-from .mapping import Mappings
 from .pauses import Pauses
 from .publisher import Letter, Template, Templates
 from .transport import Transport
@@ -100,7 +101,7 @@ class Outbox:
             return
         self._fetch_values(runs)
         self._refused.clear()
-        mappings = Mappings(runs)
+        mappings = Mappings(fetcher(runs))
         letters = [it for it in (self._letter(going, mappings) for going in self.unsent) if it is not None]
         if self._refused:  # their nodes fail by a report like any other, and no broker is burdened
             Attempts(runs.client, runs.namespace).report((report, None) for report in self._refused)

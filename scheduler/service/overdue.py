@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
 
-from ..core.events import (
-    DeadlinePassed,
-    Escalated,
-    Event,
-    GraceOver,
-    LeaseExpired,
-    NodeGraceOver,
-    RetryDue,
-    StartLimitPassed,
-    TotalLimitPassed,
-    WaitOver,
-)
+from ..core.events import LeaseExpired, StartLimitPassed
 from ..core.run import Run
 from ..core.states import IN_FLIGHT
+from ..core.timers import timer_event
 from ..errors import shown
 from ..store.inboxes import DUE_COUNT, Inboxes
 from ..wire import AttemptId, read_place
@@ -65,7 +54,7 @@ class Overdue:
             if name == "deadline" and (timer in batch.timers or timer in batch.timers_done):
                 continue  # it was set anew in this turn, or taken away
             batch.timers_done.append(timer)
-            run, event = held.runs.get(run_id), timer_event(name)
+            run, event = held.runs.get(run_id), timer_event(name, random.random())
             if run is not None and isinstance(event, StartLimitPassed):
                 event = self._whether_begun(held, batch, run, event)
             if run is not None and event is not None:
@@ -116,6 +105,7 @@ class Overdue:
                 claimed and int(parts[5]) <= now,
                 random.random(),
                 claimed and self._dispatch.is_cut_short(run, attempt.node, queue_class, executor, parts),
+                claimed and self._dispatch.is_unsafe(held, run, attempt.node, id_),
             )
             if apply(self._dispatch, held, batch, run, event, id_):
                 self._counts["leases ended"] += 1
@@ -123,25 +113,3 @@ class Overdue:
                 return
         batch.over.append(id_)
         self._dispatch.landed(held, id_)
-
-
-_TIMERS: dict[str, tuple[int, Callable[..., Event]]] = {
-    "retry": (2, RetryDue),
-    "leave": (2, NodeGraceOver),
-    "wait": (2, lambda node, epoch: WaitOver(node, epoch, random.random())),
-    "escalate": (3, Escalated),
-    "start": (2, lambda node, epoch: StartLimitPassed(node, epoch, begun=False)),
-    "total": (2, TotalLimitPassed),
-    "grace": (0, GraceOver),
-    "deadline": (0, DeadlinePassed),
-}
-"""What a timer's name begins with -> how many numbers follow, and the event that they make."""
-
-
-def timer_event(name: str) -> Event | None:
-    """The event that a timer of a run stands for; None for one that only a later version knows."""
-    kind, *numbers = name.split(":")
-    count, event = _TIMERS.get(kind, (-1, GraceOver))
-    if len(numbers) != count or not all(it.isdecimal() for it in numbers):
-        return None
-    return event(*map(int, numbers))

@@ -13,16 +13,16 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from ..core.events import PolicyAdopted
+from ..core.inputs import pick, resolve
 from ..core.mappers import MappingError
+from ..core.mapping import Mappings
 from ..core.policies import RUNNING, Place, place_of, resolved
 from ..core.run import Run, references
-from ..core.safety import BROKEN, Finding, judge
+from ..core.safety import BROKEN, Finding, error_of, judge, values_of
 from ..store.runs import Runs
 from ..wire import RunId
 from .admission import Admission
-from .inputs import pick, resolve
-from .mapping import Mappings
-from .refusals import denial
+from .aside import fetcher
 
 _NO_OUTPUT = ord("n")
 
@@ -127,7 +127,7 @@ class Policies:
         found = self._after(run, node, executor, queue_class, kind, output)
         if found is None:
             return None
-        return Denied("lost" if found.holds else "failed", denial(run, found, after=True))
+        return Denied("lost" if found.holds else "failed", error_of(run, found, after=True))
 
     def _after(self, run: Run, node: int, executor: str, queue_class: str, kind: str, output: bytes) -> Finding | None:
         """What the checks have against an output."""
@@ -156,22 +156,12 @@ class Policies:
             missing = {it for it in references(template) if it not in run.outputs and run.output_kind[it] != _NO_OUTPUT}
             if missing:
                 run.outputs |= runs.values(RunId(run.id), sorted(missing))
-        text, aside = resolve(run, template, run.outputs, Mappings(runs))
+        text, aside = resolve(run, template, run.outputs, Mappings(fetcher(runs)))
         inputs = json.loads(f"[{text}]")
         for *path, last in aside:
             around = pick(inputs, path)
             around[last] = self._aside(run, around[last], around[last]["path"])
-        return {
-            "args": inputs[0],
-            "input": inputs[1],
-            "attempt": run.attempt[node],
-            "executor": executor,
-            "graph": run.name,
-            "labels": run.labels.get(node, {}),
-            "node": run.keys[node],
-            "queue_class": queue_class,
-            "run": run.id,
-        }
+        return values_of(run, node, executor, queue_class, inputs)
 
     def _aside(self, run: Run, named: Any, path: list[str | int]) -> Any:
         """A value that lies aside as a blob: one GET, in the loop. A key of another kind is not looked at."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..core.failures import TOO_LATE
 from ..core.run import Run
-from ..core.safety import Finding
+from ..core.safety import Finding, error_of
 from ..errors import ExecutorNotAllowed, UnknownTool, VersionMismatch, shown
 from ..settings import QueueClass
 from ..store.routes import Routes
@@ -64,14 +64,7 @@ def too_late(run: Run, node: int, executor: str, expected_ms: int, left_ms: int)
 
 def denied(run: Run, node: int, found: Finding) -> Refusal:
     """A safety check of its run's policy denies what would be sent."""
-    return Refusal(run, node, denial(run, found), "denied")
-
-
-def denial(run: Run, found: Finding, *, after: bool = False) -> dict[str, Any]:
-    """The error record of what a check denies."""
-    version = "" if run.policy is None else f"policy {run.policy.version}: "
-    message, phase = f"{version}{found.words}", "collect" if after else "admit"
-    return error_record("safety", found.type, message, origin="policy", phase=phase)
+    return Refusal(run, node, error_of(run, found, after=False), "denied")
 
 
 def _at(run: Run, node: int) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -155,6 +156,7 @@ class Held:
 
 
 HELD: ContextVar[Held | None] = ContextVar("celeriac_held", default=None)
+_GIVEN: ContextVar[Context | None] = ContextVar("celeriac_given", default=None)
 
 
 def held(task_id: object) -> Held | None:
@@ -175,7 +177,17 @@ def attempt() -> Context | None:
     Works anywhere below a task: in the task itself, in functions it calls, in asyncio tasks it starts.
     """
     it = HELD.get()
-    return None if it is None else it.context()
+    return _GIVEN.get() if it is None else it.context()
+
+
+@contextmanager
+def given(context: Context) -> Iterator[None]:
+    """An attempt without a worker: what runs inside finds these facts, as scheduler.testing runs executors."""
+    token = _GIVEN.set(context)
+    try:
+        yield
+    finally:
+        _GIVEN.reset(token)
 
 
 def is_attempt(task_id: object) -> bool:

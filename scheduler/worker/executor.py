@@ -254,7 +254,9 @@ def executor(name: Any = None, **options: Any) -> Any:
         timeout: seconds after which it is killed.
         soft_timeout: seconds after which SoftTimeLimitExceeded is raised in it.
         cost: estimate for one call, in the unit that your budgets use.
-        purity: "pure", "idempotent", "keyed" (idempotent by ctx.key) or "unsafe".
+        purity: "pure", "idempotent", "keyed" (idempotent by ctx.key) or "unsafe": an attempt that may have begun and
+            was lost is not repeated then, unless the node's own ladder answers losses. scheduler.testing.check_purity
+            tries whether it is true.
         version: of the code, where it decides the output.
         errors: what exceptions mean that are not ours: class or full name -> kind, or kind and origin, such as
             {KeyError: "permanent", "requests.exceptions.HTTPError": ("transient", "external")}. Subclasses are

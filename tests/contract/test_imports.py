@@ -110,6 +110,7 @@ BELOW = {
     "scheduler.service": ("worker", "client", "cli", "graph"),
     "scheduler.client": ("service", "worker", "cli"),
     "scheduler.worker": ("core", "service", "client", "cli", "graph"),
+    "scheduler.testing": ("store", "archive", "service", "client", "cli", "settings", "embedded"),
 }
 
 
@@ -137,6 +138,8 @@ def violations(root: Path) -> list[str]:
             note(it, "only scheduler.store imports redis")
         if it.top in ("tasks", "tests"):
             note(it, "the scheduler knows nothing of executors and tests")
+        if within(it.target, "scheduler.testing") and not within(it.module, "scheduler.testing"):
+            note(it, "the test kit is for tests; no room needs it")
         for room, above in BELOW.items():
             reached = (it.target, *(f"{it.target}.{name}" for name in it.names))
             if within(it.module, room) and any(within(to, *(f"scheduler.{name}" for name in above)) for to in reached):
@@ -199,6 +202,12 @@ PLANTED = {
         "import_module('..cli', __package__)",
         "arrows run down only",
     ),
+    "the client needs the test kit": (
+        "scheduler/client.py",
+        "from .testing import simulate",
+        "the test kit is for tests",
+    ),
+    "the test kit knows the service": ("scheduler/testing/a.py", "from ..service import loop", "arrows run down only"),
     "tasks know the store": ("tasks/a.py", "from scheduler.store.runs import Runs", "tasks use public names"),
     "tasks know a module": ("tasks/a.py", "import scheduler.worker.claim", "tasks use public names"),
     "tasks know a secret": ("tasks/a.py", "from scheduler.worker import _hidden", "tasks use public names"),

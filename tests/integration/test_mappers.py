@@ -16,7 +16,7 @@ from scheduler.cli import main
 from scheduler.errors import InvalidValue, UnknownMapper
 from scheduler.graph import Graph, Retry, changed
 from scheduler.policy import policy_of
-from scheduler.service.mapping import MOST_MAPPED_BYTES
+from scheduler.service.aside import MOST_MAPPED_BYTES
 from scheduler.store import policies
 from scheduler.store.runs import Runs
 from scheduler.wire import RunId

@@ -12,6 +12,7 @@ import pytest
 from scheduler.graph import Graph, Retry, Timing
 from scheduler.service import admission
 from scheduler.service.transport import MemoryTransport, Outgoing
+from scheduler.store.dead import DeadLetters
 from tests.integration.echo import STANDARD, AtOnce, Echo, EchoWorker, Ending, echo, failure, loss, tasks, value
 from tests.integration.stage import Stage, diamond, eventually, idle, layers
 
@@ -326,4 +327,34 @@ def test_a_claim_that_comes_as_an_attempt_is_given_up_counts(stage: Stage, worke
         assert scheduler.counts["overtaken"] == 1
     assert [task.attempt for task in worker.done] == [1]
     assert len(transport.sent) == 1
+    idle(stage)
+
+
+@pytest.mark.parametrize("how", ["told", "silent"])
+def test_a_lost_attempt_of_an_unsafe_executor_is_not_repeated(
+    stage: Stage, worker: Echo, memory: MemoryTransport, how: str
+) -> None:
+    """Its worker was killed, or fell silent, after it had begun: the node fails, says why, and stands as a dead letter.
+
+    A message that nobody has claimed is sent again all the same.
+    """
+    stage.publish("pay", purity="unsafe")
+    worker.act = lambda _: loss() if how == "told" else None
+    graph = Graph("unsafe")
+    graph.add("pay", key="n")
+    with stage.scheduler(memory):
+        run = stage.submit(graph)
+        eventually(lambda: len(tasks(memory)) == 1, "the first attempt")
+        memory.sent.clear()
+        stage.lease_ends(stage.attempt(run))
+        eventually(lambda: len(tasks(memory)) == 1, "the second, for nobody had claimed the first")
+        worker.take(tasks(memory))
+        if how == "silent":
+            stage.lease_ends(stage.attempt(run, attempt=2))
+        assert stage.ended(run) == ["failed"]
+    assert [task.attempt for task in worker.done] == [2]
+    why = next(move[4] for move in stage.moves(run) if move[:2] == [0, "fail"])
+    assert why == "lost: its executor is unsafe, so an attempt that may have begun is not repeated"
+    [letter] = DeadLetters(stage.runs).newest()
+    assert letter.cause == why
     idle(stage)

@@ -8,7 +8,9 @@ from typing import Any, cast
 
 import pytest
 
+from scheduler.core.inputs import mappers_at, resolve
 from scheduler.core.mappers import MOST_CHARACTERS, MappingError, mappers_of
+from scheduler.core.mapping import Mappings
 from scheduler.core.run import GRAPH_FORMAT, Run, references
 from scheduler.core.states import NodeState
 from scheduler.errors import (
@@ -21,8 +23,7 @@ from scheduler.errors import (
     UnknownMapper,
 )
 from scheduler.graph import Graph, Retry, changed, other
-from scheduler.service.inputs import mappers_at, resolve
-from scheduler.service.mapping import MOST_MAPPED_BYTES, Mappings
+from scheduler.service.aside import MOST_MAPPED_BYTES, fetcher
 
 MAPPERS = {
     "order_to_invoice@1": {"lines": "it.items", "total": "it.net * 1.2"},
@@ -318,7 +319,7 @@ def loaded(graph: Graph, mappers: Mapping[str, Any] = MAPPERS) -> Run:
 def made(run: Run, *outputs: Any, strict: bool = True) -> Any:
     """[args, kwargs] of the last node's message; no output lies aside here, so no store is asked."""
     values = {node: json.dumps(it).encode() for node, it in enumerate(outputs)}
-    text, deferred = resolve(run, run.inputs[-1], values, Mappings(cast("Any", None), strict=strict))
+    text, deferred = resolve(run, run.inputs[-1], values, Mappings(fetcher(cast("Any", None)), strict=strict))
     assert deferred == []
     assert text.encode()
     return json.loads(f"[{text}]")
@@ -414,7 +415,7 @@ def test_an_output_that_cannot_be_read_is_no_accident() -> None:
     g.add("y", v=g.add("x", key="a").via("all@1"))
     for raw in (b"{", b"\xff", b"[" * 100_000):
         with pytest.raises(MappingError, match="the output is no JSON that can be read"):
-            resolve(loaded(g, {"all@1": "it"}), loaded(g).inputs[1], {0: raw}, Mappings(cast("Any", None)))
+            resolve(loaded(g, {"all@1": "it"}), loaded(g).inputs[1], {0: raw}, Mappings(fetcher(cast("Any", None))))
 
 
 def test_inputs_that_are_mapped_are_named_to_whoever_shows_them() -> None:
@@ -441,7 +442,7 @@ def test_what_many_messages_ask_alike_is_made_once() -> None:
     for i in range(3):
         g.add("y", key=f"n{i}", v=a.via("all@1"), w=a.out.x.via("sku@1"))
     run = loaded(g, {"all@1": "it", "sku@1": "it.sku"})
-    mappings = Mappings(cast("Any", None))
+    mappings = Mappings(fetcher(cast("Any", None)))
     raw = b'{"x": {"sku": 1}}'
     first, _ = resolve(run, run.inputs[1], {0: raw}, mappings)
     run.mappers.clear()
@@ -450,13 +451,13 @@ def test_what_many_messages_ask_alike_is_made_once() -> None:
     costly = Graph("costly")
     costly.add("y", v=costly.add("x", key="a").via("much@1"))
     run = loaded(costly, {"much@1": "[it, it, it, it]"})
-    slow, large = Mappings(cast("Any", None)), json.dumps("x" * 400_000).encode()
+    slow, large = Mappings(fetcher(cast("Any", None))), json.dumps("x" * 400_000).encode()
     for _ in range(2):
         with pytest.raises(MappingError, match="come out"):
             resolve(run, run.inputs[1], {0: large}, slow)
         run.mappers.clear()
     run = loaded(g, {})
-    failing = Mappings(cast("Any", None))
+    failing = Mappings(fetcher(cast("Any", None)))
     for _ in range(2):
         with pytest.raises(MappingError, match=r"a.output by mapper all@1: the run has no mapper"):
             resolve(run, run.inputs[1], {0: raw}, failing)

@@ -123,6 +123,10 @@ class Journal:
             return None
         return guards.facts(node, "output", self.values[node])
 
+    def unsafe(self, node: int) -> bool:
+        """Whether the node's executor is; versions whose logs tell no events knew no such thing."""
+        return self.told and node % 5 == 1
+
     def report(
         self, node: int, end: str, chance: random.Random, *, value: Any = None, kind: str = "transient"
     ) -> Reported:
@@ -195,12 +199,13 @@ def ends(it: Journal, nodes: list[int], values: Any, chance: random.Random) -> N
     for node in nodes:
         value, drawn = values[it.run.keys[node]], chance.random()
         if drawn < 0.1:
-            events.append(it.report(node, "lost", chance))
+            events.append(it.report(node, "lost", chance)._replace(unsafe=it.unsafe(node)))
         elif drawn < 0.15:
             claimed = chance.choice([None, it.now])
             hard = claimed is not None and chance.random() < 0.5
             attempt = it.run.attempt[node]
-            events.append(LeaseExpired(node, it.run.epoch[node], attempt, claimed, "w", hard, chance.random()))
+            lease = LeaseExpired(node, it.run.epoch[node], attempt, claimed, "w", hard, chance.random())
+            events.append(lease._replace(unsafe=it.unsafe(node)))
         elif value is None or drawn < 0.25:
             events.append(it.report(node, "failed", chance, kind=chance.choice(KINDS)))
         else:

@@ -9,19 +9,18 @@ mappers; it is looked for where the attempt's blob must lie, whatever the report
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
-from ..core.expressions import Purse, Read, draw
-from ..core.expressions.operators import MOST_COST
-from ..core.expressions.values import brief
-from ..core.mappers import IT, MappingError
-from ..core.run import Run
-from ..store.runs import Runs
-from ..wire import RunId
+from .expressions import Purse, Read, draw
+from .expressions.operators import MOST_COST
+from .expressions.values import brief
 from .inputs import json_text, pick
+from .mappers import IT, MappingError
+from .run import Run
 
-MOST_MAPPED_BYTES = 1_048_576
-"""Of a blob that is fetched for a mapper; larger ones go to workers unmapped or not at all."""
+Fetch = Callable[[Run, int, str], bytes]
+"""(run, node, mapper) -> JSON of the node's output, which lies aside; raises MappingError when it may not be had."""
 MOST_KEPT_CHARACTERS = 4 * 1_048_576
 """Of what was made for one turn's messages."""
 CHARACTERS_PER_UNIT = 16
@@ -34,12 +33,12 @@ class Mappings:
     The value that was read last is remembered, and what was made, for a fan-out asks for the same again and again.
 
     Args:
-        runs: where blobs are.
+        fetch: JSON of an output that lies aside.
         strict: else the text of an error stands where nothing could be made, for who only shows it.
     """
 
-    def __init__(self, runs: Runs, *, strict: bool = True) -> None:
-        self._runs = runs
+    def __init__(self, fetch: Fetch, *, strict: bool = True) -> None:
+        self._fetch = fetch
         self._strict = strict
         self._last: tuple[str, bytes, Any] = ("", b"", None)
         self._made: dict[tuple[Any, ...], str | MappingError] = {}
@@ -105,7 +104,7 @@ class Mappings:
         """An output as JSON has it."""
         if self._last[0] == run.id and self._last[1] is raw:
             return self._last[2]
-        data = self._fetched(run, node, name) if blob else raw
+        data = self._fetch(run, node, name) if blob else raw
         _spend(purse, len(data), name)
         try:
             value = json.loads(data)
@@ -113,18 +112,6 @@ class Mappings:
             raise MappingError(name, "", "", "type", f"the output is no JSON that can be read: {broken}") from None
         self._last = (run.id, raw, value)
         return value
-
-    def _fetched(self, run: Run, node: int, name: str) -> bytes:
-        id_ = RunId(run.id)
-        key = self._runs.keys_of(id_).blob(run.attempt_id(self._runs.shard(id_), node))
-        size = self._runs.blob_bytes(key)
-        if size > MOST_MAPPED_BYTES:
-            problem = f"the output has {size:,} bytes, and at most {MOST_MAPPED_BYTES:,} are fetched for a mapper"
-            raise MappingError(name, "", "", "limit", problem)
-        data = self._runs.blob(key) if size else None
-        if data is None:
-            raise MappingError(name, "", "", "gone", f"the output put aside as {key} is gone from Redis")
-        return data
 
 
 def _spend(purse: Purse, characters: int, name: str) -> None:

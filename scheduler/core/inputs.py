@@ -11,9 +11,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..core.expressions import Purse
-from ..core.run import Run, Template
-from ..core.states import NodeState
+from .expressions import Purse
+from .run import Run, Template
+from .states import NodeState
 
 if TYPE_CHECKING:
     from .mapping import Mappings
