@@ -18,11 +18,11 @@ demo: $(STAMP) ## an example run on a private Redis, from nothing to its results
 up: $(STAMP) ## private Redis, scheduler and workers, in the foreground until Ctrl-C
 	$(BIN)/celeriac up
 
-check: $(STAMP) ## ruff, mypy, unit and contract tests: what CI runs first
+check: $(STAMP) ## ruff, mypy --strict, import rules and the other contracts: what CI runs first
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
-	$(PYTEST) tests/unit tests/contract
+	$(PYTEST) tests/contract
 
 test: $(STAMP) ## all tests, on real Redis servers and real Celery workers; JOBS=2
 	$(PYTEST)

@@ -44,6 +44,7 @@ def summary_document(it: Summary) -> dict[str, Any]:
         "hash": it.hash,
         "graph_version": it.graph_version,
         "versions": it.versions,
+        "policy": it.policy,
         "priority": it.priority,
         "acts": [act._asdict() for act in it.acts],
     }
@@ -136,6 +137,7 @@ def show_run(
         ("graph", it.name if it.graph_version is None else f"{it.name}, version {it.graph_version}"),
         ("hash", it.hash),
         ("executors", _versions(it)),
+        ("policy", it.policy),
         ("state", it.state.value),
         ("reason", it.reason),
         ("nodes", f"{it.nodes}: {counts_in_words(counts)}"),

@@ -314,6 +314,7 @@ class Batch:
         if page.changed and run.run_state in ENDED_RUNS:
             facts["ended_at_ms"] = self.now
         if page.policy and run.policy is not None:
+            facts["policy_version"] = run.policy.version
             facts["policy"] = json.dumps(run.policy.record, ensure_ascii=False, separators=(",", ":"))
         if page.acted:
             facts |= {"acts": json.dumps(run.acts, ensure_ascii=False), "priority": run.priority}

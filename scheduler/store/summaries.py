@@ -19,6 +19,7 @@ class Summary:
         hash: of its graph.  graph_version: that the graph says, None for none.
         versions: executor -> {"version": ..., "contract": hash}, as they were when the run was submitted; without
             "version" if it had none. Only executors that the graph names and that were known then.
+        policy: version of the policy that the run has taken up; None for none.
     """
 
     id: RunId
@@ -38,6 +39,7 @@ class Summary:
     acts: tuple[Act, ...] = ()
     graph_version: str | None = None
     versions: dict[str, dict[str, str]] = field(default_factory=dict)
+    policy: str | None = None
 
 
 def summary_of(run: RunId, fields: Mapping[bytes, bytes]) -> Summary:
@@ -70,4 +72,5 @@ def summary_of(run: RunId, fields: Mapping[bytes, bytes]) -> Summary:
         tuple(map(Act.from_record, json.loads(fields.get(b"acts", b"[]")))),
         text(b"graph_version"),
         json.loads(fields.get(b"versions", b"{}")),
+        text(b"policy_version"),
     )

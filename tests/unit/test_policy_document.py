@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from scheduler.core.safety import AFTER, BEFORE, Check
 from scheduler.errors import CeleriacError, InvalidValue, SettingsError
-from scheduler.policy import policy_of, read_policy
+from scheduler.policy import policy_of, read_policy, remarks
 from scheduler.settings import default_file
 
 EXAMPLE = Path(default_file("policy.toml"))
@@ -24,6 +25,14 @@ def test_the_example_says_all_that_a_policy_may_say() -> None:
     text = EXAMPLE.read_text("utf-8")
     for word in (*BEFORE, *AFTER, "soft_timeout_seconds", "base_seconds", "factor", "hold", "running"):
         assert word in text
+
+
+def test_the_policy_in_the_readme_is_one() -> None:
+    """What people copy can be deployed."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    [text] = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
+    found = read_policy(text.encode(), ".toml")
+    assert (found["checks"].keys(), remarks(found)) == ({"short-prompt", "clean-answer"}, [])
 
 
 def test_toml_yaml_and_json_say_the_same(tmp_path: Path) -> None:
