@@ -142,6 +142,10 @@ class Admission:
         route = self.routes.find(profile.executor) if is_found_later(profile.executor) else None
         return route.rule if route is not None else ""
 
+    def may_object(self, run: Run) -> bool:
+        """Whether anything can speak against sending nodes of a run: a deadline, or versions. Most have neither."""
+        return bool(self._versions) or run.deadline_at_ms is not None
+
     def objection(self, run: Run, node: int, now: int) -> Refusal | None:
         """Why a node must not be sent now, although there is room; None when it may.
 

@@ -221,7 +221,8 @@ class Dispatch:
         for name, run, nodes in self.admission.take(share, ADMITTED_PER_TURN):
             held = held_of(run.id)
             batch = batch_of(held)
-            may = [node for node in nodes if self._may_go(run, node, batch.now)]
+            careful = self.admission.may_object(run)
+            may = [node for node in nodes if self._may_go(run, node, batch.now)] if careful else nodes
             decision = decide(run, Admitted(may), batch.now)
             if decision.stale:
                 continue
@@ -235,7 +236,9 @@ class Dispatch:
                 place = name if profile is way else placed(name, profile.executor)
                 state = f"s|{place}|{queue_class.lease_ms}|{min(limit, profile.silence_ms or limit)}"
                 claim_by_ms = batch.now + self.claim_by_ms(name, run, node)
-                batch.send(run, node, id_, state, claim_by_ms, self.admission.told(run, way, profile.executor))
+                plain = profile is way and not careful
+                why = "" if plain else self.admission.told(run, way, profile.executor)
+                batch.send(run, node, id_, state, claim_by_ms, why)
                 self.flies(held, id_, place)
                 going.append(Outgoing(held, run_id, node, id_))
             held.look_by(batch.now + CHECK_MS)
