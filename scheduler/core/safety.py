@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from ..errors import masked
 from .expressions import EvaluationError, Expression, Read, evaluated, follow, parse, worded
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ class Finding(NamedTuple):
     """What a check has against something.
 
     Attributes:
-        type: DENIED or BROKEN.  words: which check, and what it met.  holds: its node stays blocked.
+        type: DENIED or BROKEN.  words: which check, and what it met, without passwords of URLs.
+        holds: its node stays blocked.
     """
 
     type: str
@@ -121,11 +123,11 @@ def judge(checks: Iterable[Check], values: Mapping[str, Any], *, after: bool) ->
             if type(found) is not bool:
                 raise EvaluationError(asked.text, "type", f"is {found!r:.80}, neither true nor false", seen)
         except EvaluationError as failed:
-            return Finding(BROKEN, f"the check {check.name!r} cannot be made: {failed}", holds=True)
+            return Finding(BROKEN, masked(f"the check {check.name!r} cannot be made: {failed}"), holds=True)
         except Exception as failed:  # noqa: BLE001  policy is data from outside; whatever it does, one node waits
             return Finding(BROKEN, f"the check {check.name!r} broke: {type(failed).__name__}: {failed}", holds=True)
         if not found:
             said = f"{check.message}: " if check.message else ""
             words = f"the check {check.name!r} denies it: {said}{worded(asked, found, seen)}"
-            return Finding(DENIED, words, holds=check.deny == HOLD and not after)
+            return Finding(DENIED, masked(words), holds=check.deny == HOLD and not after)
     return None

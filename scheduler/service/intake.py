@@ -197,12 +197,7 @@ class Intake:
         """
         if event.node >= run.n:
             return report, event, output
-        if (
-            run.policy is not None
-            and output is not None
-            and event.end == "succeeded"
-            and not _is_only_begun(run, event.node)
-        ):
+        if run.policy is not None and output is not None and _is_to_be_checked(run, event):
             report, event, output = self._checked(held, run, report, event, output)
         if event.end == "lost":
             return report, event._replace(unsafe=self._dispatch.is_unsafe(held, run, event.node, report.id)), output
@@ -251,10 +246,13 @@ class Intake:
             batch.note(found.run, found.node, "late", "completed from outside")
 
 
-def _is_only_begun(run: Run, node: int) -> bool:
-    """Whether a worker begins a job here that somebody outside ends: then the output is that one's."""
+def _is_to_be_checked(run: Run, event: Reported) -> bool:
+    """Whether this is the output of the current attempt, and not of one that only begins what somebody outside ends."""
+    node = event.node
+    if event.end != "succeeded" or (event.epoch, event.attempt) != (run.epoch[node], run.attempt[node]):
+        return False
     wait = None if run.guards is None else run.guards.waits.get(node)
-    return wait is not None and wait.kind == "outside"
+    return wait is None or wait.kind != "outside"
 
 
 def _event_of(report: Report, shard: int, at_ms: int) -> tuple[str, Reported]:
@@ -342,7 +340,7 @@ def _check_output(report: Report, output: bytes | None, wanted: bool) -> None:
         raise WireError("output", problem, output[:200])
     if wanted and output is not None:
         try:
-            value = json.loads(output)
+            value = json.loads(output.decode())  # bytes might be UTF-16 to it, which no message could carry
         except (ValueError, RecursionError) as broken:
             raise WireError("output", f"is not JSON: {broken}", output[:200]) from broken
         if report.output == "blob" and not (isinstance(value, dict) and isinstance(value.get("blob"), str)):

@@ -68,6 +68,18 @@ BROKEN: dict[str, list[str | bytes]] = {
     "an output that nobody announced": ["report", '{"id": "ID", "end": "succeeded"}', "output", "1"],
     "an output that is no JSON": ["report", '{"id": "ID", "end": "succeeded", "output": "inline"}', "output", "{"],
     "an output that is no UTF-8": ["report", '{"id": "ID", "end": "succeeded", "output": "inline"}', "output", b"\xff"],
+    "an output in UTF-16": [
+        "report",
+        '{"id": "ID", "end": "succeeded", "output": "inline"}',
+        "output",
+        '{"a": 1}'.encode("utf-16"),
+    ],
+    "an output with half a character": [
+        "report",
+        '{"id": "ID", "end": "succeeded", "output": "inline"}',
+        "output",
+        b'"\xed\xa0\x80"',
+    ],
     "a blob without a name": ["report", '{"id": "ID", "end": "succeeded", "output": "blob"}', "output", "{}"],
     "a pickle": ["report", CANARY],
     "a pickle as an output": ["report", '{"id": "ID", "end": "succeeded", "output": "inline"}', "output", CANARY],

@@ -46,6 +46,15 @@ def test_what_is_false_is_denied_by_the_first() -> None:
     assert found.words == "the check 'a' denies it: few: input.n > 3 is false (input.n = 3)"
 
 
+def test_what_is_told_holds_no_password() -> None:
+    """Of a URL among the inputs, whether it is denied or cannot be judged."""
+    values = VALUES | {"input": {"url": "amqp://app:s3cret@host//"}}
+    for text in ('input.url == "x"', "input.url.host == 1"):
+        found = judge([check(before=text)], values, after=False)
+        assert found is not None
+        assert "s3cret" not in found.words
+
+
 def test_hold_is_for_what_is_still_to_be_sent() -> None:
     """An output that came cannot be held back for later: it fails."""
     held = check(before="false", after="false", deny="hold")
