@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ..core.branching import GUARD_WHY
@@ -32,6 +32,7 @@ from ..core.states import TARGET, MoveKind, NodeState
 from ..core.waiting import FAIL, RETRY
 from ..core.waits import Wait
 from ..errors import shown
+from .governing import DENIES, PASSES
 from .possible import answers_of
 from .simulation import Decided
 
@@ -47,8 +48,8 @@ class Branch(NamedTuple):
     """One way that a policy may go.
 
     Attributes:
-        what: when, edge, rule, choice, race, stop, rung, answered, wait, escalation or limit.
-        node: its number; of a stop condition its place.
+        what: when, edge, rule, choice, race, stop, rung, answered, wait, escalation, limit or check.
+        node: its number; of a stop condition its place, of a check -1.
         way: which.
     """
 
@@ -91,6 +92,15 @@ def branches_of(run: Run) -> dict[Branch, str]:
         found[Branch("stop", number, "true")] = f"stop condition {stop.when.text}{reason}: ends the run"
         found[Branch("stop", number, "never")] = f"stop condition {stop.when.text}{reason}: a run ends without it"
     return found
+
+
+def of_checks(asked: Iterable[tuple[str, str, str]]) -> dict[Branch, str]:
+    """The branches of a policy's safety checks: (check, "before" | "after", what it asks)."""
+    return {
+        Branch("check", -1, f"{name} {moment} {way}"): f"check {shown(name)}, {moment} {text}: {way}"
+        for name, moment, text in asked
+        for way in (PASSES, DENIES)
+    }
 
 
 def _of_rule(run: Run, guards: Guards, node: int, answers: frozenset[Answer]) -> Iterator[tuple[Branch, str]]:

@@ -8,7 +8,8 @@
 Counted are: each trigger rule's answers that are possible (start, skip, upstream_failed); each guard true and false;
 each guarded edge open and closed; each branch of a choice; who wins a race, or nobody; each stop condition, and a run
 without it; each rung of a declared retry policy, and when none is left; how each wait ends; each limit of time that
-passes. What is decided by nobody's policy, such as the default retries, is not.
+passes. With a policy also what it sets, and each of its safety checks letting pass and denying. What is decided by
+nobody's policy, such as the default retries, is not.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from ..core.run import Run
 from ..core.states import ENDED_RUNS
 from ..errors import InvalidValue, shown
 from ..graph import Graph
-from .branches import Branch, branches_of, not_stopped, taken
+from .branches import Branch, branches_of, not_stopped, of_checks, taken
 from .errors import NotCovered, Stuck
+from .governing import Governing
 from .playing import RUN_ID
 from .simulate import simulate
 from .simulation import Simulation
@@ -34,24 +36,31 @@ class Coverage:
 
     Args:
         graph: as it is simulated; one that is changed afterwards is another graph.
+        policy: the document of a policy; every simulation takes it up that names no other.
 
     Raises:
         GraphError: the graph cannot be run.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, policy: Mapping[str, Any] | None = None) -> None:
         self._graph = graph
+        self._policy = policy
         compiled = graph.compile()
         self._hash = compiled.hash
         self._run = Run.load(RUN_ID, compiled.header, compiled.pages(), created_at_ms=0)
-        self._words = branches_of(self._run)
+        asked = []
+        if policy is not None:
+            governing = Governing(policy, self._run, {})
+            self._run.take_policy(governing.adopted.policy)
+            asked = list(governing.branches)
+        self._words = branches_of(self._run) | of_checks(asked)
         self._taken: Counter[Branch] = Counter()
         self._runs = 0
 
     def simulate(self, outcomes: Mapping[str, Any] | None = None, **options: Any) -> Simulation:
         """Run the graph as `simulate` does, with the same arguments, and count what it did; also when it got stuck."""
         try:
-            return self.add(simulate(self._graph, outcomes, **options))
+            return self.add(simulate(self._graph, outcomes, **{"policy": self._policy, **options}))
         except Stuck as stuck:
             self.add(stuck.simulation)
             raise
@@ -67,6 +76,7 @@ class Coverage:
         self._runs += 1
         for it in played.decided:
             self._taken.update(set(taken(self._run, it)))
+        self._taken.update({Branch("check", -1, " ".join(it)) for it in played.asked})
         if played.state in ENDED_RUNS and not any(it.decision.stopped for it in played.decided):
             self._taken.update(not_stopped(self._run))
         return played

@@ -6,14 +6,19 @@ cannot judge, waits: in a simulation no other policy comes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from ..core.events import PolicyAdopted
 from ..core.policies import BLOCKED, Place, place_of, resolved
 from ..core.run import Run
-from ..core.safety import Finding, error_of, judge, values_of
+from ..core.safety import BROKEN, DENIED, Finding, error_of, judge, values_of
 from ..policy import policy_of
+
+PASSES, DENIES, BREAKS = "lets it pass", "denies it", "cannot be made"
+"""What becomes of a check that is asked."""
+_WAYS = {DENIED: DENIES, BROKEN: BREAKS}
 
 
 class Governing:
@@ -26,6 +31,7 @@ class Governing:
 
     Attributes:
         held: node -> why it is held, in the words of the log.
+        asked: (check, "before" | "after", PASSES | DENIES | BREAKS), once for each time that a check was asked.
 
     Raises:
         InvalidValue: the document is no policy.
@@ -33,6 +39,7 @@ class Governing:
 
     def __init__(self, document: object, run: Run, contracts: Mapping[str, Mapping[str, Any]]) -> None:
         self.held: dict[int, str] = {}
+        self.asked: list[tuple[str, str, str]] = []
         self._run = run
         self._contracts = contracts
         self._record = resolved(policy_of(document), run.name, run.declared, self._place, run.mapped)
@@ -41,6 +48,20 @@ class Governing:
     def adopted(self) -> PolicyAdopted:
         """The run takes it up."""
         return PolicyAdopted(self._record)
+
+    @property
+    def branches(self) -> Iterator[tuple[str, str, str]]:
+        """(check, "before" | "after", what it asks), of checks that may concern what the graph's nodes do."""
+        ways = {way.executor for it in self._run.profiles for way in (it, *it.ways)}
+        names = {
+            name
+            for kind, match, checks in self._record["attached"]
+            if kind != "executor" or any(fnmatchcase(it, match) for it in ways)
+            for name in checks
+        }
+        for name, check in self._record["checks"].items():
+            if name in names:
+                yield from ((name, moment, check[moment]) for moment in ("before", "after") if moment in check)
 
     def _place(self, number: int) -> Place:
         profile = self._run.profiles[number]
@@ -77,8 +98,16 @@ class Governing:
             return None
         executor = run.way(node).executor
         queue_class = run.way(node).queue_class or self._class(executor, run.profile[node])
-        checks = run.policy.checks_of(executor, queue_class)
-        return judge(checks, {**more, **values_of(run, node, executor, queue_class, inputs)}, after=after)
+        values = {**more, **values_of(run, node, executor, queue_class, inputs)}
+        moment = "after" if after else "before"
+        for check in run.policy.checks_of(executor, queue_class):
+            if (check.after if after else check.before) is None:
+                continue
+            found = judge([check], values, after=after)
+            self.asked.append((check.name, moment, PASSES if found is None else _WAYS[found.type]))
+            if found is not None:
+                return found
+        return None
 
     def _hold(self, node: int, found: Finding) -> None:
         self.held[node] = f"{BLOCKED}{self._record['version']}: {found.words}"

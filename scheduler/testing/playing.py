@@ -456,6 +456,7 @@ class Play:
             waits=(*waits_of(run), *self._held_words()),
             unused=unused_words((it for it in self._script.outcomes if it not in self._calls), self._signals, asked),
             decided=tuple(self._decided),
+            asked=() if self._governing is None else tuple(self._governing.asked),
         )
 
 

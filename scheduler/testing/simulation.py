@@ -67,7 +67,7 @@ class Simulation:
         seconds: how long it took by its own clock.
         waits: what it waits for, when it has not ended.
         unused: scripted outcomes, signals and answers that were not needed, such as "signal 'paid'".
-        decided: every decision.
+        decided: every decision.  asked: every safety check that was asked, see Governing.
     """
 
     graph: str
@@ -84,6 +84,7 @@ class Simulation:
     waits: tuple[str, ...]
     unused: tuple[str, ...]
     decided: tuple[Decided, ...] = field(repr=False)
+    asked: tuple[tuple[str, str, str], ...] = field(default=(), repr=False)
 
     @property
     def path(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import pytest
 
 from scheduler.errors import InvalidValue
 from scheduler.graph import Graph, Retry, again, other
-from scheduler.testing import Coverage, Fails, Stuck, simulate
+from scheduler.testing import Coverage, Fails, NotCovered, Stuck, simulate
 
 POLICY: dict[str, Any] = {
     "version": "7",
@@ -82,17 +82,36 @@ def test_mappers_make_the_inputs() -> None:
     assert "print" not in played.calls
 
 
-def test_branches_are_covered_under_a_policy() -> None:
-    """Coverage counts what decisions took, whoever set the values."""
+def test_branches_of_a_policy_are_covered() -> None:
+    """What it sets, and each check letting pass and denying; a check that never denied is named with what it asks."""
     g = Graph("branches")
     ask = g.add("llm.ask", key="ask", prompt="hi")
     g.add("print", key="print", when=ask.out.score > 1)
-    coverage = Coverage(g)
-    coverage.simulate({"ask": {"score": 2}}, default=None, policy=POLICY)
-    assert any("when ask.output.score > 1 is false" in it for it in coverage.missing())
-    coverage.simulate({"ask": {"score": 0}}, default=None, policy=POLICY)
-    coverage.simulate({"ask": {"flagged": 1}}, default=None, policy=POLICY)
-    coverage.check()
+    coverage = Coverage(g, POLICY)
+    coverage.simulate({"ask": {"score": 2}}, default=None)
+    coverage.simulate({"ask": {"score": 0}}, default=None)
+    assert set(coverage.missing()) == {
+        "check 'short', before size(input.prompt) <= 3: denies it",
+        "check 'clean', after !has(output.flagged): denies it",
+        "node 'ask': tried again",
+        "node 'ask': no try is left, or none would help",
+        "node 'print': tried again",
+        "node 'print': no try is left, or none would help",
+        "node 'print': all_success says upstream_failed",
+    }
+    coverage.simulate({"ask": {"flagged": 1}}, default=None)
+    coverage.simulate({"ask": [Fails("transient"), {"score": 2}], "print": Fails("transient")}, default=None)
+    assert coverage.missing() == ["check 'short', before size(input.prompt) <= 3: denies it"]
+    with pytest.raises(NotCovered, match="check 'short'"):
+        coverage.check()
+    coverage.check(but=["check 'short'*denies it"])
+
+
+def test_checks_of_other_executors_are_no_branches() -> None:
+    """A policy is for many graphs; each is tried with what concerns it."""
+    g = Graph("plain")
+    g.add("print", key="print")
+    assert not [it for it in Coverage(g, POLICY).branches if it.startswith("check")]
 
 
 def test_a_wrong_policy_is_told_before_anything_happens() -> None:
