@@ -12,6 +12,8 @@ import pytest
 import redis
 
 from scheduler import Client, Graph
+from scheduler.policy import policy_of
+from scheduler.store import policies
 from scheduler.store.attempts import Attempts
 from scheduler.store.commits import Commit, send_commits
 from scheduler.store.connection import connect
@@ -136,6 +138,17 @@ def test_an_operator_sees_claims_and_retries(stack: Guarded) -> None:
         assert operator._access.runs.client.hgetall(KEYS.owners)
 
 
+def test_an_operator_deploys_a_policy_and_applications_go_by_it(stack: Guarded) -> None:
+    """They may neither read nor change it, so names of mappers are found out when the run needs them."""
+    runs = connect_runs(stack.as_("operator"), "cel", 16)
+    policies.deploy(runs, policy_of({"version": "users", "mappers": {"double@1": "it * 2.0"}}))
+    g = Graph("mapped")
+    total = g.add("shop.add", x=1, y=2, key="sum")
+    g.returns(g.add("shop.add", x=total.via("double@1"), y=1, key="more"))
+    with Client(stack.url("client")) as client:
+        assert client.submit(g).result(timeout=60) == 7.0
+
+
 def test_flower_hears_of_attempts_and_reads_no_key_of_ours(stack: Guarded) -> None:
     """Events and queues only."""
     with stack.as_("flower") as flower, flower.pubsub() as events:
@@ -177,6 +190,9 @@ FORBIDDEN: dict[str, tuple[str, Callable[[Any], object]]] = {
     ),
     "worker takes a shard": ("worker", lambda it: Owners(it, "cel", "w", 1000).take([3])),
     "worker listens to another channel": ("worker", lambda it: it.execute_command("SUBSCRIBE", "secrets")),
+    "client reads a policy": ("client", lambda it: it.hgetall(KEYS.policies)),
+    "client deploys a policy": ("client", lambda it: it.hset(KEYS.policies, "current", "1")),
+    "worker reads a policy": ("worker", lambda it: it.hgetall(KEYS.policies)),
     "client commits": ("client", commit),
     "client claims": ("client", lambda it: Attempts(it).claim([ATTEMPT], "c", "t")),
     "client writes an attempt": ("client", lambda it: it.hset(SHARD.attempts, ATTEMPT, "s|a|1|1")),
