@@ -5,7 +5,6 @@ A binding counts for every node that is sent from then on, of runs in flight too
 
 from __future__ import annotations
 
-import getpass
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,8 @@ import click
 
 from ..errors import InvalidValue, UnknownExecutor
 from ..wire import CAPABILITY_NAME, tool_of
-from .output import Output, instant, note, output_option
+from .changes import history_option, login_of, show_changes, who_and_why
+from .output import Output, note, output_option
 from .place import Place, place_options, runs_of
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def capabilities_command() -> None:
 
 
 @capabilities_command.command("ls")
-@click.option("--history", is_flag=True, help="The changes, the newest first.")
+@history_option
 @place_options
 @output_option
 def ls(history: bool, place: Place, out: Output) -> None:
@@ -38,11 +38,7 @@ def ls(history: bool, place: Place, out: Output) -> None:
         store = store_of(runs, settings)
         if history:
             changes = [it for it in store.history() if not tool_of(it.capability)]
-            if out.json:
-                out.document([it._asdict() for it in changes])
-                return
-            rows = [[instant(it.at_ms), it.capability, it.executor or "(unbound)", it.by, it.reason] for it in changes]
-            out.table(["when", "capability", "executor", "by", "reason"], rows)
+            show_changes(out, (it._asdict() for it in changes), capability="", executor="(unbound)")
             return
         bound = {name: it for name, it in store.bindings().items() if not tool_of(name)}
         offered = _offered(runs)
@@ -68,8 +64,7 @@ def _document(name: str, binding: Binding | None, offered: list[str]) -> dict[st
 @capabilities_command.command("bind")
 @click.argument("capability")
 @click.argument("executor")
-@click.option("--by", help="Who you are [default: your login].")
-@click.option("--reason", default="", help="Why; kept with the change.")
+@who_and_why
 @click.option("--force", is_flag=True, help="Also when no worker has said that the executor can do it.")
 @place_options
 @output_option
@@ -94,8 +89,7 @@ def bind(capability: str, executor: str, by: str | None, reason: str, force: boo
 
 @capabilities_command.command("unbind")
 @click.argument("capability")
-@click.option("--by", help="Who you are [default: your login].")
-@click.option("--reason", default="", help="Why; kept with the change.")
+@who_and_why
 @place_options
 @output_option
 def unbind(capability: str, by: str | None, reason: str, place: Place, out: Output) -> None:
@@ -132,13 +126,3 @@ def _check_name(capability: str) -> None:
         raise InvalidValue(
             "CAPABILITY", capability, "names no capability", "Write letters, digits, and the characters _ . -"
         )
-
-
-def login_of(by: str | None) -> str:
-    """Who makes a change: as was said, else the user that this process belongs to."""
-    if by is not None:
-        return by
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container without a passwd entry; KeyError before Python 3.13
-        return ""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .capabilities import login_of
+from .changes import history_option, login_of, show_changes, who_and_why
 from .output import Output, instant, note, output_option
 from .place import Place, place_options, runs_of, runs_with
 
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from ..policy import Line
     from ..store.runs import Runs
     from ..store.summaries import Summary
-
-_BY = click.option("--by", help="Who you are [default: your login].")
-_REASON = click.option("--reason", default="", help="Why; kept with the change.")
 
 
 @click.group("policy")
@@ -44,8 +41,7 @@ def check(file: Path, out: Output) -> None:
 
 @policy_command.command("apply")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@_BY
-@_REASON
+@who_and_why
 @place_options
 @output_option
 def apply(file: Path, by: str | None, reason: str, place: Place, out: Output) -> None:
@@ -60,8 +56,7 @@ def apply(file: Path, by: str | None, reason: str, place: Place, out: Output) ->
 
 @policy_command.command("use")
 @click.argument("version")
-@_BY
-@_REASON
+@who_and_why
 @place_options
 @output_option
 def use(version: str, by: str | None, reason: str, place: Place, out: Output) -> None:
@@ -74,8 +69,7 @@ def use(version: str, by: str | None, reason: str, place: Place, out: Output) ->
 
 
 @policy_command.command("withdraw")
-@_BY
-@_REASON
+@who_and_why
 @place_options
 @output_option
 def withdraw(by: str | None, reason: str, place: Place, out: Output) -> None:
@@ -89,7 +83,7 @@ def withdraw(by: str | None, reason: str, place: Place, out: Output) -> None:
 
 
 @policy_command.command("ls")
-@click.option("--history", is_flag=True, help="The changes, the newest first.")
+@history_option
 @place_options
 @output_option
 def ls(history: bool, place: Place, out: Output) -> None:
@@ -99,12 +93,7 @@ def ls(history: bool, place: Place, out: Output) -> None:
     with place.for_reading() as settings:
         runs = runs_of(settings)
         if history:
-            changes = policies.history(runs)
-            if out.json:
-                out.document([it._asdict() for it in changes])
-                return
-            told = [[instant(it.at_ms), it.version or "(withdrawn)", it.by, it.reason] for it in changes]
-            out.table(["when", "version", "by", "reason"], told)
+            show_changes(out, (it._asdict() for it in policies.history(runs)), version="(withdrawn)")
             return
         current = policies.current(runs) or {}
         found = [policies.record(runs, version) for version in policies.versions(runs)]

@@ -13,8 +13,9 @@ import click
 
 from ..errors import InvalidValue, UnknownExecutor
 from ..wire import TOOL, read_tool, tool_of
-from .capabilities import login_of, store_of
-from .output import Output, instant, note, output_option
+from .capabilities import store_of
+from .changes import history_option, login_of, show_changes, who_and_why
+from .output import Output, note, output_option
 from .place import Place, place_options, runs_of
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def tools_command() -> None:
 
 
 @tools_command.command("ls")
-@click.option("--history", is_flag=True, help="The changes of bindings, the newest first.")
+@history_option
 @place_options
 @output_option
 def ls(history: bool, place: Place, out: Output) -> None:
@@ -39,17 +40,9 @@ def ls(history: bool, place: Place, out: Output) -> None:
         store = store_of(runs, settings)
         if history:
             changes = [it for it in store.history() if tool_of(it.capability)]
-            if out.json:
-                rows = [{**it._asdict(), "tool": tool_of(it.capability)} for it in changes]
-                out.document([{name: value for name, value in row.items() if name != "capability"} for row in rows])
-                return
-            out.table(
-                ["when", "tool", "executor", "by", "reason"],
-                [
-                    [instant(it.at_ms), tool_of(it.capability), it.executor or "(unbound)", it.by, it.reason]
-                    for it in changes
-                ],
-            )
+            rows = ({"tool": tool_of(it.capability), **it._asdict()} for it in changes)
+            told = ({name: it[name] for name in it if name != "capability"} for it in rows)
+            show_changes(out, told, tool="", executor="(unbound)")
             return
         routes = Routes(runs.contracts(), store.bindings())
     found = list(_rows(routes))
@@ -75,8 +68,7 @@ def _rows(routes: Routes) -> Iterator[dict[str, Any]]:
 @tools_command.command("bind")
 @click.argument("tool")
 @click.argument("executor")
-@click.option("--by", help="Who you are [default: your login].")
-@click.option("--reason", default="", help="Why; kept with the change.")
+@who_and_why
 @click.option("--force", is_flag=True, help="Also when no worker has said that the executor offers it.")
 @place_options
 @output_option
@@ -100,8 +92,7 @@ def bind(tool: str, executor: str, by: str | None, reason: str, force: bool, pla
 
 @tools_command.command("unbind")
 @click.argument("tool")
-@click.option("--by", help="Who you are [default: your login].")
-@click.option("--reason", default="", help="Why; kept with the change.")
+@who_and_why
 @place_options
 @output_option
 def unbind(tool: str, by: str | None, reason: str, place: Place, out: Output) -> None:
