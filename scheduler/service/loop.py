@@ -308,7 +308,7 @@ class Scheduler:
         changes = policies.changes(runs)
         if changes != self._policy_changes:
             self._policy_changes = changes
-            self._dispatch.policies.learn(runs, policies.current(runs))
+            self._dispatch.policies.learn(runs, policies.current)
             for held in self._owned.held.values():
                 held.to_adopt.extend(held.runs)
         pause = CONTRACTS_SECONDS if self._dispatch.admission.waits() else self.settings.shard_lease_seconds / 3

@@ -8,7 +8,8 @@ is one that failed and never went out, a denied output is a report that failed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -16,15 +17,21 @@ from ..core.events import PolicyAdopted
 from ..core.inputs import pick, resolve
 from ..core.mappers import MappingError
 from ..core.mapping import Mappings
-from ..core.policies import RUNNING, Place, place_of, resolved
+from ..core.policies import RUNNING, Place, RunPolicy, place_of, resolved
 from ..core.run import Run, references
 from ..core.safety import BROKEN, Finding, error_of, judge, values_of
+from ..errors import CeleriacError
 from ..store.runs import Runs
 from ..wire import RunId
 from .admission import Admission
 from .aside import fetcher
 
+log = logging.getLogger("celeriac.scheduler")
+
 _NO_OUTPUT = ord("n")
+_NO_RUN = Run("", "", 0, [])
+_UNREADABLE = (CeleriacError, LookupError, TypeError, ValueError, AttributeError)
+"""What a record may raise that another hand, or a much later version, has written."""
 
 
 class Denied(NamedTuple):
@@ -58,9 +65,22 @@ class Policies:
         self._unjudged: dict[tuple[str, int], str] = {}
         """Nodes whose output a check could not judge -> why; they stay blocked while their run keeps its policy."""
 
-    def learn(self, runs: Runs, policy: Mapping[str, Any] | None) -> None:
-        """This policy is in force now."""
-        self.runs, self.current = runs, policy
+    def learn(self, runs: Runs, read: Callable[[Runs], Mapping[str, Any] | None]) -> None:
+        """Another policy is in force now. One that cannot be read is told, and the one before goes on counting.
+
+        Args:
+            read: gives its record.
+        """
+        self.runs = runs
+        try:
+            policy = read(runs)
+            if policy is not None:
+                RunPolicy.from_record(resolved(policy, "", (), partial(self._place, _NO_RUN)))
+        except _UNREADABLE as broken:
+            going_on = "none" if self.current is None else f"version {self.current['version']}"
+            log.error("the policy in force cannot be read (%s); %s goes on counting here", broken, going_on)
+            return
+        self.current = policy
 
     @property
     def _store(self) -> Runs:

@@ -17,6 +17,7 @@ from scheduler.graph import Graph, Retry, Timing, again, other
 from scheduler.policy import policy_of
 from scheduler.service.transport import MemoryTransport
 from scheduler.store import policies
+from scheduler.store.scopes import wake
 from scheduler.wire import RunId
 from tests.integration.echo import AtOnce, Echo, Ending, Task, echo, failure, tasks, value
 from tests.integration.replayed import decided_again
@@ -382,6 +383,28 @@ def test_an_older_version_can_be_put_in_force_again(stage: Stage) -> None:
         ("1", "ann"),
     ]
     assert policies.versions(stage.runs) == ["1", "2"]
+
+
+@pytest.mark.parametrize("record", ["", "[]", '{"version": "2", "adopt": "new"}', '{"layers": 3, "checks": {}}', "{"])
+def test_a_policy_that_cannot_be_read_stops_nobody(
+    stage: Stage, worker: Echo, at_once: AtOnce, record: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever has written it: it is told, and the one before goes on counting."""
+    stage.publish("echo")
+    deployed(stage, "1", system={"retry": {"max_attempts": 2, **SOON}})
+    worker.act = fails(100)
+    with stage.scheduler(at_once):
+        assert stage.ended(stage.submit(one())) == ["failed"]
+        if record:
+            stage.client.hset(stage.keys.policies, "version:2", record)
+        stage.client.hset(stage.keys.policies, "current", "2")
+        stage.client.hincrby(stage.keys.policies, "changes", 1)
+        wake(stage.runs)
+        eventually(lambda: "the policy in force cannot be read" in caplog.text, "it is told")
+        run = stage.submit(one())
+        assert stage.ended(run) == ["failed"]
+    assert words(stage, run, "policy") == ["version 1"]
+    assert stage.load(run).failures[0] == 2
 
 
 # --- the command line -------------------------------------------------------------------------------------------
