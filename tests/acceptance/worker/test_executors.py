@@ -61,3 +61,7 @@ def test_contracts_are_published(post: Post, processes: Worker) -> None:
     assert found["sample.echo"]["input_schema"] is None
     assert found["sample.retries"]["output_schema"] is None
     assert found["sample.older"]["doc"] is None
+    assert found["sample.add"]["celery_retries"] == []
+    assert "max_retries=5" in found["sample.autoretries"]["celery_retries"]
+    warned = "sample.autoretries declares autoretry_for=(<class 'KeyError'>,), max_retries=5, retry_backoff=2 to Celery"
+    assert warned in processes.text()

@@ -246,6 +246,29 @@ def test_plain_tasks_have_schemas_only_when_sure(app: Celery) -> None:
     assert contract_of(app.tasks["sure"], "a-class")["queue_class"] == "a-class"
 
 
+def test_what_a_task_tells_celery_of_retries_is_published(app: Celery) -> None:
+    """So that people can be told that it counts for nothing in a graph; Celery's defaults tell nothing."""
+    install(app, redis_url="redis://nowhere")
+
+    def work() -> None:
+        """Do nothing."""
+
+    app.task(work, name="plain", shared=False)
+    app.task(work, name="own", max_retries=10, autoretry_for=(KeyError,), retry_backoff=2, shared=False)
+
+    @executor(name="ours")
+    def ours() -> None:
+        """Say nothing of retries."""
+
+    found = contracts_of(installed_on(app))
+    assert found["plain"]["celery_retries"] == found["ours"]["celery_retries"] == []
+    assert found["own"]["celery_retries"] == [
+        "autoretry_for=(<class 'KeyError'>,)",
+        "max_retries=10",
+        "retry_backoff=2",
+    ]
+
+
 def test_an_executor_is_a_task_of_every_installed_app(app: Celery) -> None:
     """Whether install() or the decorator comes first; apps without install() are left alone."""
     bare = Celery("bare", broker="memory://", set_as_current=False)
