@@ -33,8 +33,11 @@ class Overdue:
         self._counts = counts
 
     def take(self, held: Held, batch: Batch) -> None:
-        """Leases and timers that have run out."""
-        due = self._inboxes.due(held.keys)
+        """Leases and timers that have run out by the instant as of which this turn decides.
+
+        What follows bears that instant, and nothing may be told as earlier than it was due.
+        """
+        due = self._inboxes.due(held.keys, by_ms=batch.now)
         nexts = [it for it in (due.next_timer_ms, due.next_lease_ms) if it is not None]
         if held.flying:
             nexts.append(due.now_ms + CHECK_MS)

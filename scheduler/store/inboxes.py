@@ -112,9 +112,14 @@ class Inboxes:
         else:
             self._count = min(2 * self._count, READ_COUNT)
 
-    def due(self, keys: ShardKeys, limit: int = DUE_COUNT) -> Due:
-        """Leases and timers that have run out, at most `limit` of each."""
-        now, expired, timers, lease, timer = DUE(self.client, [keys.attempts, keys.leases, keys.timers], [limit])
+    def due(self, keys: ShardKeys, limit: int = DUE_COUNT, by_ms: int | None = None) -> Due:
+        """Leases and timers that have run out, at most `limit` of each.
+
+        Args:
+            by_ms: by this instant, by Redis; None for now.
+        """
+        arguments = [limit, -1 if by_ms is None else by_ms]
+        now, expired, timers, lease, timer = DUE(self.client, [keys.attempts, keys.leases, keys.timers], arguments)
         attempts = {id_.decode(): state.decode() for id_, state in zip(expired[::2], expired[1::2], strict=True)}
         return Due(
             int(now),

@@ -96,3 +96,12 @@ def test_entries_are_read_in_order_with_repeated_fields(client: Any) -> None:
     assert 0 <= now - first.at_ms < HOUR_MS
     assert inboxes.read({keys.inbox: second.id}, 1)[0] == {}
     client.flushall()
+
+
+def test_what_is_due_after_a_given_instant_is_left_for_later(client: Any) -> None:
+    """A turn decides as of one instant: what has run out since is named as next, however late the question comes."""
+    keys, now = seed(client, a=-3_000, b=-1_000, t1=-2_000, t2=-1_999)
+    due = Inboxes(client).due(keys, by_ms=now - 2_000)
+    assert (due.now_ms, due.timers, list(due.attempts)) == (now - 2_000, ["t1"], ["a"])
+    assert (due.next_timer_ms, due.next_lease_ms) == (now - 1_999, now - 1_000)
+    client.flushall()
