@@ -134,8 +134,9 @@ class Intake:
         if self._requests.take(held, batch, kind, record):
             return
         if kind == b"look":
+            if not self.look_wanted:  # whoever has put further ones beside it has done so before all of them were read
+                self._learn()
             self.look_wanted = True
-            self._learn()
         elif kind == b"rewound":
             held.behind |= record.isdigit() and held.count < int(record)
         elif kind == b"dead":

@@ -21,6 +21,7 @@ from ..errors import StoreRefused, StoreTooNew, StoreUnreachable
 from ..settings import Settings, redacted
 from ..store import policies, scopes
 from ..store.capabilities import Capabilities
+from ..store.changed import Changed, changed
 from ..store.commits import Overtaken
 from ..store.connection import BLOCK_SECONDS, REFUSED, UNREACHABLE, connect
 from ..store.inboxes import Entry, Inboxes
@@ -76,7 +77,7 @@ class Scheduler:
         self._retention = Retention(settings, self.counts)
         self._stopping = self._blocked = False
         self._contracts_at = 0.0
-        self._contracts_version, self._pauses_version, self._policy_changes = (-1, -1), -1, -1
+        self._seen = Changed()
         self._pacing = Pacing()
         self._trouble = Trouble(settings, self.counts)
         self._safety = Safety(settings)
@@ -167,7 +168,7 @@ class Scheduler:
             self._stumbled,
         )
         self._contracts_at = 0.0
-        self._contracts_version, self._pauses_version, self._policy_changes = (-1, -1), -1, -1
+        self._seen = Changed()
 
     def _leave(self) -> None:
         try:
@@ -292,23 +293,18 @@ class Scheduler:
                 break
 
     def _learn_contracts(self) -> None:
-        """Read contracts and bindings when a version went up; more often while nodes wait for one."""
-        runs = self._owned.runs
-        capabilities = Capabilities(self._client, runs.namespace, self.settings.capabilities)
-        version = runs.contracts_version(), capabilities.version()
-        if version != self._contracts_version:
-            self._contracts_version = version
-            self._dispatch.admission.learn(runs.contracts(), capabilities.bindings())
-            self._dispatch.more = True
-        pauses = scopes.version(runs)
-        if pauses != self._pauses_version:
-            self._pauses_version = pauses
-            self._dispatch.admission.heed({(it.kind, it.name): it.why for it in scopes.paused(runs)})
-            self._dispatch.more = True
-        changes = policies.changes(runs)
-        if changes != self._policy_changes:
-            self._policy_changes = changes
-            self._dispatch.policies.learn(runs, policies.current)
+        """Read what holds for all runs when it has changed; more often while nodes wait for a contract."""
+        runs, dispatch = self._owned.runs, self._dispatch
+        before, self._seen = self._seen, changed(runs)
+        if self._seen[:2] != before[:2]:
+            bindings = Capabilities(self._client, runs.namespace, self.settings.capabilities).bindings()
+            dispatch.admission.learn(runs.contracts(), bindings)
+            dispatch.more = True
+        if self._seen.pauses != before.pauses:
+            dispatch.admission.heed({(it.kind, it.name): it.why for it in scopes.paused(runs)})
+            dispatch.more = True
+        if self._seen.policies != before.policies:
+            dispatch.policies.learn(runs, policies.current)
             for held in self._owned.held.values():
                 held.to_adopt.extend(held.runs)
         pause = CONTRACTS_SECONDS if self._dispatch.admission.waits() else self.settings.shard_lease_seconds / 3

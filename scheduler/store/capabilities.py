@@ -64,10 +64,6 @@ class Capabilities:
         self._keys = Keys(namespace)
         self._default = {name: Binding(executor) for name, executor in (default or {}).items()}
 
-    def version(self) -> int:
-        """Goes up with every change."""
-        return int(self._client.get(self._keys.capabilities_version) or 0)
-
     def bindings(self) -> dict[str, Binding]:
         """Capability, or tool as documents write it -> binding."""
         stored = self._client.hgetall(self._keys.capabilities)

@@ -18,7 +18,7 @@ from .scopes import wake
 
 HISTORY = 1_000
 """Changes that are kept."""
-_CHANGES, _CURRENT, _RECORD = b"changes", b"current", "version:"
+CHANGES, _CURRENT, _RECORD = b"changes", b"current", "version:"
 
 
 class Change(NamedTuple):
@@ -28,11 +28,6 @@ class Change(NamedTuple):
     by: str
     reason: str
     at_ms: int
-
-
-def changes(runs: Runs) -> int:
-    """Goes up with every change."""
-    return int(runs.client.hget(runs.keys.policies, _CHANGES) or 0)
 
 
 def current(runs: Runs) -> dict[str, Any] | None:
@@ -126,7 +121,7 @@ def _change(runs: Runs, version: str, by: str, reason: str) -> bool:
     change = Change(version, by, reason, runs.now_ms())
     with runs.client.pipeline(transaction=True) as pipe:
         pipe.hset(runs.keys.policies, _CURRENT, version)
-        pipe.hincrby(runs.keys.policies, _CHANGES, 1)
+        pipe.hincrby(runs.keys.policies, CHANGES, 1)
         pipe.lpush(
             runs.keys.policies_history, json.dumps(change._asdict(), ensure_ascii=False).encode("utf-8", "replace")
         )

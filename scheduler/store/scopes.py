@@ -12,7 +12,7 @@ from redis.exceptions import NoPermissionError
 
 from .runs import Runs
 
-_VERSION = b"version"
+VERSION = b"version"
 
 
 class Paused(NamedTuple):
@@ -60,7 +60,7 @@ def paused(runs: Runs) -> list[Paused]:
         return []
     pauses = []
     for field, body in found.items():
-        if field == _VERSION:
+        if field == VERSION:
             continue
         kind, _, name = field.decode().partition(":")
         it = json.loads(body)
@@ -68,14 +68,9 @@ def paused(runs: Runs) -> list[Paused]:
     return sorted(pauses)
 
 
-def version(runs: Runs) -> int:
-    """Goes up with every change."""
-    return int(runs.client.hget(runs.keys.paused, _VERSION) or 0)
-
-
 def _changed(runs: Runs, change: Any) -> bool:
     """Make a change, whose command waits in a pipeline, with the version going up; then every scheduler looks."""
-    change.hincrby(runs.keys.paused, _VERSION, 1)
+    change.hincrby(runs.keys.paused, VERSION, 1)
     changed = bool(change.execute()[0])
     if changed:
         wake(runs)
