@@ -101,15 +101,21 @@ def test_a_stopped_demo_leaves_nothing_behind(tmp_path: Path, how: signal.Signal
     """No process, no directory."""
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(COMMAND, cwd=ROOT, env=environment(tmp_path), stdout=log, stderr=log)
+    left: set[psutil.Process] = set()
+
+    def runs() -> bool:
+        """Looks for processes first, for the run takes a second or two and the signal must come within it."""
+        left.update(psutil.Process(process.pid).children(recursive=True))
+        return "submitted as run" in (tmp_path / "log").read_text()
+
     try:
-        eventually(lambda: "submitted as run" in (tmp_path / "log").read_text(), "the demo runs")
-        left = psutil.Process(process.pid).children(recursive=True)
+        eventually(runs, "the demo runs")
         process.send_signal(how)
         assert process.wait(60) == 130
     finally:
         process.kill()
         process.wait()
-    gone, alive = psutil.wait_procs(left, timeout=30)
+    gone, alive = psutil.wait_procs(list(left), timeout=30)
     assert not alive, [it.cmdline() for it in alive]
     assert len(gone) >= 4
     assert not list((tmp_path / "tmp").iterdir())
