@@ -38,6 +38,7 @@ from .reconnect import come_back_soon, guard_channels, guard_pool
 from .rejects import not_a_message, surviving_consumer
 from .report import Courier, end, tell
 from .tee import failure_of, tee_app
+from .threads import leaving_pool
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +152,7 @@ def _on_worker_init(sender: Any, **_: Any) -> None:
     declare_as_told(sender.app)
     installation.courier = Courier(installation)
     survive(sender.app, partial(not_a_message, installation))
+    sender.pool_cls = leaving_pool(sender.pool_cls)
     sender.consumer_cls = surviving_consumer(symbol_by_name(sender.consumer_cls))
 
 

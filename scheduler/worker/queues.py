@@ -13,8 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 from celery.bootsteps import StartStopStep
+from celery.exceptions import WorkerTerminate
 
 from ..errors import SettingsError
+from .threads import let_finish
 
 ARGUMENTS = "CELERIAC_QUEUE_ARGUMENTS"
 """Environment variable: JSON object, queue -> arguments. Made by `celeriac worker` (worker/options.py)."""
@@ -69,6 +71,9 @@ class _Loop:
 
         try:
             return self.own(*args)
+        except WorkerTerminate:
+            let_finish(args[0].pool)
+            raise
         except PreconditionFailed as closed:
             if _TIMED_OUT not in str(closed):
                 raise

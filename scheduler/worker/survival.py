@@ -25,6 +25,7 @@ from .endings import Ending, ending, lost
 from .installation import installation_of
 from .options import EXECUTORS
 from .report import tell
+from .threads import cannot_stop
 
 log = logging.getLogger(__name__)
 NOT_ALLOWED = "ExecutorNotAllowed"
@@ -209,6 +210,12 @@ class _Guarded:
             self._tell(ending(TimeLimitExceeded(timeout)))
         base: Any = super()
         base.on_timeout(soft, timeout)
+
+    def cancel(self, pool: Any, *args: Any, **kwargs: Any) -> None:
+        """The worker stops without waiting, or lost its broker. What runs in a thread cannot be ended, and goes on."""
+        if not cannot_stop(pool):
+            base: Any = super()
+            base.cancel(pool, *args, **kwargs)
 
     def _announce_cancelled(self, *args: Any, **kwargs: Any) -> None:
         """The worker stops without waiting, or lost its broker: the task's process was told to end."""

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,22 @@ def note(line: str) -> None:
     """Write into the ledger outside the system: what really ran."""
     with DIARY.open("a") as diary:
         diary.write(line + "\n")
+
+
+def _slow_handover(seconds: float) -> None:
+    """Stretch the moment in which the main thread hands work to a pool of threads, holding its lock."""
+    own: Any = ThreadPoolExecutor._adjust_thread_count
+
+    def adjust(self: ThreadPoolExecutor) -> None:
+        note("handing over")
+        time.sleep(seconds)
+        own(self)
+
+    ThreadPoolExecutor._adjust_thread_count = adjust  # type: ignore[method-assign]  # the fault that is made here
+
+
+if "SAMPLE_HANDOVER_SECONDS" in os.environ:
+    _slow_handover(float(os.environ["SAMPLE_HANDOVER_SECONDS"]))
 
 
 @app.task

@@ -9,6 +9,7 @@ import pytest
 from tests.acceptance.worker.conftest import Start
 from tests.acceptance.worker.post import Post
 from tests.acceptance.worker.test_claims import started
+from tests.waiting import eventually
 
 
 def test_warm_shutdown_finishes_and_says_goodbye(store: str, start: Start) -> None:
@@ -61,4 +62,20 @@ def test_threads_finish_even_in_a_cold_shutdown(store: str, start: Start) -> Non
     told = post.wait(id_)
     worker.ended()
     assert told.output == "slept"
+    assert len(post.told(id_)) == 1
+    assert "Unrecoverable error" not in worker.text(), "it left by an error and not by the way of leaving"
+    assert not post.unacknowledged(id_), "the thread's end was not acknowledged"
+
+
+def test_a_worker_told_to_stop_while_it_hands_work_to_a_thread_stops(store: str, start: Start) -> None:
+    """Celery stops the pool in its signal handler: never may that wait for a lock that the interrupted code holds."""
+    worker = start("handing", "-P", "threads", "-c", "2", SAMPLE_HANDOVER_SECONDS="3")
+    post = Post(store, "handing")
+    id_ = post.send("sample.sleeps", 0.1)
+    eventually(lambda: "handing over" in worker.notes(), "the main thread is in the middle of handing over")
+    worker.signal(signal.SIGQUIT)
+    worker.ended()
+    if not post.told(id_):
+        start("handing-again", "-P", "threads", "-c", "2", "-Q", "handing")
+    assert post.wait(id_).output == "slept"
     assert len(post.told(id_)) == 1
