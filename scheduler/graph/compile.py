@@ -34,9 +34,7 @@ from .limits import MAX_EDGES, MAX_GRAPH_CHARACTERS, MAX_PAGE_BYTES, MAX_PAGE_NO
 from .mapped import check_reads, known_mappers, mappers_used
 from .places import references_at
 from .policy import Policy
-from .rungs import StepWalk
 from .spec import Spec
-from .values import Walk
 
 FORMAT = 1
 GUARDED_FORMAT = 2
@@ -185,7 +183,7 @@ def compile_graph(
     used = mappers_used(specs)
     known = known_mappers(specs, used, mappers)
     if contracts:
-        _check_contracts(specs, Contracts(contracts, {name: it.shape(GAP) for name, it in known.items()}))
+        _check_contracts(specs, index, Contracts(contracts, {name: it.shape(GAP) for name, it in known.items()}))
     check_reads(specs, index, known, contracts or {})
     if guarded:
         check_types(specs, stops, index, contracts or {})
@@ -415,26 +413,35 @@ def _policies(specs: Sequence[Spec], up: Sequence[list[int]], classes: Collectio
     return list(seen.values())
 
 
-def _check_contracts(specs: Sequence[Spec], contracts: Contracts) -> None:
-    """Executors, inputs and paths; of a node with a ladder those of every step."""
-    executors = {s.key: (s.policy.executor, *(e for _, e in _other_executors(s.policy))) for s in specs}
-    outside = {s.key for s in specs if s.policy.timing.outside}
+def _check_contracts(specs: Sequence[Spec], index: Mapping[str, int], contracts: Contracts) -> None:
+    """Executors, inputs and paths; of a node with a ladder those of every step. Nodes share their policies."""
+    checked: set[int] = set()
     for spec in specs:
         if not spec.policy.executor:
             continue  # a choice, or a wait
-        contracts.check_executor(spec.policy.executor, f"nodes[{quoted(spec.key)}].executor")
-        if spec.policy.executor_version is not None:
-            at = f"nodes[{quoted(spec.key)}].executor_version"
-            contracts.check_version(spec.policy.executor, spec.policy.executor_version, at)
-        contracts.check_inputs(spec.policy.executor, spec.inputs, Walk(spec.key, None))
+        if id(spec.policy) not in checked:
+            checked.add(id(spec.policy))
+            _check_executor(spec, contracts)
+        contracts.check_inputs(spec.policy.executor, spec.inputs, spec.key)
         if spec.policy.retry.steps:
             _check_steps(spec, contracts)
         for i, reference in enumerate(spec.references):
-            if reference.path and reference.what == "output" and reference.key not in outside:
-                for executor in executors[reference.key]:
+            if reference.path and reference.what == "output":
+                producer = specs[index[reference.key]].policy
+                if producer.timing.outside:
+                    continue
+                for executor in (producer.executor, *(e for _, e in _other_executors(producer))):
                     problem = contracts.path_problem(executor, reference.path)
                     if problem:
                         raise problem.error(references_at(spec)[i], reference, executor)
+
+
+def _check_executor(spec: Spec, contracts: Contracts) -> None:
+    """Some worker has the executor, in the version that the node asks for."""
+    at, policy = f"nodes[{quoted(spec.key)}]", spec.policy
+    contracts.check_executor(policy.executor, f"{at}.executor")
+    if policy.executor_version is not None:
+        contracts.check_version(policy.executor, policy.executor_version, f"{at}.executor_version")
 
 
 def _other_executors(policy: Policy) -> Iterator[tuple[int, str]]:
@@ -451,7 +458,7 @@ def _check_steps(spec: Spec, contracts: Contracts) -> None:
         if number in others:
             contracts.check_executor(executor, f"nodes[{quoted(spec.key)}].retry.steps[{number}].executor")
         if number in others or inputs is not spec.inputs:
-            contracts.check_inputs(executor, inputs, StepWalk(spec.key, None, number))
+            contracts.check_inputs(executor, inputs, spec.key, number)
 
 
 def _page_ends(specs: Sequence[Spec]) -> Iterator[int]:

@@ -22,6 +22,7 @@ from .handles import Reference
 from .inputs import GAP, Inputs, Trail
 from .limits import kind_of
 from .offers import able, check_known
+from .rungs import StepWalk
 from .secret import SecretText
 from .values import Walk
 
@@ -68,6 +69,7 @@ class Contracts:
     ) -> None:
         self._contracts = contracts
         self._shapes = shapes
+        self._takes: dict[str, list[_Takes]] = {}
         self._paths: dict[tuple[str, tuple[str | int, ...]], PathProblem | None] = {}
 
     def check_executor(self, executor: str, at: str) -> None:
@@ -111,29 +113,66 @@ class Contracts:
             first = first or problem
         return first
 
-    def check_inputs(self, executor: str, inputs: Inputs, walk: Walk) -> None:
+    def check_inputs(self, executor: str, inputs: Inputs, node: str, step: int | None = None) -> None:
         """Whether literal inputs agree with the executor's input schema; references may be anything, but for the names
         of the fields that a mapper gives.
 
         Args:
-            walk: knows the places of the node, or of the step of its ladder, that has these inputs.
+            node, step: whose inputs they are: of a node, or of a step of its ladder.
 
         Raises:
             InputMismatch: a missing or unknown name, or a value of the wrong type.
         """
+        takes = self._takes.get(executor)
+        if takes is None:
+            takes = self._takes[executor] = self._schemas(executor)
+        if not takes:
+            return
+        kwargs, positional = inputs.values(self._shapes), inputs.args != "[]"
         first: InputMismatch | None = None
-        for name in able(self._contracts, executor):
-            schema = self._contracts[name].get("input_schema")
-            if not isinstance(schema, Mapping):
-                return
+        for it in takes:
             try:
-                _Inputs(walk, name, schema).check(inputs.values(self._shapes), inputs.args != "[]")
+                _Inputs(node, step, it.executor, it.root).check(it, kwargs, positional)
             except InputMismatch as problem:
                 first = first or problem
             else:
                 return
         if first is not None:
             raise first
+
+    def _schemas(self, executor: str) -> list[_Takes]:
+        """What the executors that may do it take; [] when one of them may take anything."""
+        names = able(self._contracts, executor)
+        schemas = [self._contracts[name].get("input_schema") for name in names]
+        found = [_takes(name, it) for name, it in zip(names, schemas, strict=True) if isinstance(it, Mapping)]
+        return found if len(found) == len(names) else []
+
+
+class _Takes(NamedTuple):
+    """What an executor takes, read from its schema once for all nodes that have it.
+
+    Attributes:
+        root: its whole input schema.
+        properties: name -> schema of an input.
+        closed: there are no others.
+        required: names that must be handed over.
+    """
+
+    executor: str
+    root: Mapping[str, Any]
+    properties: Mapping[str, Any]
+    closed: bool
+    required: tuple[str, ...]
+
+
+def _takes(executor: str, root: Mapping[str, Any]) -> _Takes:
+    schema = resolved(root, root)
+    properties = mapping(schema, "properties")
+    patterns = "patternProperties" in schema
+    extra = schema.get("additionalProperties", not (bool(properties) and not patterns))
+    required = schema.get("required")
+    names = tuple(it for it in required if isinstance(it, str)) if isinstance(required, list) else ()
+    return _Takes(executor, root, properties, extra is False and not patterns, names)
 
 
 def check_output(node: str, executor: str, contract: Mapping[str, Any], value: Any) -> None:
@@ -144,59 +183,60 @@ def check_output(node: str, executor: str, contract: Mapping[str, Any], value: A
     """
     schema = contract.get("output_schema")
     if isinstance(schema, Mapping):
-        _Inputs(Walk(node, None), executor, schema).output(value)
+        _Inputs(node, None, executor, schema).output(value)
 
 
 class _Inputs:
     """One check of one node's inputs, or of a value that is to be its output."""
 
-    def __init__(self, walk: Walk, executor: str, root: Mapping[str, Any]) -> None:
-        self.walk = walk
+    def __init__(self, node: str, step: int | None, executor: str, root: Mapping[str, Any]) -> None:
+        self.node = node
+        self.step = step
         self.executor = executor
         self.root = root
         self.left = _MAX_STEPS
+
+    def _place(self, trail: Trail) -> str:
+        walk = Walk(self.node, None) if self.step is None else StepWalk(self.node, None, self.step)
+        return walk.place(trail)
 
     def output(self, value: Any) -> None:
         """Whether a whole value is what the schema wants."""
         if problem := self._problem(self.root, value, (None, "output"), 0):
             where, text = problem
             remedy = "Give an output that the executor could give."
-            raise InputMismatch(self.walk.place(where), executor=self.executor, problem=text, remedy=remedy)
+            raise InputMismatch(self._place(where), executor=self.executor, problem=text, remedy=remedy)
 
-    def check(self, kwargs: Mapping[str, Any], positional: bool) -> None:
-        schema = resolved(self.root, self.root)
-        properties = mapping(schema, "properties")
-        closed = bool(properties) and "patternProperties" not in schema
-        extra = schema.get("additionalProperties", not closed)
+    def check(self, takes: _Takes, kwargs: Mapping[str, Any], positional: bool) -> None:
+        """Whether the executor takes these keyword arguments; what is positional may be any of those missing."""
+        properties = takes.properties
         for name, value in kwargs.items():
             trail = (None, "inputs", name)
             if name in properties:
                 self._value(properties[name], value, trail)
-            elif extra is False and "patternProperties" not in schema:
+            elif takes.closed:
                 raise InputMismatch(
-                    self.walk.place(trail),
+                    self._place(trail),
                     executor=self.executor,
                     problem=f"there is no input {shown(name)}",
                     remedy=f"Known are {', '.join(map(shown, sorted(properties))) or 'none'}."
                     + did_you_mean(name, properties),
                 )
-        required = schema.get("required")
-        if isinstance(required, list) and not positional:
-            for name in required:
-                if isinstance(name, str) and name not in kwargs:
-                    raise InputMismatch(
-                        f"{self.walk.place(None)}.inputs",
-                        executor=self.executor,
-                        problem=f"the input {shown(name)} is missing",
-                        remedy=f"Hand over {shown(name)}, a value or a node.",
-                    )
+        for name in () if positional else takes.required:
+            if name not in kwargs:
+                raise InputMismatch(
+                    f"{self._place(None)}.inputs",
+                    executor=self.executor,
+                    problem=f"the input {shown(name)} is missing",
+                    remedy=f"Hand over {shown(name)}, a value or a node.",
+                )
 
     def _value(self, schema: Schema, value: Any, trail: Trail) -> None:
         problem = self._problem(schema, value, trail, 0)
         if problem:
             where, text = problem
             raise InputMismatch(
-                self.walk.place(where),
+                self._place(where),
                 executor=self.executor,
                 problem=text,
                 remedy="Correct the value, or the mapper that gives it, or pass a node.",

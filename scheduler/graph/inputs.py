@@ -73,6 +73,8 @@ class Inputs:
         Args:
             shapes: name of a mapper -> what stands for a reference that goes through it.
         """
+        if self.kwargs == "{}":
+            return {}
         found: dict[str, Any] = json.loads(self.kwargs)
         if any(it.via in shapes for it in self.references):
             found = _shaped(found, iter(self.references[self.args.count(GAP_JSON) :]), shapes)
