@@ -41,10 +41,14 @@ TOOL = "tool:"
 TOOL_VERSION = r"(?:0|[1-9][0-9]{0,8})(?:\.(?:0|[1-9][0-9]{0,8}))?"
 """Of a tool: "2" or "2.1"."""
 
+BUNDLE = "celeriac.bundle"
+"""Name of the Celery task that carries several attempts of one queue class in one message."""
+
 _BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
 _RUN_ID = re.compile(r"[0-9a-z]{26}")
 _TOOL = re.compile(rf"({CAPABILITY_NAME})(?:@({TOOL_VERSION}))?")
 _ATTEMPT_ID = re.compile(r"([0-9]{1,4})\.([0-9a-z]{26})\.([0-9]{1,9})\.([0-9]{1,6})\.([0-9]{1,9})")
+_BUNDLE_ID = re.compile(rf"{_ATTEMPT_ID.pattern}x[0-9]{{1,6}}")
 
 
 def _base32(number: int, digits: int) -> str:
@@ -177,6 +181,39 @@ class AttemptId(NamedTuple):
             return None
         shard, run, node, epoch, attempt = found.groups()
         return cls(int(shard), RunId(run), int(node), int(epoch), int(attempt))
+
+
+def bundle_id(first: str, count: int) -> str:
+    """The Celery task id of a message that carries several attempts: the id of the first, and how many there are.
+
+    >>> bundle_id("7.01jd0c0000000000000000000a.3.1.2", 40)
+    '7.01jd0c0000000000000000000a.3.1.2x40'
+    """
+    return f"{first}x{count}"
+
+
+def carried(task_id: object, header: object) -> list[str]:
+    """The attempts that a Celery message carries: one, those of a bundle, or none when the message is not ours.
+
+    Args:
+        task_id: its Celery task id.
+        header: its header `celeriac`, which came over the wire and may be anything.
+
+    >>> one = "7.01jd0c0000000000000000000a.3.1.2"
+    >>> carried(one, None), carried("8b0b3a4e", {"attempts": [{"id": one}]})
+    (['7.01jd0c0000000000000000000a.3.1.2'], [])
+    >>> carried(bundle_id(one, 1), {"attempts": [{"id": one}, {"id": "else"}, 7]})
+    ['7.01jd0c0000000000000000000a.3.1.2']
+    """
+    if not isinstance(task_id, str):
+        return []
+    if AttemptId.parse(task_id) is not None:
+        return [task_id]
+    if _BUNDLE_ID.fullmatch(task_id) is None or not isinstance(header, dict):
+        return []
+    told = header.get("attempts")
+    found = [it.get("id") for it in told if isinstance(it, dict)] if isinstance(told, list) else []
+    return [it for it in found if isinstance(it, str) and AttemptId.parse(it) is not None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,11 +83,14 @@ def word_of(type_: object) -> str:
     return _NO_WORD.sub("?", str(type_))[:60] if type_ else "Unknown"
 
 
+_EXCUSED = ("NeverClaimed", "WorkerShutdown", "Unbegun", "StoreRewound", BROKEN)
+
+
 def counts_as_loss(error: Mapping[str, Any] | None) -> bool:
     """Whether a lost attempt may have been poison: it ran, and neither its worker's good order nor a broken check is
     why it counts for nothing.
     """
-    return error is not None and error.get("type") not in ("NeverClaimed", "WorkerShutdown", "StoreRewound", BROKEN)
+    return error is not None and error.get("type") not in _EXCUSED
 
 
 def may_have_begun(claimed_at_ms: int | None, error: Mapping[str, Any]) -> bool:

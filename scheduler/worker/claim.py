@@ -17,7 +17,7 @@ from ..errors import InvalidInput, Permanent
 from ..store.attempts import Attempts, Claim, Verdict
 from ..store.scripts import Script
 from ..wire import AttemptId
-from .context import HELD, Held, secrets_here
+from .context import BUNDLED, HELD, Held, secrets_here
 from .installation import Installation, claimant
 from .report import Patience
 from .secrets import Resolved, watch_logs
@@ -50,11 +50,16 @@ def begin(installation: Installation, task: Any, task_id: Any, args: Any, kwargs
     if now is not None and now.request is request:
         return
     hostname = request.hostname or "worker"
-    token = secrets.token_hex(8)
-    claim = _ask(installation, task_id, claimant(hostname), token)
+    bundle = BUNDLED.get()
+    if bundle is not None and task_id in bundle.claims:
+        claim, token = bundle.claims[task_id], bundle.token
+    else:
+        bundle, token = None, secrets.token_hex(8)
+        [claim] = ask(installation, [task_id], claimant(hostname), token)
     if claim.verdict is not Verdict.GRANTED:
         raise AttemptRefused(claim.verdict.value)
     it = Held(installation, task, request, attempt, token, hostname)
+    it.bundle = bundle
     it.claimed_at_ms = claim.now_ms
     it.hard_end_ms = claim.hard_end_ms
     it.lease_ms = claim.lease_end_ms - claim.now_ms
@@ -71,18 +76,25 @@ def begin(installation: Installation, task: Any, task_id: Any, args: Any, kwargs
         watch_logs(secrets_here)
 
 
-def _ask(installation: Installation, id_: str, worker: str, token: str) -> Claim:
+def ask(installation: Installation, ids: list[str], worker: str, token: str) -> list[Claim]:
+    """May attempts be begun? One answer each, in order, from one call per shard.
+
+    Raises:
+        Reject: Redis did not answer in time; their message goes back to the broker.
+    """
     patience: Patience | None = None
     while True:
         try:
-            return installation.attempts().claim([id_], worker, token)[0]
+            return installation.attempts().claim(ids, worker, token)
         except SoftTimeLimitExceeded:
             raise
         except Exception as trouble:  # noqa: BLE001  no answer: the same token again does no harm
             patience = patience or Patience(installation.claim_wait_seconds)
             patience.bear(trouble)
             if not patience.wait():
-                log.warning("attempt %s could not be claimed: %r. The message goes back to the broker.", id_, trouble)
+                more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+                warned = "attempt %s%s could not be claimed: %r. The message goes back to the broker."
+                log.warning(warned, ids[0], more, trouble)
                 raise Reject(repr(trouble), requeue=True) from None  # Celery logs what it came from, 50 lines of it
 
 

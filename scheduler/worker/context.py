@@ -20,6 +20,7 @@ from ..wire import AttemptId
 from .secrets import NO_SECRETS, Resolved
 
 if TYPE_CHECKING:
+    from .bundle import Bundle
     from .installation import Installation
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class Held:
 
     __slots__ = (
         "beat_at",
+        "bundle",
         "claimed_at_ms",
         "hard_end_ms",
         "id",
@@ -118,6 +120,8 @@ class Held:
         self.beat_at = 0.0
         """When its executor is heard again: what it says before is not passed on."""
         self.wanted = True
+        self.bundle: Bundle | None = None
+        """What it came with, when others came in the same message."""
 
     def heartbeat(self) -> bool:
         """See Context.heartbeat. Without an answer of Redis what was true before holds."""
@@ -156,6 +160,8 @@ class Held:
 
 
 HELD: ContextVar[Held | None] = ContextVar("celeriac_held", default=None)
+BUNDLED: ContextVar[Bundle | None] = ContextVar("celeriac_bundled", default=None)
+"""What this thread runs, when it came as several attempts in one message."""
 _GIVEN: ContextVar[Context | None] = ContextVar("celeriac_given", default=None)
 
 

@@ -18,7 +18,7 @@ from pydantic import PydanticUserError, TypeAdapter
 from pydantic_core import SchemaValidator
 
 from ..errors import InvalidValue
-from ..wire import CAPABILITY_NAME, VERSION, read_tool
+from ..wire import BUNDLE, CAPABILITY_NAME, VERSION, read_tool
 from .installation import Installation
 
 _PLAIN = {int, float, str, bool, type(None)}
@@ -29,7 +29,7 @@ def contracts_of(installation: Installation) -> dict[str, dict[str, Any]]:
     return {
         name: contract_of(task, installation.class_name())
         for name, task in sorted(installation.app.tasks.items())
-        if not name.startswith("celery.")
+        if not name.startswith("celery.") and name != BUNDLE
     }
 
 

@@ -27,7 +27,7 @@ from celery.exceptions import (
 from kombu.exceptions import ContentDisallowed, DecodeError, EncodeError
 
 from ..errors import ERROR_KINDS, ORIGINS, PHASES, ExecutorError, InvalidValue, did_you_mean
-from ..wire import error_record
+from ..wire import carried, error_record
 
 Meaning = str | tuple[str, str]
 """What an exception means: a kind, or a kind and who is at fault."""
@@ -62,6 +62,8 @@ _PHASES: dict[type[BaseException], str] = {
     DecodeError: "dispatch",
 }
 """Where attempts were that ended by these; all others ran."""
+UNBEGUN = "Unbegun"
+"""Type of the error of an attempt that came with others in one message and was given back before its turn."""
 _FULL_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
@@ -155,9 +157,32 @@ def ending(
     )
 
 
+def outside(exc: BaseException) -> Ending:
+    """What an exception means that the worker's main process reports of an attempt in its pool, or of a message."""
+    kind = kind_of(exc)
+    if kind == "transient":  # not from the executor, or its own process would have told
+        return lost(type(exc).__name__, str(exc))
+    return ending(exc, kind=kind)
+
+
 def lost(type_: str, message: str) -> Ending:
     """Infrastructure took the attempt; it does not use up the node's retries."""
     return Ending("lost", error_record("lost", type_, message, origin="infrastructure"))
+
+
+def endings_of(task_id: object, header: object, running: str | None, what: Ending) -> list[tuple[str, Ending]]:
+    """What is to be told of a message's attempts when whoever had it is gone; what they have reported stands.
+
+    Args:
+        task_id, header: of the message, as for wire.carried.
+        running: the attempt that it was at; "" for none, None when nobody knows.
+        what: became of that one. Those that came with it had not begun: they go back, at no cost.
+    """
+    ids = carried(task_id, header)
+    if len(ids) < 2 or running is None:
+        return [(id_, what) for id_ in ids]
+    unbegun = lost(UNBEGUN, f"given back before its turn: {what.error.get('message', '')}")
+    return [(id_, what if id_ == running else unbegun) for id_ in ids]
 
 
 def error_of(

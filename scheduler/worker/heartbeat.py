@@ -13,6 +13,7 @@ import signal
 import socket
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,8 @@ from celery.worker import state
 
 from ..store.attempts import Attempts
 from ..store.health import look
-from ..wire import AttemptId
+from ..wire import BUNDLE, VERSION, AttemptId, carried
 from .broker import noted, taken
-from .context import is_attempt
 from .endings import lost
 from .installation import Installation, claimant
 from .report import tell
@@ -121,12 +121,13 @@ class Heartbeat:
     def beat(self) -> None:
         """Renew, stop what is gone, announce."""
         store = self._store()
-        running = {it.id for it in _active() if is_attempt(it.id)}
-        waiting = [id_ for id_ in list(state.requests) if id_ not in running and is_attempt(id_)]
+        requests = _active()
+        active = {id_ for it in requests for id_ in _attempts(it)}
+        waiting = [id_ for it in list(state.requests.values()) for id_ in _attempts(it) if id_ not in active]
         gone: set[str] = set()
-        if running:
-            answers = store.renew(sorted(running), claimant(self.hostname))
-            gone = {id_ for id_, ours in answers.items() if not ours}
+        if active:
+            answers = store.renew(sorted(active), claimant(self.hostname))
+            gone = {id_ for id_ in map(self._at, requests) if not answers.get(id_, True)}
         if waiting:  # under nobody's name: a claim that an earlier delivery left behind must run out
             store.renew(waiting, NOBODY)
         for id_ in gone & self._gone:  # twice, so it is not one whose end is on its way through the pool's pipe
@@ -162,12 +163,17 @@ class Heartbeat:
             "host": socket.gethostname(),
             "started_at_ms": self.started_at_ms,
             "heartbeat_seconds": self.interval,
-            "refused": dict(refused),
+            "refused": dict(self._refused()),
+            "bundles": VERSION,
         }
+
+    def _refused(self) -> Counter[str]:
+        progress = self.installation.progress
+        return Counter(refused) + (progress.refused() if progress is not None else Counter())
 
     def note_abandoned(self) -> None:
         """A cold shutdown has begun: remember what is here, for Celery is about to forget it."""
-        self._abandoned = [id_ for id_ in list(state.requests) if is_attempt(id_)]
+        self._abandoned = [id_ for it in list(state.requests.values()) for id_ in _attempts(it)]
 
     def tell_abandoned(self) -> None:
         """Report what a cold shutdown ends without Celery's knowing: it began, but word of that had not come yet.
@@ -187,6 +193,13 @@ class Heartbeat:
         except Exception:  # Redis is away; the leases run out
             log.debug("what the shutdown left could not be told", exc_info=True)
 
+    def _at(self, request: Any) -> str:
+        """The attempt of a request that runs: of several in one message the others are done, or have not begun."""
+        progress = self.installation.progress
+        if request.name != BUNDLE or progress is None:
+            return str(request.id)
+        return progress.running(request.worker_pid) or ""
+
     def _soon(self, id_: str) -> None:
         """Have an attempt stopped by the main thread, where no result can arrive between look and act."""
         if id_ in self._stopping or not _stoppable(self.consumer.pool):
@@ -198,7 +211,7 @@ class Heartbeat:
             self._terminate(id_)
 
     def _terminate(self, id_: str) -> None:
-        request = next((it for it in _active() if it.id == id_ and it.worker_pid), None)
+        request = next((it for it in _active() if it.worker_pid and self._at(it) == id_), None)
         if request is None:
             return
         job = request._apply_result() if request._apply_result is not None else None
@@ -230,6 +243,11 @@ def _active() -> tuple[Any, ...]:
             return tuple(state.active_requests)
         except RuntimeError:  # changed by the main thread meanwhile
             continue
+
+
+def _attempts(request: Any) -> list[str]:
+    """The attempts that came with a request of Celery's."""
+    return carried(request.id, request.request_dict.get("celeriac"))
 
 
 def _stoppable(pool: Any) -> bool:

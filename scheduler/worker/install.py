@@ -27,12 +27,14 @@ from celery.utils.imports import symbol_by_name
 from ..errors import InvalidValue, SettingsError
 from .adopt import adopt_all
 from .broker import survive
+from .bundle import register_bundles
 from .claim import hand_over
 from .context import HELD, Held, is_attempt
 from .contracts import contracts_of
-from .endings import Ending, ErrorTable, check_errors, error_of, lost
+from .endings import UNBEGUN, Ending, ErrorTable, check_errors, endings_of, error_of, lost
 from .executor import register_all
 from .installation import Installation, installation_of, installed_on, new_start, spell_broker
+from .progress import Progress
 from .queues import Patience, declare_as_told
 from .reconnect import come_back_soon, guard_channels, guard_pool
 from .rejects import not_a_message, surviving_consumer
@@ -43,7 +45,6 @@ from .threads import leaving_pool
 log = logging.getLogger(__name__)
 
 _UID = "celeriac"
-_in_pool_process = False
 
 
 def install(
@@ -96,6 +97,7 @@ def install(
     _connect_signals()
     tee_app(it)
     register_all(it)
+    register_bundles(it)
     if it.app.finalized:
         adopt_all(it)
     it.app.steps["consumer"].add(Patience)
@@ -151,6 +153,7 @@ def _on_worker_init(sender: Any, **_: Any) -> None:
     new_start()
     declare_as_told(sender.app)
     installation.courier = Courier(installation)
+    installation.progress = Progress()
     survive(sender.app, partial(not_a_message, installation))
     sender.pool_cls = leaving_pool(sender.pool_cls)
     sender.consumer_cls = surviving_consumer(symbol_by_name(sender.consumer_cls))
@@ -175,10 +178,9 @@ def _on_worker_ready(sender: Any, **_: Any) -> None:
 
 def _on_pool_process(**_: Any) -> None:
     """A pool process has begun: threads and connections stayed with its parent."""
-    global _in_pool_process  # noqa: PLW0603  a fact about the whole process
-    _in_pool_process = True
     for installation in _installed:
         installation.courier = None
+        installation.in_pool_process = True
 
 
 def _on_shutting_down(how: str = "", **_: Any) -> None:
@@ -227,24 +229,29 @@ def _after_run(task_id: Any = None, retval: Any = None, state: Any = None, **_: 
     elif state == "REJECTED":
         if not retval.requeue:
             end(it, Ending("failed", error_of(retval, "permanent", mask=it.secrets.masked)))
+        elif it.bundle is not None:
+            end(it, lost(UNBEGUN, "the task asked for another delivery"))
         elif it.task.acks_late:
             hand_over(it, "requeued")
         else:
             end(it, lost("Reject", "the task asked for another delivery, but its message was acknowledged early"))
     elif isinstance(retval, Ignore):
         end(it, failure_of(it, retval, None))
-    elif state is None and not _in_pool_process:  # SystemExit and its like; of a pool process its parent tells
+    elif state is None and not it.installation.in_pool_process:  # SystemExit and its like; else the parent tells
         end(it, lost("SystemExit", "the task ended its own process or thread"))
 
 
 def _on_internal_error(
-    sender: Any = None, task_id: Any = None, exception: BaseException | None = None, **_: Any
+    sender: Any = None, task_id: Any = None, request: Any = None, exception: BaseException | None = None, **_: Any
 ) -> None:
     """Celery signal task_internal_error: something failed around the task and not in it."""
-    if not is_attempt(task_id):
-        return
     installation = installation_of(getattr(sender, "app", None))
     if installation is None:
+        return
+    if not is_attempt(task_id):
+        header = request.get("celeriac") if isinstance(request, dict) else None
+        for id_, what in endings_of(task_id, header, "", lost(type(exception).__name__, f"outside: {exception}")):
+            tell(installation, id_, what)
         return
     last = _last.get()
     if last is not None and last.id == task_id and last.settled:

@@ -19,6 +19,7 @@ from .secrets import Source
 
 if TYPE_CHECKING:
     from .heartbeat import Heartbeat
+    from .progress import Progress
     from .report import Courier
 
 NONCE = "CELERIAC_WORKER_NONCE"
@@ -43,6 +44,8 @@ class Installation:
         heartbeat_seconds: as given to install(); see interval().
         secrets: as given to install(): name of a secret -> its value, or None when it is not there.
         claim_wait_seconds: how long a claim waits for Redis before the message goes back to the broker.
+        progress: what the pool's processes are at; made by the worker's main process.
+        in_pool_process: whether this process is one of them.
     """
 
     app: Any
@@ -56,6 +59,8 @@ class Installation:
     executor_errors: dict[str, ErrorTable] = field(default_factory=dict)
     courier: Courier | None = None
     heartbeat: Heartbeat | None = None
+    progress: Progress | None = None
+    in_pool_process: bool = False
     _store: tuple[int, Attempts] | None = None
     _output_limit: int | None = None
 

@@ -17,8 +17,7 @@ from typing import Any
 from celery.exceptions import NotRegistered
 
 from ..wire import DeadMessage
-from .context import is_attempt
-from .endings import ending, lost
+from .endings import ending, endings_of, lost
 from .installation import Installation, installation_of
 from .report import tell, tell_dead
 from .survival import refused
@@ -127,8 +126,9 @@ class _Consumer:
         try:
             headers = message.headers if isinstance(message.headers, dict) else {}
             id_ = headers.get("id")
-            if is_attempt(id_):
-                tell(installation, str(id_), lost("MessageRejected", cause) if told is None else ending(told))
+            what = lost("MessageRejected", cause) if told is None else ending(told)
+            for attempt, ended in endings_of(id_, headers.get("celeriac"), None, what):
+                tell(installation, attempt, ended)
             letter(installation, message, cause, self.hostname)
         except Exception:  # the message is off the queue, and that is what matters
             log.exception("a rejected message could not be told of")

@@ -13,15 +13,15 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from celery.exceptions import InvalidTaskError, Terminated, TimeLimitExceeded, WorkerLostError
+from celery.exceptions import InvalidTaskError, Reject, Terminated, TimeLimitExceeded, WorkerLostError
 from celery.utils.imports import symbol_by_name
 from celery.worker import state
 
 from ..errors import WireError
-from ..wire import allowed, check_reader, error_record
+from ..wire import BUNDLE, allowed, carried, check_reader, error_record
 from .claim import AttemptRefused
 from .context import is_attempt
-from .endings import Ending, ending, lost
+from .endings import Ending, ending, endings_of, lost, outside
 from .installation import installation_of
 from .options import EXECUTORS
 from .report import tell
@@ -35,6 +35,13 @@ refused: dict[str, int] = {}
 rejected messages that became no dead letter ("passed over"); the heartbeat announces them."""
 _counting = threading.Lock()
 """In a pool of threads, several may be refused at one time."""
+
+
+def count_refused(counts: Mapping[str, int]) -> None:
+    """Claims were refused in this process, by verdict."""
+    with _counting:
+        for verdict, count in counts.items():
+            refused[verdict] = refused.get(verdict, 0) + count
 
 
 def guard(task: Any) -> None:
@@ -54,7 +61,7 @@ class _Strategy:
         if not issubclass(request, _Guarded):
             type(task).Request = _guarded(request)
         strategy = symbol_by_name(self.own)(task, app, consumer, **options)
-        if not _may_run(task.name):
+        if task.name != BUNDLE and not may_run(task.name):
             return _refusing(task.name, app, strategy)
 
         def receive(message: Any, body: Any, *args: Any, **kwargs: Any) -> Any:
@@ -64,7 +71,7 @@ class _Strategy:
         return receive
 
 
-def _may_run(name: str) -> bool:
+def may_run(name: str) -> bool:
     """Whether this worker was started for a class that takes this task."""
     patterns = os.environ.get(EXECUTORS)
     return not patterns or allowed(name, patterns.split(","))
@@ -118,8 +125,11 @@ def check(message: Any, body: Any) -> None:
     if embed is not None and not isinstance(embed, dict):
         raise InvalidTaskError("body: expected [args, kwargs, embed] with a mapping as embed")
     _check_call(args, kwargs)
-    if is_attempt(id_):
+    ids = carried(id_, headers.get("celeriac"))
+    if ids:
         _check_header(headers.get("celeriac"))
+    if headers.get("task") == BUNDLE:
+        _check_bundle(args, ids)
     if is_attempt(id_) and not (isinstance(args, list | tuple) and isinstance(kwargs, dict)):
         raise InvalidTaskError("body: expected [args, kwargs, embed] with a list as args and a mapping as kwargs")
 
@@ -158,6 +168,22 @@ def _check_call(args: Any, kwargs: Any) -> None:
         raise InvalidTaskError("body: expected args that are a list, and kwargs that are a mapping")
 
 
+def _check_bundle(args: Any, ids: list[str]) -> None:
+    """The attempts of a bundle are those of its header, and each can be called."""
+    entries = args[0] if isinstance(args, list | tuple) and len(args) == 1 else None
+    if not isinstance(entries, list) or not all(isinstance(it, dict) for it in entries):
+        raise InvalidTaskError("body: expected one list of attempts")
+    if not ids or [it.get("id") for it in entries] != ids:
+        raise InvalidTaskError("body: its attempts are not those of the header")
+    for it in entries:
+        _check_fields(it)
+        if not isinstance(it.get("task"), str) or not isinstance(it.get("celeriac"), dict):
+            raise InvalidTaskError(f"attempt {it['id']}: expected a task and a header")
+        if not isinstance(it.get("args"), list) or not isinstance(it.get("kwargs"), dict):
+            raise InvalidTaskError(f"attempt {it['id']}: expected args that are a list, and kwargs that are a mapping")
+        _check_header(it["celeriac"])
+
+
 def _check_header(header: Any) -> None:
     """A message that only a newer worker understands is refused; its attempt counts as lost, so another may get it."""
     try:
@@ -171,8 +197,11 @@ class _Guarded:
     """What is laid over a task's Request class."""
 
     id: str
+    name: str
     task: Any
     app: Any
+    worker_pid: int | None
+    request_dict: dict[str, Any]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         try:
@@ -185,9 +214,10 @@ class _Guarded:
         base: Any = super()
         exc = getattr(exc_info.exception, "exc", exc_info.exception)
         if isinstance(exc, AttemptRefused):
-            verdict = str(exc)
-            with _counting:
-                refused[verdict] = refused.get(verdict, 0) + 1
+            count_refused({str(exc): 1})
+        elif self._is_bundle() and not isinstance(exc, Reject):  # Celery tells only of the message
+            shut = state.should_terminate and isinstance(exc, WorkerLostError | Terminated | SystemExit)
+            self._tell(lost("WorkerShutdown", ABANDONED) if shut else outside(exc))
         elif state.should_terminate and isinstance(exc, WorkerLostError | Terminated | SystemExit):
             self._tell(lost("WorkerShutdown", ABANDONED))  # in a cold shutdown Celery keeps quiet about these
         try:
@@ -206,7 +236,7 @@ class _Guarded:
 
     def on_timeout(self, soft: bool, timeout: Any) -> None:
         """A time limit passed. In a cold shutdown Celery keeps quiet about hard ones."""
-        if not soft and state.should_terminate:
+        if not soft and (state.should_terminate or self._is_bundle()):
             self._tell(ending(TimeLimitExceeded(timeout)))
         base: Any = super()
         base.on_timeout(soft, timeout)
@@ -223,10 +253,16 @@ class _Guarded:
         base: Any = super()
         base._announce_cancelled(*args, **kwargs)
 
+    def _is_bundle(self) -> bool:
+        return self.name == BUNDLE
+
     def _tell(self, what: Ending) -> None:
         installation = installation_of(self.app)
-        if installation is not None and is_attempt(self.id):
-            tell(installation, self.id, what)
+        if installation is None:
+            return
+        running = None if installation.progress is None else installation.progress.running(self.worker_pid)
+        for id_, ended in endings_of(self.id, self.request_dict.get("celeriac"), running, what):
+            tell(installation, id_, ended)
 
 
 _classes: dict[type, type] = {}

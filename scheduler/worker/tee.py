@@ -20,7 +20,7 @@ from kombu.exceptions import EncodeError
 
 from ..wire import error_record
 from .context import Held, held, is_attempt
-from .endings import Ending, ending, kind_of, lost, refuses
+from .endings import Ending, ending, endings_of, kind_of, lost, outside, refuses
 from .installation import Installation, installation_of
 from .report import check_size, encode, end, succeed, tell
 
@@ -75,13 +75,15 @@ class _Tee:
         ending. Our own terminations have been suppressed before.
         """
         base: Any = super()
-        if not is_attempt(task_id):
+        what = lost("TaskRevoked", f"Celery discarded or stopped the task: {reason or 'revoked'}")
+        told = endings_of(task_id, request.get("celeriac") if request is not None else None, None, what)
+        if not told:
             base.mark_as_revoked(task_id, reason, request, *args, **kwargs)
             return
         _own_store(base.mark_as_revoked, task_id, reason, request, *args, **kwargs)
         if request is not None:
-            what = lost("TaskRevoked", f"Celery discarded or stopped the task: {reason or 'revoked'}")
-            _tell(self.app, task_id, what)
+            for id_, ended in told:
+                _tell(self.app, id_, ended)
 
     def mark_as_retry(self, task_id: Any, exc: Any, *args: Any, **kwargs: Any) -> None:
         """The user's store only: Task.on_retry, called for every retry, makes the report."""
@@ -145,14 +147,6 @@ def failure_of(it: Held, exc: BaseException, traceback: object) -> Ending:
     if called_wrongly and kind_of(exc, kinds) == "transient":
         return ending(exc, kinds, traceback=traceback, kind="invalid_input", phase="validate", mask=it.secrets.masked)
     return ending(exc, kinds, traceback=traceback, mask=it.secrets.masked)
-
-
-def outside(exc: BaseException) -> Ending:
-    """What an exception means that the worker's main process reports of an attempt in its pool, or of a message."""
-    kind = kind_of(exc)
-    if kind == "transient":  # not from the executor, or its own process would have told
-        return lost(type(exc).__name__, str(exc))
-    return ending(exc, kind=kind)
 
 
 def _retried(it: Held, exc: BaseException | None) -> Ending:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scheduler.embedded import EmbeddedRedis
-from tests.acceptance.worker.post import Post, Worker
+from tests.acceptance.worker.post import BundledPost, Post, Worker
 
 Start = Callable[..., Worker]
 
@@ -62,10 +62,18 @@ def thread_post(store: str, threads: Worker) -> Post:
 
 
 @pytest.fixture(params=["processes", "threads"])
-def either(request: pytest.FixtureRequest, store: str) -> Post:
-    """Sends to each of the two in turn."""
+def alone(request: pytest.FixtureRequest, store: str) -> Post:
+    """Sends to each of the two in turn, every attempt in a message of its own."""
     worker: Worker = request.getfixturevalue(request.param)
     return Post(store, worker.queue)
+
+
+@pytest.fixture(params=["processes", "threads", "processes-bundled", "threads-bundled"])
+def either(request: pytest.FixtureRequest, store: str) -> Post:
+    """Sends to each of the two in turn; then so that every attempt comes in one message with others."""
+    pool, _, bundled = request.param.partition("-")
+    worker: Worker = request.getfixturevalue(pool)
+    return (BundledPost if bundled else Post)(store, worker.queue)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from kombu.entity import Queue
 from kombu.messaging import Producer
 
 from scheduler.store.keys import Keys
-from scheduler.wire import new_run_id
+from scheduler.wire import BUNDLE, bundle_id, new_run_id
 from tests import waiting
 
 HERE = Path(__file__).parent
@@ -142,6 +142,50 @@ class Post:
         """The scheduler ended or cancelled the attempt."""
         self.client.hdel(self.keys.attempts, id_)
         self.client.zrem(self.keys.leases, id_)
+
+
+class BundledPost(Post):
+    """Sends every attempt in one message with two others, one before it and one behind it."""
+
+    def send(self, task: str, *args: Any, id_: str | None = None, headers: Any = None, **options: Any) -> str:
+        """Send one attempt, and an echo on either side; returns its id."""
+        id_ = id_ or self.seed()
+        entry = self.entry(task, *args, id_=id_, headers=headers, **options)
+        self.send_bundle([self.entry("sample.echo", 1), entry, self.entry("sample.echo", 2)])
+        return id_
+
+    def entry(
+        self,
+        task: str,
+        *args: Any,
+        id_: str | None = None,
+        headers: Any = None,
+        kwargs: Any = None,
+        time_limit: float | None = None,
+        soft_time_limit: float | None = None,
+        ignore_result: bool = True,
+    ) -> dict[str, Any]:
+        """An attempt as it stands in a bundle."""
+        id_ = id_ or self.seed()
+        return {
+            "id": id_,
+            "task": task,
+            "args": list(args),
+            "kwargs": kwargs or {},
+            "run": self.run,
+            "celeriac": (headers or {}).get("celeriac") or {"v": 1},
+            "timelimit": [time_limit, soft_time_limit],
+            "ignore_result": ignore_result,
+        }
+
+    def send_bundle(self, entries: list[dict[str, Any]]) -> str:
+        """Send attempts in one message; returns its Celery id."""
+        id_ = bundle_id(entries[0]["id"], len(entries))
+        header = {"v": 1, "attempts": [{"id": it["id"]} for it in entries]}
+        self.app.send_task(
+            BUNDLE, [entries], task_id=id_, queue=self.queue, headers={"celeriac": header}, ignore_result=True
+        )
+        return id_
 
 
 def broker_url(url: str) -> str:

@@ -205,12 +205,12 @@ def test_replace_keeps_the_attempt_open(either: Post, how: str) -> None:
     assert len(either.told(id_)) == 1
 
 
-def test_requeue_runs_the_same_attempt_again(either: Post) -> None:
+def test_requeue_runs_the_same_attempt_again(alone: Post) -> None:
     """Reject(requeue=True) gives the claim back, so the next delivery is granted at once."""
-    id_ = either.send("sample.requeues")
-    assert either.wait(id_, 10).output == "second delivery"
-    either.settled()
-    assert len(either.told(id_)) == 1
+    id_ = alone.send("sample.requeues")
+    assert alone.wait(id_, 10).output == "second delivery"
+    alone.settled()
+    assert len(alone.told(id_)) == 1
 
 
 def test_out_of_memory_is_a_loss_and_the_worker_lives(either: Post, request: pytest.FixtureRequest) -> None:

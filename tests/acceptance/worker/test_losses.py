@@ -49,21 +49,21 @@ def test_an_unknown_task_is_permanent(either: Post) -> None:
     assert either.wait(id_).short == ("failed", "permanent", "NotRegistered")
 
 
-def test_an_expired_message_is_a_loss(either: Post) -> None:
+def test_an_expired_message_is_a_loss(alone: Post) -> None:
     """Celery discards it; we never send one, so infrastructure did."""
-    id_ = either.send("sample.add", 1, expires=-5)
-    assert either.wait(id_).short == ("lost", "lost", "TaskRevoked")
+    id_ = alone.send("sample.add", 1, expires=-5)
+    assert alone.wait(id_).short == ("lost", "lost", "TaskRevoked")
 
 
-def test_a_revoke_of_a_waiting_task_is_a_loss(either: Post) -> None:
+def test_a_revoke_of_a_waiting_task_is_a_loss(alone: Post) -> None:
     """Somebody's revoke, not our cancel: lost when its message comes, not when the revoke is heard of."""
-    id_ = either.seed()
-    either.app.control.revoke(id_, reply=True, timeout=1)
-    assert either.told(id_) == []
-    either.send("sample.add", 1, id_=id_)
-    assert either.wait(id_).short == ("lost", "lost", "TaskRevoked")
-    either.settled()
-    assert len(either.told(id_)) == 1
+    id_ = alone.seed()
+    alone.app.control.revoke(id_, reply=True, timeout=1)
+    assert alone.told(id_) == []
+    alone.send("sample.add", 1, id_=id_)
+    assert alone.wait(id_).short == ("lost", "lost", "TaskRevoked")
+    alone.settled()
+    assert len(alone.told(id_)) == 1
 
 
 def test_a_revoke_that_terminates_is_a_loss(post: Post, processes: Worker) -> None:
@@ -109,37 +109,37 @@ def test_a_revoke_of_a_task_that_runs_elsewhere_is_no_ending(post: Post, process
     ],
 )
 def test_a_malformed_message_is_a_loss_and_the_worker_lives(
-    either: Post, request: pytest.FixtureRequest, what: str, body: Any, headers: dict[str, Any]
+    alone: Post, request: pytest.FixtureRequest, what: str, body: Any, headers: dict[str, Any]
 ) -> None:
     """Celery would die of some of these, and the next worker after it; others it would drop in silence."""
-    worker: Worker = request.getfixturevalue(either.queue)
+    worker: Worker = request.getfixturevalue(alone.queue)
     headers = dict(headers)
     content_type = headers.pop("content_type", None)
     if content_type is not None:
-        id_ = either.seed()
-        either.send("sample.add", 1, id_=id_, serializer="pickle")
+        id_ = alone.seed()
+        alone.send("sample.add", 1, id_=id_, serializer="pickle")
     else:
-        id_ = either.send_raw(body, **headers)
-    end, kind, type_ = either.wait(id_).short
+        id_ = alone.send_raw(body, **headers)
+    end, kind, type_ = alone.wait(id_).short
     assert (end, kind) == ("lost", "lost"), what
-    either.settled()
-    assert len(either.told(id_)) == 1
+    alone.settled()
+    assert len(alone.told(id_)) == 1
     assert worker.alive()
     if type_ == "MessageRejected":  # it never became a task, so it is kept as well
-        [dead] = until(lambda: [it for it in either.dead() if it["id"] == id_], "the dead letter")
+        [dead] = until(lambda: [it for it in alone.dead() if it["id"] == id_], "the dead letter")
         assert dead["cause"]
-        assert dead["queue"] == either.queue
+        assert dead["queue"] == alone.queue
         assert dead["form"] == "kombu"
         assert base64.b64decode(dead["body"]) == dead_body(body) or content_type is not None
 
 
-def test_a_message_without_id_is_dropped_and_the_queue_moves(either: Post, request: pytest.FixtureRequest) -> None:
+def test_a_message_without_id_is_dropped_and_the_queue_moves(alone: Post, request: pytest.FixtureRequest) -> None:
     """For Celery it is a broken connection, over and over; nobody can be told, but the next message runs."""
-    either.send_raw(GOOD_BODY, id=...)
-    either.send_raw(GOOD_BODY, id=[1, 2])
-    either.send_raw(GOOD_BODY, id={"a": 1})
-    either.settled()
-    worker: Worker = request.getfixturevalue(either.queue)
+    alone.send_raw(GOOD_BODY, id=...)
+    alone.send_raw(GOOD_BODY, id=[1, 2])
+    alone.send_raw(GOOD_BODY, id={"a": 1})
+    alone.settled()
+    worker: Worker = request.getfixturevalue(alone.queue)
     assert worker.alive()
 
 
@@ -160,27 +160,27 @@ def test_an_unknown_task_without_a_usable_id_is_dropped(
 
 
 @pytest.mark.parametrize("body", [[None, {}, {}], [5, {}, {}], [[1], [2], {}], [[1], None, {}]])
-def test_a_stranger_s_message_that_calls_nothing_is_kept_too(either: Post, body: Any) -> None:
+def test_a_stranger_s_message_that_calls_nothing_is_kept_too(alone: Post, body: Any) -> None:
     """Celery would find out where the task runs: its caller gets no answer, and nobody else hears of it."""
-    id_ = f"stranger-{either.queue}-{body}"  # both queues have one inbox
-    either.send_raw(body, id_)
-    [dead] = until(lambda: [it for it in either.dead() if it["id"] == id_], "the dead letter")
+    id_ = f"stranger-{alone.queue}-{body}"  # both queues have one inbox
+    alone.send_raw(body, id_)
+    [dead] = until(lambda: [it for it in alone.dead() if it["id"] == id_], "the dead letter")
     assert json.loads(base64.b64decode(dead["body"])) == body
-    either.settled()
+    alone.settled()
 
 
 @pytest.mark.parametrize(
     "entry",
     [b"garbage", b"\xff\xfe", b"[]", b"5", b"{}", b'{"properties": {}}', b'{"properties": {"delivery_tag": "x"}}', b""],
 )
-def test_an_entry_that_is_no_message_is_put_aside(either: Post, request: pytest.FixtureRequest, entry: bytes) -> None:
+def test_an_entry_that_is_no_message_is_put_aside(alone: Post, request: pytest.FixtureRequest, entry: bytes) -> None:
     """Whoever pushes into the queue's list kills no worker, and what was pushed is kept byte for byte."""
-    before = len(either.dead())
-    either.client.lpush(either.queue, entry)
-    either.settled()
-    dead = until(lambda: either.dead()[before:], "the dead letter")[0]
-    assert (dead["form"], dead["queue"], base64.b64decode(dead["body"])) == ("raw", either.queue, entry)
-    worker: Worker = request.getfixturevalue(either.queue)
+    before = len(alone.dead())
+    alone.client.lpush(alone.queue, entry)
+    alone.settled()
+    dead = until(lambda: alone.dead()[before:], "the dead letter")[0]
+    assert (dead["form"], dead["queue"], base64.b64decode(dead["body"])) == ("raw", alone.queue, entry)
+    worker: Worker = request.getfixturevalue(alone.queue)
     assert worker.alive()
 
 

@@ -1,0 +1,350 @@
+"""A message that carries several attempts: claimed together, run one after another, each as if it had come alone.
+
+A Celery message costs a millisecond of worker whatever it carries; an attempt inside one some fifty microseconds. Each
+goes through Celery's own tracer of its task, so that `self.request`, signals, `before_start`, `after_return`,
+contracts, failures and logs are what they are for an attempt with a message of its own. Claims are asked for in one
+call, reports leave together, at the latest LATEST_SECONDS after the attempt has ended. One that takes much longer than
+expected holds nobody up: those behind it are given back, and so are those that a dying process leaves unbegun; that
+costs them nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from celery.app.trace import build_tracer
+from celery.exceptions import NotRegistered, SoftTimeLimitExceeded, TimeLimitExceeded
+
+from ..store.attempts import Attempts, Claim, Verdict
+from ..wire import BUNDLE, Report, error_record
+from .claim import ask
+from .context import BUNDLED
+from .endings import UNBEGUN, Ending, ending, lost
+from .installation import Installation, claimant
+from .progress import slot_here
+from .report import Patience
+from .survival import NOT_ALLOWED, count_refused, may_run
+
+log = logging.getLogger(__name__)
+
+LATEST_SECONDS = 0.02
+"""So long at most a report waits for others."""
+TICK_SECONDS = 0.01
+TOGETHER_BYTES = 1024 * 1024
+"""Outputs that wait for others, at most."""
+PATIENCE_SECONDS = 1.0
+"""An attempt that runs for longer has those behind it given back."""
+LEASE_PART = 0.8
+"""Of a lease, for which reports wait through an outage of Redis."""
+
+
+def register_bundles(installation: Installation) -> None:
+    """Make the task that carries attempts known to the app."""
+
+    def bundle(self: Any, attempts: list[dict[str, Any]]) -> str:
+        """Attempts of celeriac's that travel in one message."""
+        return Bundle(installation, self.request, attempts).run()
+
+    installation.app.task(bundle, name=BUNDLE, bind=True, typing=False, shared=False, ignore_result=True)
+
+
+class Bundle:
+    """One bundle while it runs.
+
+    Args:
+        installation: the app's.
+        outer: Celery's request of the message.
+        entries: attempts as publisher.py writes them: id, task, args, kwargs, celeriac (the header of a lone message),
+            run, traceparent, timelimit.
+    """
+
+    def __init__(self, installation: Installation, outer: Any, entries: Sequence[dict[str, Any]]) -> None:
+        self.installation = installation
+        self.token = secrets.token_hex(8)
+        self.claims: dict[str, Claim] = {}
+        self.counts: Counter[str] = Counter()
+        self._outer = outer
+        self._hostname = str(outer.hostname or "worker")
+        self._entries = entries
+        self._refused: Counter[str] = Counter()
+        self._given_back: set[str] = set()
+        self._lock = threading.Lock()
+        """Of what is running, what is given back, and what waits to be sent."""
+        self._sending = threading.Lock()
+        self._reports: list[tuple[Report, bytes | None]] = []
+        self._bytes = 0
+        self._since = 0.0
+        self._current = ""
+        self._began = 0.0
+        self._begun = 0
+        self._limits: tuple[float | None, float | None] = (None, None)
+        self._warned = False
+        self._in_pool = installation.in_pool_process
+        self._slot = slot_here() if self._in_pool else 0
+
+    def run(self) -> str:
+        """All attempts that are ours to run, in their order; what became of them, for people."""
+        self.claims = self._claim()
+        token = BUNDLED.set(self)
+        own = self._listen()
+        _ticker.watch(self)
+        try:
+            for entry in self._entries:
+                if self._begin(entry):
+                    self._one(entry)
+                    self._end()
+            self._note("")
+        finally:
+            _ticker.forget(self)
+            if own is not None:
+                signal.signal(signal.SIGUSR1, own)
+            BUNDLED.reset(token)
+            self._give_back("the message was left")
+            self.flush()
+        said = ", ".join(f"{count} {end}" for end, count in sorted((self.counts + self._refused).items()))
+        return f"{len(self._entries)} attempts: {said}"
+
+    # -- claims -------------------------------------------------------------------------------------
+
+    def _claim(self) -> dict[str, Claim]:
+        """What we may run; what we may not is counted."""
+        ids = [str(it["id"]) for it in self._entries]
+        answers = dict(zip(ids, ask(self.installation, ids, claimant(self._hostname), self.token), strict=True))
+        for claim in answers.values():
+            if claim.verdict is not Verdict.GRANTED:
+                self._refused[claim.verdict.value] += 1
+        if self._in_pool and self.installation.progress is not None:
+            self.installation.progress.refuses(self._slot, self._refused)
+        else:
+            count_refused(self._refused)
+        return {id_: it for id_, it in answers.items() if it.verdict is Verdict.GRANTED}
+
+    # -- one after another --------------------------------------------------------------------------
+
+    def _begin(self, entry: dict[str, Any]) -> bool:
+        """The turn of an attempt has come; False when it is not ours, or not any more."""
+        id_ = str(entry["id"])
+        hard, soft = entry.get("timelimit") or (None, None)
+        with self._lock:
+            self._begun += 1
+            if id_ not in self.claims or id_ in self._given_back:
+                return False
+            self._began, self._warned = time.monotonic(), False
+            self._limits = (hard, soft)
+            self._current = id_
+        self._note(id_)
+        return True
+
+    def _end(self) -> None:
+        self._limits = (None, None)  # first: what the signal's handler looks at
+        with self._lock:
+            self._current = ""
+
+    def _one(self, entry: dict[str, Any]) -> None:
+        """An attempt, by Celery's own tracer of its task."""
+        id_, name = str(entry["id"]), str(entry["task"])
+        task = self.installation.app._tasks.get(name)
+        if task is None:
+            self._tell(id_, ending(NotRegistered(name)))
+            return
+        if not may_run(name):
+            told = f"task {name!r} may not run in the queue class of this worker (executors, queues.toml)"
+            error = error_record("permanent", NOT_ALLOWED, told, origin="policy", phase="route")
+            self._tell(id_, Ending("failed", error))
+            return
+        if task.__trace__ is None:
+            app = self.installation.app
+            task.__trace__ = build_tracer(name, task, app.loader, self._hostname, app=app)
+        try:
+            task.__trace__(id_, entry["args"], entry["kwargs"], self._request(entry))
+        except Exception as problem:  # out of the tracer itself; a report that has gone before this one stands
+            log.exception("attempt %s was left by its tracer", id_)
+            self._tell(id_, lost(type(problem).__name__, f"outside the task itself: {problem}"))
+
+    def _request(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """Celery's request of an attempt, as if it had had a message of its own."""
+        outer = self._outer
+        return {
+            "lang": "py",
+            "id": entry["id"],
+            "task": entry["task"],
+            "root_id": entry["run"],
+            "parent_id": entry["run"],
+            "args": entry["args"],
+            "kwargs": entry["kwargs"],
+            "argsrepr": entry.get("argsrepr"),
+            "kwargsrepr": entry.get("kwargsrepr"),
+            "timelimit": entry.get("timelimit") or [None, None],
+            "ignore_result": entry.get("ignore_result", True),
+            "celeriac": entry["celeriac"],
+            "traceparent": entry.get("traceparent"),
+            "correlation_id": entry["id"],
+            "origin": "celeriac",
+            "hostname": outer.hostname,
+            "delivery_info": outer.delivery_info,
+            "reply_to": outer.reply_to,
+            "retries": 0,
+            "is_eager": False,
+        }
+
+    # -- reports ------------------------------------------------------------------------------------
+
+    def report(self, reports: Iterable[tuple[Report, bytes | None]]) -> None:
+        """Where Attempts.report would send: they wait for others, and leave together."""
+        with self._lock:
+            for report, output in reports:
+                self._reports.append((report, output))
+                self._bytes += len(output or b"")
+                self.counts[report.end] += 1
+            now = time.monotonic()
+            self._since = self._since or now
+            full = self._bytes > TOGETHER_BYTES or now - self._since > LATEST_SECONDS - TICK_SECONDS
+        if full:
+            self._send(self.installation.attempts())
+
+    def flush(self) -> None:
+        """Send what waits, through an outage for less than a lease; then it is the scheduler's to miss."""
+        lease_ms = min((it.lease_end_ms - it.now_ms for it in self.claims.values()), default=0)
+        patience = Patience(lease_ms / 1000 * LEASE_PART)
+        while self._reports:
+            trouble = self._send(self.installation.attempts())
+            if trouble is None:
+                continue
+            patience.bear(trouble)
+            if not patience.wait():
+                log.warning(
+                    "%d attempts ended, but Redis did not take the reports: %r. Their leases will run out, and the "
+                    "nodes run again.",
+                    len(self._reports),
+                    trouble,
+                )
+                return
+
+    def _send(self, attempts: Attempts) -> BaseException | None:
+        """One try to send what waits; why it failed. What was not taken waits on, in its order."""
+        with self._sending:
+            with self._lock:
+                batch, self._reports = self._reports, []
+                self._bytes, self._since = 0, 0.0
+            try:
+                if batch:
+                    attempts.report(batch)
+            except Exception as trouble:  # noqa: BLE001  an outage, whatever its form
+                with self._lock:
+                    self._reports = batch + self._reports
+                    self._bytes = sum(len(output or b"") for _, output in self._reports)
+                    self._since = time.monotonic()
+                return trouble
+        return None
+
+    def _tell(self, id_: str, what: Ending) -> None:
+        claimed = self.claims[id_].now_ms
+        self.report([(Report(id_, what.end, self._hostname, claimed, "none", what.error, what.retry_after_ms), None)])
+
+    def _give_back(self, why: str) -> None:
+        """Attempts whose turn has not come go back to the scheduler at once."""
+        with self._lock:
+            left = [str(it["id"]) for it in self._entries[self._begun :]]
+            left = [it for it in left if it in self.claims and it not in self._given_back]
+            self._given_back.update(left)
+        for id_ in left:
+            self._tell(id_, lost(UNBEGUN, f"given back before its turn: {why}"))
+
+    def _note(self, id_: str) -> None:
+        if self._in_pool and self.installation.progress is not None:
+            self.installation.progress.begins(self._slot, id_)
+
+    # -- time ---------------------------------------------------------------------------------------
+
+    def _listen(self) -> Any:
+        """Soft time limits in a pool process: its own handler would not know whose limit it was. What to put back."""
+        if not self._in_pool or threading.current_thread() is not threading.main_thread():
+            return None
+        return signal.signal(signal.SIGUSR1, self._soft_limit)
+
+    def _soft_limit(self, *_: Any) -> None:
+        """Runs in the main thread: a signal that comes when its attempt has ended just then is nobody's any more."""
+        soft = self._limits[1]
+        if self._current and soft is not None and time.monotonic() - self._began >= soft:
+            self._limits = (self._limits[0], None)
+            raise SoftTimeLimitExceeded
+
+    def tick(self, attempts: Attempts) -> None:
+        """From the ticker's thread: send what has waited, look after whoever takes too long."""
+        now = time.monotonic()
+        with self._lock:
+            late = self._reports and now - self._since >= LATEST_SECONDS - TICK_SECONDS
+            current, ran, (hard, soft) = self._current, now - self._began, self._limits
+        if current and ran > PATIENCE_SECONDS and not self._warned:
+            self._warned = True
+            self._give_back(f"the attempt before it has been running for {ran:.1f} s")
+            late = True
+        if late:
+            self._send(attempts)
+        if not current or not self._in_pool:
+            return
+        if hard is not None and ran >= hard:
+            self._kill(current, hard, attempts)
+        elif soft is not None and ran >= soft:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    def _kill(self, id_: str, hard: float, attempts: Attempts) -> None:
+        """A hard time limit has passed: told, and the process ends, as Celery ends it for a lone attempt."""
+        with self._lock:
+            if self._current != id_:
+                return
+        log.error("Hard time limit (%ss) exceeded for attempt %s", hard, id_)
+        self._give_back("the attempt before it ran out of time")
+        self._tell(id_, ending(TimeLimitExceeded(hard)))
+        until = time.monotonic() + 2.0
+        while self._send(attempts) is not None and time.monotonic() < until:
+            time.sleep(TICK_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class _Ticker:
+    """One thread in each process that runs bundles; asleep while there are none."""
+
+    def __init__(self) -> None:
+        self._pid = 0
+        self._watched: list[Bundle] = []
+        self._wake = threading.Condition()
+
+    def watch(self, bundle: Bundle) -> None:
+        """Tick for this bundle."""
+        if self._pid != os.getpid():  # a fork leaves threads with its parent
+            self._pid, self._watched, self._wake = os.getpid(), [], threading.Condition()
+            mine = (bundle.installation,)
+            threading.Thread(target=self._run, args=mine, name="celeriac-bundles", daemon=True).start()
+        with self._wake:
+            self._watched.append(bundle)
+            self._wake.notify()
+
+    def forget(self, bundle: Bundle) -> None:
+        """It has ended."""
+        with self._wake:
+            self._watched.remove(bundle)
+
+    def _run(self, installation: Installation) -> None:
+        attempts: Attempts | None = None
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: bool(self._watched))
+            time.sleep(TICK_SECONDS)
+            for bundle in list(self._watched):
+                try:
+                    attempts = attempts or installation.open()
+                    bundle.tick(attempts)
+                except Exception:
+                    log.exception("a bundle could not be looked after")
+
+
+_ticker = _Ticker()

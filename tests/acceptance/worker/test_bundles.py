@@ -1,0 +1,277 @@
+"""Several attempts in one message: claimed together, each on its own in all that may happen to it.
+
+That each is as if it had come alone is shown by the tests of this folder that take `either`; here is what happens
+between neighbours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.acceptance.worker.conftest import Start
+from tests.acceptance.worker.post import BundledPost, Worker, until
+
+ALL_AT_ONCE_SECONDS = 4.0
+"""Far less than what a report would wait for that waited for its neighbour's end, here of a minute."""
+
+
+@pytest.fixture
+def processes_post(store: str, processes: Worker) -> BundledPost:
+    """Bundles for the prefork worker."""
+    return BundledPost(store, processes.queue)
+
+
+@pytest.fixture(params=["processes", "threads"])
+def bundles(request: pytest.FixtureRequest, store: str) -> BundledPost:
+    """Bundles for each of the two workers in turn."""
+    worker: Worker = request.getfixturevalue(request.param)
+    return BundledPost(store, worker.queue)
+
+
+def send(post: BundledPost, *calls: tuple[Any, ...], **options: Any) -> list[str]:
+    """Send calls (task, args…) in one message; the ids of their attempts."""
+    entries = [post.entry(task, *args, **options) for task, *args in calls]
+    post.send_bundle(entries)
+    return [it["id"] for it in entries]
+
+
+def refused(post: BundledPost, worker: str) -> dict[str, int]:
+    """Claims refused so far, as the worker announces them."""
+    return dict(json.loads(post.client.hget("cel:workers", f"{worker}@here"))["refused"])
+
+
+def test_each_has_its_own_end(bundles: BundledPost) -> None:
+    """One that fails, one that is called wrongly, one that nobody knows: those beside them succeed, in their order."""
+    ids = send(
+        bundles,
+        ("sample.echo", "first"),
+        ("sample.fails", "ZeroDivisionError"),
+        ("sample.add",),
+        ("sample.nowhere",),
+        ("sample.echo", "last"),
+    )
+    ends = [bundles.wait(it).short for it in ids]
+    assert ends == [
+        ("succeeded", None, None),
+        ("failed", "permanent", "ZeroDivisionError"),
+        ("failed", "invalid_input", "TypeError"),
+        ("failed", "permanent", "NotRegistered"),
+        ("succeeded", None, None),
+    ]
+    assert [bundles.wait(it).output for it in (ids[0], ids[-1])] == ["first", "last"]
+    assert all(len(bundles.told(it)) == 1 for it in ids)
+
+
+def test_a_hundred_reports_leave_in_few_entries(bundles: BundledPost) -> None:
+    """Reports of short attempts travel together, each once, with the instant of its claim."""
+    before = bundles.client.xlen(bundles.keys.inbox)
+    ids = send(bundles, *[("sample.echo", n) for n in range(100)])
+    assert [bundles.wait(it).output for it in ids] == list(range(100))
+    entries = bundles.client.xlen(bundles.keys.inbox) - before
+    assert entries < 50, "reports were sent one by one"
+    assert all(bundles.told(it)[0].report["claimed_at_ms"] for it in ids)
+
+
+def test_no_result_waits_for_its_neighbour(bundles: BundledPost) -> None:
+    """What has ended is reported while the next one runs; what is behind a long one goes back, and costs nothing."""
+    quick, slow, behind = send(bundles, ("sample.echo", 1), ("sample.sleeps", 4.0), ("sample.sleeps", 0.0))
+    assert bundles.wait(quick).output == 1
+    assert bundles.told(slow) == [], "the quick one's report has waited for the slow one"
+    assert bundles.wait(behind).short == ("lost", "lost", "Unbegun")
+    assert bundles.told(slow) == []
+    assert bundles.wait(slow).output == "slept"
+    bundles.settled()
+    assert len(bundles.told(behind)) == 1
+    assert not [it for it in worker_notes(bundles) if behind in it], "what was given back has run here"
+
+
+def worker_notes(post: BundledPost) -> list[str]:
+    """The ledger of the worker that a post sends to."""
+    return _workers[post.queue].notes()
+
+
+_workers: dict[str, Worker] = {}
+
+
+@pytest.fixture(autouse=True)
+def _known(processes: Worker, threads: Worker) -> None:
+    _workers.update({processes.queue: processes, threads.queue: threads})
+
+
+def test_a_killed_process_takes_one_attempt_with_it(processes_post: BundledPost, processes: Worker) -> None:
+    """SIGKILL: what was reported stands, the one that ran is lost, those behind it go back without a loss."""
+    post = processes_post
+    before, hit, behind = send(post, ("sample.echo", 1), ("sample.sleeps", 60), ("sample.echo", 2))
+    started = until(lambda: [it for it in processes.notes() if it.startswith(f"start {hit}")], "the long one runs")
+    assert post.wait(before).output == 1
+    os.kill(int(started[0].split()[-1]), signal.SIGKILL)
+    assert post.wait(hit).short == ("lost", "lost", "WorkerLostError")
+    assert post.wait(behind).short == ("lost", "lost", "Unbegun")
+    post.settled()
+    assert post.told(before)[0].short[0] == "succeeded"
+
+
+def test_a_task_that_ends_its_process_is_the_one_to_blame(processes_post: BundledPost) -> None:
+    """SystemExit in a pool process: the attempt that raised it is lost, its neighbours are not."""
+    before, guilty, behind = send(
+        processes_post, ("sample.echo", 1), ("sample.fails", "SystemExit"), ("sample.echo", 2)
+    )
+    assert processes_post.wait(before).output == 1
+    assert processes_post.wait(guilty).short[0] == "lost"
+    assert processes_post.wait(guilty).short[2] != "Unbegun"
+    assert processes_post.wait(behind).short == ("lost", "lost", "Unbegun")
+
+
+def test_a_soft_limit_is_one_attempt_s_own(processes_post: BundledPost) -> None:
+    """SoftTimeLimitExceeded is raised in the attempt whose limit has passed, and in no other."""
+    post = processes_post
+    entries = [
+        post.entry("sample.echo", 1, soft_time_limit=0.3),
+        post.entry("sample.sleeps", 60, soft_time_limit=0.3),
+        post.entry("sample.sleeps", 60, True, soft_time_limit=0.3),
+        post.entry("sample.sleeps", 0.5),
+    ]
+    post.send_bundle(entries)
+    first, second, third, last = (post.wait(it["id"]) for it in entries)
+    assert first.output == 1
+    assert second.short == ("failed", "timeout", "SoftTimeLimitExceeded")
+    assert third.output == "caught"
+    assert last.output == "slept"
+
+
+def test_a_hard_limit_is_one_attempt_s_own(processes_post: BundledPost, processes: Worker) -> None:
+    """The process ends, as for a lone attempt; whose limit has passed has timed out, those behind it go back."""
+    post = processes_post
+    entries = [
+        post.entry("sample.echo", 1),
+        post.entry("sample.stubborn", 60, time_limit=0.5),
+        post.entry("sample.echo", 2),
+    ]
+    post.send_bundle(entries)
+    first, second, third = (post.wait(it["id"]) for it in entries)
+    assert first.output == 1
+    assert second.short == ("failed", "timeout", "TimeLimitExceeded")
+    assert third.short == ("lost", "lost", "Unbegun")
+    post.settled()
+    assert processes.alive()
+    assert all(it.short[0] != "lost" for it in post.told(entries[1]["id"])[:1])
+
+
+def test_what_is_not_ours_is_left_out_and_counted(bundles: BundledPost) -> None:
+    """Another's claim, and an attempt that is over: neither runs, the others do, and the worker announces both."""
+    counted = refused(bundles, bundles.queue)
+    held, gone, mine = (bundles.entry("sample.echo", n) for n in range(3))
+    bundles.client.hset(bundles.keys.attempts, held["id"], "c|some|20000|60000|1|9999999999999|other|somebody")
+    bundles.forget(gone["id"])
+    bundles.send_bundle([held, gone, mine])
+    assert bundles.wait(mine["id"]).output == 2
+    bundles.settled()
+    assert bundles.told(held["id"]) == bundles.told(gone["id"]) == []
+
+    def announced() -> bool:
+        now = refused(bundles, bundles.queue)
+        return all(now.get(it, 0) == counted.get(it, 0) + 1 for it in ("held", "stale"))
+
+    until(announced, "both refusals are announced")
+
+
+def test_a_second_delivery_runs_nothing_twice(bundles: BundledPost) -> None:
+    """The same message again: every claim is refused."""
+    entries = [bundles.entry("sample.sleeps", 0.0) for _ in range(3)]
+    bundles.send_bundle(entries)
+    bundles.send_bundle(entries)
+    assert [bundles.wait(it["id"]).output for it in entries] == ["slept"] * 3
+    bundles.settled()
+    notes = worker_notes(bundles)
+    assert [sum(f"start {it['id']} " in line for line in notes) for it in entries] == [1, 1, 1]
+
+
+def test_a_task_that_wants_another_delivery_gets_another_attempt(bundles: BundledPost) -> None:
+    """Reject(requeue=True) beside others: the attempt goes back by itself, for their message stays where it is."""
+    first, again, last = send(bundles, ("sample.echo", 1), ("sample.requeues",), ("sample.echo", 2))
+    assert bundles.wait(again).short == ("lost", "lost", "Unbegun")
+    assert [bundles.wait(it).output for it in (first, last)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda entries: entries.append(7),
+        lambda entries: entries[1].pop("task"),
+        lambda entries: entries[1].update(args=None),
+        lambda entries: entries[1].update(kwargs=[1]),
+        lambda entries: entries[1].update(celeriac=5),
+        lambda entries: entries[1].update(timelimit="soon"),
+        lambda entries: entries[1].update(celeriac={"min_reader": 99}),
+        lambda entries: entries.pop(),
+    ],
+)
+def test_a_malformed_bundle_is_a_loss_of_all(bundles: BundledPost, spoil: Callable[[list[Any]], Any]) -> None:
+    """A message that cannot be read as a whole runs nothing; all its attempts are lost at once, and it is kept."""
+    entries: list[Any] = [bundles.entry("sample.echo", n) for n in range(2)]
+    ids = [it["id"] for it in entries]
+    spoil(entries)
+    name = f"{ids[0]}x2"
+    header = {"v": 1, "attempts": [{"id": it} for it in ids]}
+    bundles.app.send_task("celeriac.bundle", [entries], task_id=name, queue=bundles.queue, headers={"celeriac": header})
+    assert [bundles.wait(it).short for it in ids] == [("lost", "lost", "MessageRejected")] * 2
+    until(lambda: [it for it in bundles.dead() if it["id"] == name], "the dead letter")
+    assert _workers[bundles.queue].alive()
+
+
+def test_a_cold_shutdown_costs_no_attempt_a_loss(store: str, start: Start) -> None:
+    """SIGQUIT: all that the process had is told at once, and none of it counts as poison."""
+    worker = start("bundle-cold")
+    post = BundledPost(store, "bundle-cold")
+    running, behind = send(post, ("sample.sleeps", 60), ("sample.echo", 1))
+    until(lambda: [it for it in worker.notes() if it.startswith(f"start {running}")], "it runs")
+    worker.signal(signal.SIGQUIT)
+    assert post.wait(running, 10).short == ("lost", "lost", "WorkerShutdown")
+    assert post.wait(behind, 10).short == ("lost", "lost", "Unbegun")
+    worker.ended()
+
+
+def test_a_cancelled_attempt_is_stopped(processes_post: BundledPost, processes: Worker) -> None:
+    """The scheduler has let go of the attempt that runs: its process is ended within some heartbeats."""
+    post = processes_post
+    [cancelled, _] = send(post, ("sample.sleeps", 60), ("sample.echo", 1))
+    line = until(lambda: [it for it in processes.notes() if it.startswith(f"start {cancelled}")], "it runs")[0]
+    post.forget(cancelled)
+    pid = int(line.split()[-1])
+    until(lambda: not _lives(pid), "its process has ended")
+    post.settled()
+    assert f"end {cancelled}" not in processes.notes()
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_leases_of_all_are_renewed(store: str, start: Start) -> None:
+    """What runs, and what waits in the worker's memory, keeps its lease."""
+    worker = start("bundle-waits", "-P", "prefork", "-c", "1", "--prefetch-multiplier", "4")
+    post = BundledPost(store, "bundle-waits")
+
+    def lease(id_: str) -> float:
+        return float(post.client.zscore(post.keys.leases, id_) or 0)
+
+    running = post.seed(lease_ms=3_000)
+    post.send_bundle([post.entry("sample.sleeps", 5.0, id_=running)])
+    until(lambda: [it for it in worker.notes() if it.startswith(f"start {running} ")], "it runs")
+    waiting = [post.seed(lease_ms=3_000) for _ in range(2)]
+    first = {it: lease(it) for it in (running, *waiting)}
+    post.send_bundle([post.entry("sample.echo", 7, id_=it) for it in waiting])
+    until(lambda: all(lease(it) not in (0, first[it]) for it in first), "all leases are renewed")
+    assert post.told(running) == [], "it had ended when the leases were looked at"
+    assert post.wait(running).output == "slept"
+    assert [post.wait(it).output for it in waiting] == [7, 7]
