@@ -97,7 +97,18 @@ class QueueClass(BaseModel):
     shutdown_seconds: Seconds = 20.0
     queue_type: Literal["classic", "quorum"] | None = None
     executors: Annotated[tuple[Pattern, ...], BeforeValidator(_patterns)] = ("*",)
+    bundle_seconds: Annotated[float, BeforeValidator(_no_boolean), Field(ge=0, le=10, allow_inf_nan=False)] | None = (
+        None
+    )
     default: bool = False
+
+    @property
+    def bundle_us(self) -> int:
+        """Work in one message, microseconds; 0 when attempts of this class do not share messages."""
+        seconds = self.bundle_seconds
+        if seconds is None:
+            seconds = 0.005 if self.latency == "interactive" else 0.05
+        return round(seconds * 1e6)
 
     def allows(self, executor: str) -> bool:
         """Whether an executor of that name may run in this class."""

@@ -51,6 +51,9 @@ _ATTEMPT_ID = re.compile(r"([0-9]{1,4})\.([0-9a-z]{26})\.([0-9]{1,9})\.([0-9]{1,
 _BUNDLE_ID = re.compile(rf"{_ATTEMPT_ID.pattern}x[0-9]{{1,6}}")
 
 
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 def _base32(number: int, digits: int) -> str:
     return "".join(_BASE32[number >> (5 * place) & 31] for place in reversed(range(digits)))
 
@@ -192,6 +195,25 @@ def bundle_id(first: str, count: int) -> str:
     return f"{first}x{count}"
 
 
+def first_of(task_id: str) -> str:
+    """The attempt that a message is named after: its own, or the first of a bundle.
+
+    >>> first_of("7.01jd0c0000000000000000000a.3.1.2x40")
+    '7.01jd0c0000000000000000000a.3.1.2'
+    """
+    return task_id.rpartition("x")[0] if _BUNDLE_ID.fullmatch(task_id) else task_id
+
+
+def traceparent(run: str, node: int, attempt: int) -> str:
+    """W3C trace context of an attempt: one run is one trace, one attempt one span.
+
+    >>> traceparent("0" * 26, 3, 1)
+    '00-00000000000000000000000000000001-0000000300000001-01'
+    """
+    trace = int(run, 36) % (1 << 128) or 1
+    return f"00-{trace:032x}-{node & 0xFFFFFFFF:08x}{attempt & 0xFFFFFFFF:08x}-01"
+
+
 def carried(task_id: object, header: object) -> list[str]:
     """The attempts that a Celery message carries: one, those of a bundle, or none when the message is not ours.
 
@@ -228,6 +250,7 @@ class Report:
         output: where the output is: in the entry, in a blob, or there is none.
         error: kind, type, message, traceback, origin; None for succeeded.
         retry_after_ms: the wait that the executor asked for, or None.
+        ran_us: how long the task itself ran; None when the worker does not know.
     """
 
     id: str
@@ -237,6 +260,7 @@ class Report:
     output: str = "none"
     error: dict[str, Any] | None = None
     retry_after_ms: int | None = None
+    ran_us: int | None = None
 
     def to_json(self) -> bytes:
         """The record as it travels; fields without a value are left out."""
@@ -249,7 +273,9 @@ class Report:
             record["error"] = self.error
         if self.retry_after_ms is not None:
             record["retry_after_ms"] = self.retry_after_ms
-        return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+        if self.ran_us is not None:
+            record["ran_us"] = self.ran_us
+        return _json(record).encode("utf-8", "backslashreplace")
 
     @classmethod
     def from_json(cls, raw: bytes) -> Report:
@@ -277,8 +303,9 @@ class Report:
                 raise WireError("report", "claimed_at_ms and retry_after_ms must be whole milliseconds", record)
             if error is not None and type(error) is not dict:
                 raise WireError("report", "`error` is not an object", error)
-            id_, worker = str(record["id"]), str(record.get("worker", ""))
-            return cls(id_, end, worker, claimed_at_ms, output, error, retry_after_ms)
+            id_, worker, ran_us = str(record["id"]), str(record.get("worker", "")), record.get("ran_us")
+            ran_us = ran_us if type(ran_us) is int and ran_us >= 0 else None  # worth nothing, if it is wrong
+            return cls(id_, end, worker, claimed_at_ms, output, error, retry_after_ms, ran_us)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as broken:
             raise WireError("report", f"{type(broken).__name__}: {broken}", raw[:200]) from broken
 

@@ -83,7 +83,7 @@ def word_of(type_: object) -> str:
     return _NO_WORD.sub("?", str(type_))[:60] if type_ else "Unknown"
 
 
-_EXCUSED = ("NeverClaimed", "WorkerShutdown", "Unbegun", "StoreRewound", BROKEN)
+_EXCUSED = ("NeverClaimed", "WorkerShutdown", "GivenBack", "StoreRewound", BROKEN)
 
 
 def counts_as_loss(error: Mapping[str, Any] | None) -> bool:

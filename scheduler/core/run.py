@@ -59,6 +59,7 @@ class Profile:
     """What many nodes have in common: executor ("" for a choice), class, rule, retry and time limits in ms.
 
     Attributes:
+        alone: its attempts share no message with others.
         steps: of a retry ladder; without any the node is simply tried again.
         never: kinds of error that end it at once.
         ways: for each step, how its attempts are run: this profile with the executor and limits of that step.
@@ -78,6 +79,7 @@ class Profile:
     total_ms: int | None = None
     silence_ms: int | None = None
     expected_ms: int | None = None
+    alone: bool = False
     executor_version: str | None = None
     steps: tuple[Step, ...] = ()
     never: frozenset[str] = frozenset()

@@ -29,6 +29,7 @@ def timing() -> dict[str, Any]:
                 **_seconds(),
                 "description": "How long an attempt usually takes; not begun when less is left for the run.",
             },
+            "alone": {"type": "boolean", "default": False, "description": "Its attempts share no message with others."},
             "outside": {
                 **closed({"within_seconds": _seconds()}),
                 "description": "Its worker only begins the job; somebody outside ends it by the attempt's id.",

@@ -23,6 +23,7 @@ TIMING_FIELDS = (
     "total_timeout_seconds",
     "silence_seconds",
     "expected_seconds",
+    "alone",
     "outside",
 )
 _SPANS = ("delay", "start_timeout", "total_timeout", "silence", "expected")
@@ -41,6 +42,7 @@ class Timing:
             scheduler.worker is what it says. The node's time limit holds besides.
         expected: how long one attempt usually takes, in place of what the executor says of itself. An attempt for which
             less is left until the run's deadline is not begun.
+        alone: its attempts have messages of their own, however short they are: none waits for another on its way.
         outside: its worker only begins the job, and somebody outside ends it, by the attempt's id
             (`scheduler.worker.attempt().id`): True, or how long that may take.
 
@@ -54,6 +56,7 @@ class Timing:
     total_timeout_seconds: float | None
     silence_seconds: float | None
     expected_seconds: float | None
+    alone: bool | None
     outside: bool
     within_seconds: float | None
 
@@ -66,6 +69,7 @@ class Timing:
         total_timeout: Duration | None = None,
         silence: Duration | None = None,
         expected: Duration | None = None,
+        alone: bool = False,
         outside: Duration | bool = False,
         at: str = "timing",
     ) -> None:
@@ -76,6 +80,9 @@ class Timing:
         set_(self, "total_timeout_seconds", _seconds(total_timeout, f"{at}.total_timeout"))
         set_(self, "silence_seconds", _seconds(silence, f"{at}.silence"))
         set_(self, "expected_seconds", _seconds(expected, f"{at}.expected"))
+        if type(alone) is not bool:
+            raise InvalidValue(f"{at}.alone", alone, "is neither true nor false", "Write true, or leave it out.")
+        set_(self, "alone", alone or None)
         set_(self, "outside", outside is not False)
         set_(self, "within_seconds", None if isinstance(outside, bool) else _seconds(outside, f"{at}.outside"))
 
@@ -99,7 +106,9 @@ class Timing:
             outside = plain(inner["within_seconds"], f"{at}.outside.within_seconds") if inner else True
         if "not_before" in fields and not isinstance(fields["not_before"], str):
             instant_of(fields["not_before"], f"{at}.not_before")
-        return cls(**seconds, not_before=fields.get("not_before"), outside=outside, at=at)
+        return cls(
+            **seconds, not_before=fields.get("not_before"), alone=fields.get("alone", False), outside=outside, at=at
+        )
 
     def document(self) -> dict[str, Any]:
         """What of it is said, by the names of the document."""
@@ -110,14 +119,15 @@ class Timing:
 
     @property
     def limits(self) -> dict[str, int]:
-        """Its limits of time, as the profile of a compiled graph holds them."""
+        """Its limits of time, and whether it travels alone, as the profile of a compiled graph holds them."""
         limits = {
             "start_ms": self.start_timeout_seconds,
             "total_ms": self.total_timeout_seconds,
             "silence_ms": self.silence_seconds,
             "expected_ms": self.expected_seconds,
         }
-        return {name: ms(seconds) for name, seconds in limits.items() if seconds is not None}
+        found = {name: ms(seconds) for name, seconds in limits.items() if seconds is not None}
+        return found | {"alone": True} if self.alone else found
 
     @property
     def wait(self) -> Wait | None:

@@ -24,6 +24,7 @@ from ..store.capabilities import Binding
 from ..store.routes import Routes
 from ..versions import fits, is_compatible, version_of
 from ..wire import capability_of, is_found_later
+from .bundling import Bundling, Draft, Taken
 from .refusals import Refusal, denied, not_allowed, other_version, too_late, unknown_tool
 from .windows import Window
 
@@ -54,6 +55,7 @@ class Admission:
         self.classes = classes
         self.default = default
         self.contracts: Mapping[str, Mapping[str, Any]] = {}
+        self.bundling = Bundling(classes)
         self.routes = Routes({}, {})
         """Who does what nodes ask for by capability or tool now."""
         self._versions: dict[str, str] = {}
@@ -83,6 +85,7 @@ class Admission:
         that ask for a capability or a tool are placed anew.
         """
         self.contracts = contracts
+        self.bundling.learn(contracts)
         self._versions = {name: found for name, it in contracts.items() if (found := version_of(it))}
         self._expected_ms = {name: ms for name, it in contracts.items() if (ms := _expected_ms(it))}
         self._placed.clear()
@@ -305,38 +308,51 @@ class Admission:
             if nodes
         ]
 
-    def take(self, share: float, limit: int) -> list[tuple[str, Run, list[int]]]:
-        """Nodes to send now: (class, run, nodes), at most `limit` in all.
+    def take(self, share: float, limit: int) -> list[Taken]:
+        """Nodes to send now, at most `limit` in all.
 
         Args:
             share: our part of every window, 0 to 1.
             limit: most nodes for one commit.
         """
-        taken = []
+        taken: list[Taken] = []
         for name, levels in self._ready.items():
-            window = self.windows[name]
+            window, flying = self.windows[name], self.flying[name]
             if not levels:
                 window.short = False
                 continue
-            left = window.size(share) - self.flying[name]
-            room = min(left, limit)
-            left -= room
-            while room > 0 and levels:
+            slots = self.bundling.slots(name, share)
+            draft = Draft(name, window.size(share) - flying, slots, flying, self.classes[name].bundle_us)
+            while limit > 0 and levels and not draft.is_full:
                 priority = max(levels)
                 queue = levels[priority]
                 id_, (run, nodes) = queue.popitem(last=False)
-                turn = [nodes.popleft() for _ in range(min(TURN if queue else room, len(nodes), room))]
+                turn = self._turn(draft, name, run, nodes, min(TURN, limit) if queue else limit)
                 if nodes:
                     queue[id_] = (run, nodes)
+                    queue.move_to_end(id_, last=bool(turn))
                 elif not queue:
                     del levels[priority]
-                turn = [node for node in turn if run.state[node] == _READY] if run.run_state is _RUNNING else []
-                room -= len(turn)
                 limit -= len(turn)
                 if turn:
-                    taken.append((name, run, turn))
-            window.short = bool(levels) and room + left <= 0
+                    taken.append(draft.took(run, turn))
+            draft.share_out()
+            window.short = bool(levels) and draft.room <= 0
         return taken
+
+    def _turn(self, draft: Draft, queue_class: str, run: Run, nodes: deque[int], most: int) -> list[int]:
+        """The next nodes of a run that there is room for, at most so many; they leave the queue."""
+        turn: list[int] = []
+        shares, going = draft.slots > 0, run.run_state is _RUNNING
+        while nodes and len(turn) < most:
+            node = nodes[0]
+            if going and run.state[node] == _READY:
+                work = self.bundling.work_us(run, node, self.bound(run.way(node)), queue_class) if shares else None
+                if not draft.takes(work):
+                    break
+                turn.append(node)
+            nodes.popleft()
+        return turn
 
     def waits(self) -> dict[str, int]:
         """Why nodes wait apart: reason -> how many. For people."""

@@ -19,9 +19,10 @@ from ..core.run import Run
 from ..core.states import RunState
 from ..settings import Settings
 from ..store.runs import Runs
-from ..wire import AttemptId, RunId, placed, read_place
+from ..wire import AttemptId, Report, RunId, placed, read_place
 from .admission import UNKNOWN, Admission
 from .batch import Batch
+from .bundling import Parcel
 from .held import CHECK_MS, Held
 from .outbox import Outbox, Outgoing
 from .policies import Policies
@@ -51,7 +52,7 @@ class Dispatch:
         self.admission = Admission(settings.classes, settings.default_class.name)
         self.policies = Policies(self.admission)
         self.landings: Counter[str] = Counter()
-        """Queue class -> attempts that have ended since the start."""
+        """Queue class -> messages whose attempts have ended, since the start."""
         self.more = False
         """The last turn left ready nodes behind although there was room."""
         self._classes = settings.classes
@@ -75,16 +76,17 @@ class Dispatch:
     def forget(self, held: Held) -> None:
         """A shard is not ours any more."""
         self.admission.forget(held.runs)
-        for queue_class in held.flying.values():
-            self.admission.flying[queue_class] -= 1
+        for id_, queue_class in held.flying.items():
+            self._frees(queue_class, held.parcels.get(id_))
         held.flying.clear()
+        held.parcels.clear()
         held.bound.clear()
         self.outbox.forget(held)
 
     # -- in flight ----------------------------------------------------------------------------------
 
-    def flies(self, held: Held, id_: str, place: str) -> None:
-        """An attempt takes a place in its class's window.
+    def flies(self, held: Held, id_: str, place: str, parcel: Parcel | None = None) -> None:
+        """An attempt takes a place in its class's window; those that share a message take one.
 
         Args:
             place: its class, with the executor that was found for a capability or tool (wire.placed).
@@ -93,18 +95,37 @@ class Dispatch:
         if "=" in place:
             queue_class, held.bound[id_] = read_place(place)
         held.flying[id_] = queue_class
+        if parcel is not None:
+            held.parcels[id_] = parcel
+            parcel.left += 1
+            if parcel.left > 1:
+                return
         self.admission.flying[queue_class] = self.admission.flying.get(queue_class, 0) + 1
 
     def landed(self, held: Held, id_: str) -> None:
         """An attempt gives its place back."""
         queue_class = held.flying.pop(id_, None)
-        if queue_class is not None:
-            self.admission.flying[queue_class] -= 1
+        if queue_class is not None and self._frees(queue_class, held.parcels.pop(id_, None)):
             self.landings[queue_class] += 1
         if self._passed_by:
             self._passed_by.pop(id_, None)
         if held.bound:
             held.bound.pop(id_, None)
+
+    def took(self, held: Held, run: Run, node: int, report: Report) -> None:
+        """How long an attempt has run, for those of its executor that come after it. The run has not moved on yet."""
+        if report.ran_us is not None:
+            bound = held.bound.get(report.id, "") if held.bound else ""
+            self.admission.bundling.took(bound or run.way(node).executor, report.ran_us)
+
+    def _frees(self, queue_class: str, parcel: Parcel | None) -> bool:
+        """An attempt needs its place no more; whether that is free now, for it shares it with none that does."""
+        if parcel is not None:
+            parcel.left -= 1
+            if parcel.left:
+                return False
+        self.admission.flying[queue_class] -= 1
+        return True
 
     def is_unsafe(self, held: Held, run: Run, node: int, id_: str) -> bool:
         """Whether the executor of a node's current attempt says that what may have begun must not be repeated."""
@@ -218,7 +239,7 @@ class Dispatch:
         """
         self._look_at_queues(share)
         going: list[Outgoing] = []
-        for name, run, nodes in self.admission.take(share, ADMITTED_PER_TURN):
+        for name, run, nodes, parcels in self.admission.take(share, ADMITTED_PER_TURN):
             held = held_of(run.id)
             batch = batch_of(held)
             careful = self.admission.may_object(run)
@@ -228,6 +249,7 @@ class Dispatch:
                 continue
             evolve(run, decision, batch.now)
             queue_class, run_id, shard = self._classes[name], RunId(run.id), held.keys.shard
+            shared = dict(zip(nodes, parcels, strict=True))
             for node in may:
                 id_ = run.attempt_id(shard, node)
                 way = run.way(node)
@@ -239,8 +261,9 @@ class Dispatch:
                 plain = profile is way and not careful
                 why = "" if plain else self.admission.told(run, way, profile.executor)
                 batch.send(run, node, id_, state, claim_by_ms, why)
-                self.flies(held, id_, place)
-                going.append(Outgoing(held, run_id, node, id_))
+                parcel = shared[node]
+                self.flies(held, id_, place, parcel)
+                going.append(Outgoing(held, run_id, node, id_, parcel))
             held.look_by(batch.now + CHECK_MS)
         self.more = len(going) >= ADMITTED_PER_TURN
         return going

@@ -11,6 +11,7 @@ from ..core.run import Run
 from ..core.states import IN_FLIGHT
 from ..store.keys import ShardKeys
 from ..wire import AttemptId, RunId
+from .bundling import Parcel
 
 CHECK_MS = 2_000
 """How often leases of attempts in flight are looked at: workers write them, so only Redis knows them."""
@@ -22,6 +23,7 @@ class Held:
     Attributes:
         runs: live runs, by id.
         flying: attempt id -> queue class, of attempts in flight.
+        parcels: attempt id -> what it shares its message with, of those that share one.
         bound: attempt id -> executor, of those whose node asks for a capability or tool: who was to do it when sent.
         batches_out: how many batches the store's outbox holds.
         published: how many of them, the oldest, have been sent and go with the next commit.
@@ -44,6 +46,7 @@ class Held:
         self.behind = False
         self.runs: dict[str, Run] = {}
         self.flying: dict[str, str] = {}
+        self.parcels: dict[str, Parcel] = {}
         self.bound: dict[str, str] = {}
         self.batches_out = 0
         self.published = 0

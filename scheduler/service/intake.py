@@ -172,6 +172,7 @@ class Intake:
             return
         if event.output != "none" or output is not None:
             _check_output(report, output, bool(run.readers[event.node]))
+        self._dispatch.took(held, run, event.node, report)
         lost = stopped_by(run, decision) if run.guards is not None and run.guards.races else ()
         evolve(run, decision, batch.now)
         if report.end != "succeeded" or event.facts is not None:

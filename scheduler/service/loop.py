@@ -45,6 +45,8 @@ log = logging.getLogger("celeriac.scheduler")
 
 CONTRACTS_SECONDS = 0.5
 """How often to look for new contracts while nodes wait for one."""
+WORKERS_SECONDS = 2.0
+"""How often to read what workers announce, while anything waits to be sent."""
 TURN_SECONDS = 0.05
 """How long a turn takes up what has arrived, before it commits and publishes; the rest is for the next turn."""
 
@@ -76,7 +78,7 @@ class Scheduler:
         self._waits = Waits(self._dispatch.admission, settings.classes)
         self._retention = Retention(settings, self.counts)
         self._stopping = self._blocked = False
-        self._contracts_at = 0.0
+        self._contracts_at = self._workers_at = 0.0
         self._seen = Changed()
         self._pacing = Pacing()
         self._trouble = Trouble(settings, self.counts)
@@ -272,6 +274,7 @@ class Scheduler:
             if run.state[node] == NodeState.READY:
                 batch_of(held_of(run.id)).ready.append((run, node))
         self._queue(batches, held_of, batch_of)
+        self._hear_workers()
         going = self._dispatch.admit(held_of, batch_of, self._owned.share)
         if self._dispatch.admission.refused:  # in the last moment, so what there is room for goes out in the next turn
             self._queue(batches, held_of, batch_of)
@@ -280,6 +283,14 @@ class Scheduler:
         self._owned.commit(batches)
         self._dispatch.outbox.unsent += [it for it in going if it.held.keys.shard in held]
         self._dispatch.outbox.publish(runs)
+
+    def _hear_workers(self) -> None:
+        """What workers announce, while anything waits to be sent: their slots, and whether they take bundles."""
+        dispatch, now = self._dispatch, time.monotonic()
+        if now >= self._workers_at and dispatch.admission.busy():
+            self._workers_at = now + WORKERS_SECONDS
+            runs = self._owned.runs
+            dispatch.admission.bundling.hear(runs.workers(), runs.now_ms())
 
     def _queue(
         self, batches: dict[int, Batch], held_of: Callable[[str], Held], batch_of: Callable[[Held], Batch]

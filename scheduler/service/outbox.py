@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from celery import Celery
@@ -26,15 +26,18 @@ from ..wire import Report, RunId, error_record
 from .admission import Admission
 from .announcer import Announcer
 from .aside import fetcher
+from .bundling import Parcel
 from .held import Held
 from .pauses import Pauses
-from .publisher import Letter, Template, Templates
+from .publisher import Bundled, Letter, Template, Templates
 from .transport import Transport
 
 log = logging.getLogger("celeriac.scheduler")
 
 MOST_INPUT_CHARACTERS = 16 * 1_048_576
 """Of one message's inputs; the broker holds them twice while a worker runs the attempt."""
+MOST_SHARED_CHARACTERS = 1_048_576
+"""Of the inputs of attempts that share a message; one that takes an eighth of it travels alone."""
 BROKER_PAUSE_SECONDS = (0.1, 2.0)
 """First and longest wait before a broker that took nothing is tried again; the loop does not stand still meanwhile."""
 
@@ -43,12 +46,17 @@ _NO_OUTPUT = ord("n")
 
 
 class Outgoing(NamedTuple):
-    """An attempt on its way out."""
+    """An attempt on its way out.
+
+    Attributes:
+        parcel: what it shares a message with; None when it travels alone.
+    """
 
     held: Held
     run: RunId
     node: int
     id: str
+    parcel: Parcel | None = None
 
 
 class Outbox:
@@ -102,7 +110,7 @@ class Outbox:
         self._fetch_values(runs)
         self._refused.clear()
         mappings = Mappings(fetcher(runs))
-        letters = [it for it in (self._letter(going, mappings) for going in self.unsent) if it is not None]
+        letters = self._messages(mappings)
         if self._refused:  # their nodes fail by a report like any other, and no broker is burdened
             Attempts(runs.client, runs.namespace).report((report, None) for report in self._refused)
         try:
@@ -119,10 +127,32 @@ class Outbox:
             self._pauses.over()
         self._announcer.tell(letters)
         self._let_go()
-        self._counts["published"] += len(letters)
+        self._counts["published"] += len(self.unsent)
+        self._counts["messages"] += len(letters)
         for going in self.unsent:
             going.held.published = going.held.batches_out
         self.unsent.clear()
+
+    def _messages(self, mappings: Mappings) -> list[tuple[Template, Letter]]:
+        """What is unsent, as messages; what shares a parcel shares one, unless it is too much text."""
+        found: list[tuple[Template, Letter]] = []
+        together: dict[Parcel, list[tuple[Template, Letter]]] = {}
+        for going in self.unsent:
+            message = self._letter(going, mappings)
+            if message is None:
+                continue
+            if going.parcel is None or len(message[1].inputs) > MOST_SHARED_CHARACTERS // 8:
+                found.append(message)
+            else:
+                together.setdefault(going.parcel, []).append(message)
+        for part in (part for letters in together.values() for part in _fitting(letters)):
+            if len(part) == 1:
+                found += part
+                continue
+            template: Any = self._templates.bundle(part[0][0].queue_class)
+            bundled: Any = Bundled.of(part)
+            found.append((template, bundled))
+        return found
 
     def sends_in(self) -> float | None:
         """Seconds until what is unsent is tried again, 0 for at once; None when nothing is unsent."""
@@ -130,7 +160,7 @@ class Outbox:
 
     def _letter(self, going: Outgoing, mappings: Mappings) -> tuple[Template, Letter] | None:
         """The message of an attempt, or None when it is over by now, or its inputs cannot be had."""
-        held, run_id, node, id_ = going
+        held, run_id, node, id_, _ = going
         run = held.runs.get(run_id)
         if run is None or run.state[node] not in _IN_FLIGHT or int(id_.rpartition(".")[2]) != run.attempt[node]:
             return None
@@ -181,7 +211,7 @@ class Outbox:
     def _fetch_values(self, runs: Runs) -> None:
         """Outputs and errors that the inputs of outgoing attempts refer to and that are not in memory."""
         missing: dict[str, tuple[Run, set[int]]] = {}
-        for held, run_id, node, _ in self.unsent:
+        for held, run_id, node, *_ in self.unsent:
             run = held.runs.get(run_id)
             if run is None or type(run.template(node)) is str:
                 continue
@@ -193,7 +223,7 @@ class Outbox:
 
     def _let_go(self) -> None:
         """Forget outputs that no node will ask for any more; one that is asked for again is fetched again."""
-        for held, run_id, node, _ in self.unsent:
+        for held, run_id, node, *_ in self.unsent:
             run = held.runs.get(run_id)
             if run is None or type(run.template(node)) is str:
                 continue
@@ -201,3 +231,14 @@ class Outbox:
                 run.readers[source] -= run.readers[source] > 0
                 if not run.readers[source]:
                     run.outputs.pop(source, None)
+
+
+def _fitting(letters: Sequence[tuple[Template, Letter]]) -> Iterator[Sequence[tuple[Template, Letter]]]:
+    """Letters in parts that one message takes each. None is larger than an eighth of that."""
+    first = size = 0
+    for at, (_, letter) in enumerate(letters):
+        size += len(letter.inputs)
+        if size > MOST_SHARED_CHARACTERS:
+            yield letters[first:at]
+            first, size = at, len(letter.inputs)
+    yield letters[first:]

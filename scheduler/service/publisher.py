@@ -12,6 +12,7 @@ import base64
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from itertools import count
@@ -23,7 +24,7 @@ from kombu.connection import Connection
 from kombu.entity import Queue
 
 from ..settings import QueueClass, Settings
-from ..wire import VERSION
+from ..wire import BUNDLE, VERSION, bundle_id, traceparent
 
 EMBED = '{"callbacks":null,"errbacks":null,"chain":null,"chord":null}'
 _tags = partial(next, count(time.time_ns()))
@@ -90,6 +91,12 @@ class Template:
         self.headers: dict[str, Any] = {**message.headers, "celeriac": celeriac, "traceparent": trace}
         self.properties: dict[str, Any] = dict(message.properties)
         made = as_kombu_lays_it(self.queue, self.headers, self.properties)
+        entry: dict[str, Any] = {"id": id_, "task": executor}
+        if limits != (None, None):
+            entry["timelimit"] = limits
+        if queue_class.store_results:
+            entry["ignore_result"] = False
+        self._entry = _as_format(json.dumps(entry | {"celeriac": celeriac, "inputs": [args]}))
         made["body"] = f"{_MARK}-body"
         made["properties"]["delivery_tag"] = f"{_MARK}-tag"
         self._wire = _as_format(json.dumps(made))
@@ -114,6 +121,19 @@ class Template:
         if letter.silence is not None:
             header = f'{header[:-1]},"silence":{json.dumps(letter.silence)}}}'
         return readable, searchable, header, traceparent(letter.run, letter.number, letter.attempt)
+
+    def entry(self, letter: Letter) -> str:
+        """The attempt as JSON, as it stands among others in one message: what its worker can't find out by itself."""
+        header: dict[str, Any] = {"v": VERSION, "node": letter.node}
+        if letter.deadline_at_ms is not None:
+            header["deadline_at_ms"] = letter.deadline_at_ms
+        if letter.correlation_id is not None:
+            header["correlation_id"] = letter.correlation_id
+        if letter.deferred:
+            header["deferred"] = letter.deferred
+        if letter.secrets:
+            header["secrets"] = letter.secrets
+        return self._entry % {"id": letter.id, "celeriac": json.dumps(header), "args": letter.inputs}
 
     def on_redis(self, letter: Letter) -> bytes:
         """The message as bytes for LPUSH."""
@@ -168,19 +188,55 @@ def as_kombu_lays_it(routing_key: str, headers: dict[str, Any], properties: dict
 def _as_format(sample: str) -> str:
     """The sample with its open places as %-format fields. The header of ours is JSON, so its quotes go."""
     text = sample.replace("%", "%%").replace(f'"{_MARK}-celeriac"', "%(celeriac)s")
+    text = text.replace(f'["{_MARK}-args"]', "[%(args)s]")
     for place in ("id", "run", "args", "kwargs", "trace", "tag", "body"):
         text = text.replace(f"{_MARK}-{place}", f"%({place})s")
     return text
 
 
-def traceparent(run: str, node: int, attempt: int) -> str:
-    """W3C trace context of an attempt: one run is one trace, one attempt one span.
+class Bundled(NamedTuple):
+    """Several attempts of one class on their way in one message; for a template it is a letter like another.
 
-    >>> traceparent("0" * 26, 3, 1)
-    '00-00000000000000000000000000000001-0000000300000001-01'
+    Attributes:
+        id: Celery's, of the message.  run: of the first.
+        letters: at least two, each with its own template.
+        inputs: JSON text `[args],{kwargs}` of the task that carries them.
     """
-    trace = int(run, 36) % (1 << 128) or 1
-    return f"00-{trace:032x}-{node & 0xFFFFFFFF:08x}{attempt & 0xFFFFFFFF:08x}-01"
+
+    id: str
+    run: str
+    letters: Sequence[tuple[Template, Letter]]
+    inputs: str
+
+    @classmethod
+    def of(cls, letters: Sequence[tuple[Template, Letter]]) -> Bundled:
+        """Put letters into one."""
+        first = letters[0][1]
+        entries = ",".join(template.entry(letter) for template, letter in letters)
+        return cls(bundle_id(first.id, len(letters)), first.run, letters, f"[[{entries}]],{{}}")
+
+
+class BundleTemplate(Template):
+    """Messages of one class that carry several attempts."""
+
+    def __init__(self, app: Celery, queue_class: QueueClass) -> None:
+        super().__init__(app, BUNDLE, queue_class, (None, None))
+
+    def parts(self, letter: Any) -> tuple[str, str, str, str]:
+        """As Template.parts; what Flower shows names the runs, the number of attempts and the executors."""
+        letters: Sequence[tuple[Template, Letter]] = letter.letters
+        runs = dict.fromkeys(it.run for _, it in letters)
+        more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
+        executors = ", ".join(f"{name} x{n}" for name, n in Counter(it.executor for it, _ in letters).items())
+        readable = f"run={letter.run}{more} attempts={len(letters)}"
+        searchable = (
+            f"{{'run': '{letter.run}', 'attempts': {len(letters)}, 'executors': {executors!r}, "
+            f"'class': '{self.queue_class.name}'}}"
+        )
+        ids = ",".join(f'{{"id":"{it.id}"}}' for _, it in letters)
+        first = letters[0][1]
+        header = f'{{"v":{VERSION},"attempts":[{ids}]}}'
+        return readable, searchable, header, traceparent(first.run, first.number, first.attempt)
 
 
 class Templates:
@@ -189,6 +245,14 @@ class Templates:
     def __init__(self, app: Celery) -> None:
         self.app = app
         self._made: dict[tuple[str, str, int | None, int | None], Template] = {}
+        self._bundles: dict[str, BundleTemplate] = {}
+
+    def bundle(self, queue_class: QueueClass) -> BundleTemplate:
+        """The template for messages of a class that carry several attempts."""
+        found = self._bundles.get(queue_class.name)
+        if found is None:
+            found = self._bundles[queue_class.name] = BundleTemplate(self.app, queue_class)
+        return found
 
     def get(
         self, executor: str, queue_class: QueueClass, timeout_ms: int | None, soft_timeout_ms: int | None

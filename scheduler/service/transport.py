@@ -21,6 +21,7 @@ from kombu.entity import Queue
 
 from ..settings import Settings, is_rabbit
 from ..store.connection import connect
+from ..wire import carried, first_of
 from .publisher import Letter, Template, as_kombu_lays_it
 
 Outgoing = Sequence[tuple[Template, Letter]]
@@ -97,7 +98,9 @@ class RedisTransport:
     def waiting(self, queue: str) -> frozenset[str] | None:
         """Reads the whole queue: it is as short as the class's window."""
         messages: list[bytes] = self.client.lrange(self._prefix + queue, 0, -1)
-        return frozenset(found[1].decode() for it in messages if (found := _ID_ON_REDIS.search(it)))
+        return frozenset(
+            id_ for it in messages if (found := _ID_ON_REDIS.search(it)) for id_ in _ids_of(found[1].decode(), it)
+        )
 
     def depth(self, queue: str) -> int | None:
         """A queue of Redis's that is empty is not there."""
@@ -122,7 +125,7 @@ class RedisTransport:
         until, gone, first = time.time() - UNACKED_SECONDS, 0, 0
         while True:
             tags = self.client.zrangebyscore(self._unacked_index, 0, until, start=first, num=UNACKED_AT_ONCE)
-            over = [tag for tag in tags if is_over(tag.decode("utf-8", "replace").partition("~")[0])]
+            over = [tag for tag in tags if is_over(first_of(tag.decode("utf-8", "replace").partition("~")[0]))]
             if over:
                 with self.client.pipeline(transaction=True) as pipe:
                     pipe.hdel(self._unacked, *over)
@@ -135,6 +138,13 @@ class RedisTransport:
     def close(self) -> None:
         """Close the connection."""
         self.client.close()
+
+
+def _ids_of(id_: str, message: bytes) -> list[str]:
+    """The attempts of a message in Redis: the one that its id is, or those that its header lists."""
+    if first_of(id_) == id_:
+        return [id_]
+    return carried(id_, json.loads(message)["headers"].get("celeriac"))
 
 
 class KombuTransport:
@@ -233,7 +243,8 @@ class MemoryTransport:
 
     def waiting(self, queue: str) -> frozenset[str] | None:
         """All that was sent."""
-        return frozenset(headers["id"] for to, _, headers in self.sent if to == queue)
+        found = (carried(headers["id"], headers["celeriac"]) for to, _, headers in self.sent if to == queue)
+        return frozenset(id_ for ids in found for id_ in ids)
 
     def depth(self, queue: str) -> int | None:
         """All that was sent."""

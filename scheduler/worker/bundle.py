@@ -4,8 +4,8 @@ A Celery message costs a millisecond of worker whatever it carries; an attempt i
 goes through Celery's own tracer of its task, so that `self.request`, signals, `before_start`, `after_return`,
 contracts, failures and logs are what they are for an attempt with a message of its own. Claims are asked for in one
 call, reports leave together, at the latest LATEST_SECONDS after the attempt has ended. One that takes much longer than
-expected holds nobody up: those behind it are given back, and so are those that a dying process leaves unbegun; that
-costs them nothing.
+expected holds nobody up: those behind it are given back, and so are those whose reports a dying process takes with it;
+that costs them nothing.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from celery.app.trace import build_tracer
+from celery.app.trace import logger as trace_log
 from celery.exceptions import NotRegistered, SoftTimeLimitExceeded, TimeLimitExceeded
 
 from ..store.attempts import Attempts, Claim, Verdict
-from ..wire import BUNDLE, Report, error_record
+from ..wire import BUNDLE, Report, error_record, traceparent
 from .claim import ask
 from .context import BUNDLED
-from .endings import UNBEGUN, Ending, ending, lost
+from .endings import GIVEN_BACK, Ending, ending, lost
 from .installation import Installation, claimant
 from .progress import slot_here
 from .report import Patience
@@ -62,8 +63,8 @@ class Bundle:
     Args:
         installation: the app's.
         outer: Celery's request of the message.
-        entries: attempts as publisher.py writes them: id, task, args, kwargs, celeriac (the header of a lone message),
-            run, traceparent, timelimit.
+        entries: attempts as publisher.py writes them: id, task, inputs ([args, kwargs]), celeriac (a header like that
+            of a lone message), and where they are not the usual, timelimit ([hard, soft]) and ignore_result.
     """
 
     def __init__(self, installation: Installation, outer: Any, entries: Sequence[dict[str, Any]]) -> None:
@@ -85,6 +86,7 @@ class Bundle:
         self._current = ""
         self._began = 0.0
         self._begun = 0
+        self._lap = 0.0
         self._limits: tuple[float | None, float | None] = (None, None)
         self._warned = False
         self._in_pool = installation.in_pool_process
@@ -93,6 +95,7 @@ class Bundle:
     def run(self) -> str:
         """All attempts that are ours to run, in their order; what became of them, for people."""
         self.claims = self._claim()
+        self._lap = time.perf_counter()
         token = BUNDLED.set(self)
         own = self._listen()
         _ticker.watch(self)
@@ -160,33 +163,31 @@ class Bundle:
             error = error_record("permanent", NOT_ALLOWED, told, origin="policy", phase="route")
             self._tell(id_, Ending("failed", error))
             return
-        if task.__trace__ is None:
-            app = self.installation.app
-            task.__trace__ = build_tracer(name, task, app.loader, self._hostname, app=app)
+        args, kwargs = entry["inputs"]
         try:
-            task.__trace__(id_, entry["args"], entry["kwargs"], self._request(entry))
+            _tracer(task, self._hostname)(id_, args, kwargs, self._request(entry))
         except Exception as problem:  # out of the tracer itself; a report that has gone before this one stands
             log.exception("attempt %s was left by its tracer", id_)
             self._tell(id_, lost(type(problem).__name__, f"outside the task itself: {problem}"))
 
     def _request(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Celery's request of an attempt, as if it had had a message of its own."""
-        outer = self._outer
+        outer, header, id_ = self._outer, entry["celeriac"], str(entry["id"])
+        _, run, node, _, attempt = id_.split(".")
         return {
             "lang": "py",
-            "id": entry["id"],
+            "id": id_,
             "task": entry["task"],
-            "root_id": entry["run"],
-            "parent_id": entry["run"],
-            "args": entry["args"],
-            "kwargs": entry["kwargs"],
-            "argsrepr": entry.get("argsrepr"),
-            "kwargsrepr": entry.get("kwargsrepr"),
+            "root_id": run,
+            "parent_id": run,
+            "args": entry["inputs"][0],
+            "kwargs": entry["inputs"][1],
+            "argsrepr": f"run={run} node={header.get('node', node)} attempt={attempt}",
             "timelimit": entry.get("timelimit") or [None, None],
             "ignore_result": entry.get("ignore_result", True),
-            "celeriac": entry["celeriac"],
-            "traceparent": entry.get("traceparent"),
-            "correlation_id": entry["id"],
+            "celeriac": header,
+            "traceparent": traceparent(run, int(node), int(attempt)),
+            "correlation_id": id_,
             "origin": "celeriac",
             "hostname": outer.hostname,
             "delivery_info": outer.delivery_info,
@@ -209,6 +210,11 @@ class Bundle:
             full = self._bytes > TOGETHER_BYTES or now - self._since > LATEST_SECONDS - TICK_SECONDS
         if full:
             self._send(self.installation.attempts())
+
+    def lap(self) -> float:
+        """When the attempt before has ended, by time.perf_counter(); the next one is counted from now."""
+        last, self._lap = self._lap, time.perf_counter()
+        return last
 
     def flush(self) -> None:
         """Send what waits, through an outage for less than a lease; then it is the scheduler's to miss."""
@@ -256,7 +262,7 @@ class Bundle:
             left = [it for it in left if it in self.claims and it not in self._given_back]
             self._given_back.update(left)
         for id_ in left:
-            self._tell(id_, lost(UNBEGUN, f"given back before its turn: {why}"))
+            self._tell(id_, lost(GIVEN_BACK, f"given back before its turn: {why}"))
 
     def _note(self, id_: str) -> None:
         if self._in_pool and self.installation.progress is not None:
@@ -308,6 +314,27 @@ class Bundle:
         while self._send(attempts) is not None and time.monotonic() < until:
             time.sleep(TICK_SECONDS)
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+_tracers: dict[str, tuple[Any, Callable[..., Any]]] = {}
+"""Name of a task -> it, and what runs it in bundles."""
+
+
+def _tracer(task: Any, hostname: str) -> Callable[..., Any]:
+    """Celery's own tracer of a task. It says nothing of those that succeed, unless all is to be said: a line costs as
+    much as the attempt itself, and the scheduler's records name each.
+    """
+    found = _tracers.get(task.name)
+    if found is None or found[0] is not task:
+        level, app = trace_log.level, task.app
+        if not trace_log.isEnabledFor(logging.DEBUG):
+            trace_log.setLevel(max(trace_log.getEffectiveLevel(), logging.WARNING))  # looked at once, when it is made
+        try:
+            made = build_tracer(task.name, task, app.loader, hostname, app=app)
+        finally:
+            trace_log.setLevel(level)
+        found = _tracers[task.name] = (task, made)
+    return found[1]
 
 
 class _Ticker:

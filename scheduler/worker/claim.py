@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 from typing import Any
 
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
@@ -74,6 +75,7 @@ def begin(installation: Installation, task: Any, task_id: Any, args: Any, kwargs
     if isinstance(header, dict) and header.get("secrets"):
         it.secrets = Resolved.into(header["secrets"], args, kwargs, installation.secrets)
         watch_logs(secrets_here)
+    it.began = time.perf_counter()
 
 
 def ask(installation: Installation, ids: list[str], worker: str, token: str) -> list[Claim]:

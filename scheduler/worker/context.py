@@ -75,6 +75,7 @@ class Held:
 
     __slots__ = (
         "beat_at",
+        "began",
         "bundle",
         "claimed_at_ms",
         "hard_end_ms",
@@ -120,6 +121,8 @@ class Held:
         self.beat_at = 0.0
         """When its executor is heard again: what it says before is not passed on."""
         self.wanted = True
+        self.began = 0.0
+        """When its task was about to run, by time.perf_counter()."""
         self.bundle: Bundle | None = None
         """What it came with, when others came in the same message."""
 

@@ -61,6 +61,7 @@ def contract_of(task: Any, queue_class: str | None) -> dict[str, Any]:
         "celery_retries": celery_retries(task),
         "tools": _plain_tools(task),
         "expected_seconds": _plain_expected(task),
+        "bundle": getattr(task, "bundle", True) is not False,
         "doc": first_line(task.__doc__ if task.__doc__ != type(task).__mro__[1].__doc__ else None),
     }
 

@@ -62,8 +62,9 @@ _PHASES: dict[type[BaseException], str] = {
     DecodeError: "dispatch",
 }
 """Where attempts were that ended by these; all others ran."""
-UNBEGUN = "Unbegun"
-"""Type of the error of an attempt that came with others in one message and was given back before its turn."""
+GIVEN_BACK = "GivenBack"
+"""Type of the error of an attempt that came with others in one message and goes back for no fault of its own: its turn
+had not come, or its report had not left, when its neighbour took their process away or took too long."""
 _FULL_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
@@ -176,13 +177,13 @@ def endings_of(task_id: object, header: object, running: str | None, what: Endin
     Args:
         task_id, header: of the message, as for wire.carried.
         running: the attempt that it was at; "" for none, None when nobody knows.
-        what: became of that one. Those that came with it had not begun: they go back, at no cost.
+        what: became of that one. Those that came with it, if they have not reported, go back at no cost.
     """
     ids = carried(task_id, header)
     if len(ids) < 2 or running is None:
         return [(id_, what) for id_ in ids]
-    unbegun = lost(UNBEGUN, f"given back before its turn: {what.error.get('message', '')}")
-    return [(id_, what if id_ == running else unbegun) for id_ in ids]
+    back = lost(GIVEN_BACK, f"it came with an attempt that ended its process: {what.error.get('message', '')}")
+    return [(id_, what if id_ == running else back) for id_ in ids]
 
 
 def error_of(

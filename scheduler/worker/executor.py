@@ -62,6 +62,7 @@ class Executor(Generic[P, T]):
         capabilities: Iterable[str] = (),
         tools: Iterable[str] = (),
         expected_seconds: float | None = None,
+        bundle: bool = True,
         app: Any = None,
     ) -> None:
         update_wrapper(self, function)
@@ -88,6 +89,9 @@ class Executor(Generic[P, T]):
         self.errors = dict(errors or {})
         self.capabilities = checked_capabilities(capabilities, f"{where}: capabilities")
         self.expected_seconds = expected_seconds
+        if type(bundle) is not bool:
+            raise InvalidValue(f"{where}: bundle", bundle, "is neither True nor False", "Write False, or leave it out.")
+        self.bundle = bundle
         self.tools = checked_tools(tools, f"{where}: tools")
         self.app = app
 
@@ -131,6 +135,7 @@ class Executor(Generic[P, T]):
             "capabilities": list(self.capabilities),
             "tools": list(self.tools),
             "expected_seconds": self.expected_seconds,
+            "bundle": self.bundle,
             "doc": first_line(self.function.__doc__),
         }
 
@@ -241,6 +246,7 @@ def executor(
     capabilities: Iterable[str] = (),
     tools: Iterable[str] = (),
     expected_seconds: float | None = None,
+    bundle: bool = True,
     app: Any = None,
 ) -> Callable[[Callable[P, T]], Executor[P, T]]: ...
 
@@ -264,6 +270,7 @@ def executor(name: Any = None, **options: Any) -> Any:
         capabilities: what it can do, such as ["generate"], for nodes that ask for that and not for an executor.
         tools: which tools it is, each with a version, such as ["search@2"], for nodes that ask for a tool.
         expected_seconds: how long one call usually takes; it is not begun when less is left until its run's deadline.
+        bundle: short calls may share a message with others; False gives each one of its own.
         app: a Celery app; default every app that install() is called for.
 
     Raises:

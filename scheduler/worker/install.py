@@ -31,7 +31,7 @@ from .bundle import register_bundles
 from .claim import hand_over
 from .context import HELD, Held, is_attempt
 from .contracts import contracts_of
-from .endings import UNBEGUN, Ending, ErrorTable, check_errors, endings_of, error_of, lost
+from .endings import GIVEN_BACK, Ending, ErrorTable, check_errors, endings_of, error_of, lost
 from .executor import register_all
 from .installation import Installation, installation_of, installed_on, new_start, spell_broker
 from .progress import Progress
@@ -230,7 +230,7 @@ def _after_run(task_id: Any = None, retval: Any = None, state: Any = None, **_: 
         if not retval.requeue:
             end(it, Ending("failed", error_of(retval, "permanent", mask=it.secrets.masked)))
         elif it.bundle is not None:
-            end(it, lost(UNBEGUN, "the task asked for another delivery"))
+            end(it, lost(GIVEN_BACK, "the task asked for another delivery"))
         elif it.task.acks_late:
             hand_over(it, "requeued")
         else:

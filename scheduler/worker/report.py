@@ -94,18 +94,25 @@ class OutputTooLarge(EncodeError):
 
 def succeed(held: Held, data: bytes) -> None:
     """Report the output of the attempt that runs here. Waits; see deliver()."""
-    kind = "inline"
+    kind, ran_us = "inline", _ran_us(held)
     put_aside = None
     if len(data) > INLINE_LIMIT_BYTES:
         put_aside, kind = data, "blob"
-    report = Report(held.id, "succeeded", held.worker, held.claimed_at_ms, kind)
+    report = Report(held.id, "succeeded", held.worker, held.claimed_at_ms, kind, ran_us=ran_us)
     deliver(held, report, data, put_aside)
 
 
 def end(held: Held, ending: Ending) -> None:
     """Report another ending of the attempt that runs here. Waits; see deliver()."""
-    report = Report(held.id, ending.end, held.worker, held.claimed_at_ms, "none", ending.error, ending.retry_after_ms)
+    error, after, ran_us = ending.error, ending.retry_after_ms, _ran_us(held)
+    report = Report(held.id, ending.end, held.worker, held.claimed_at_ms, "none", error, after, ran_us)
     deliver(held, report, None)
+
+
+def _ran_us(held: Held) -> int | None:
+    """How long the task has run, until now; of several in one message with all that it cost since the one before."""
+    began = held.began if held.bundle is None else held.bundle.lap()
+    return round((time.perf_counter() - began) * 1e6) if held.began else None
 
 
 def deliver(held: Held, report: Report, output: bytes | None, put_aside: bytes | None = None) -> None:

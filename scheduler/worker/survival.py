@@ -179,8 +179,9 @@ def _check_bundle(args: Any, ids: list[str]) -> None:
         _check_fields(it)
         if not isinstance(it.get("task"), str) or not isinstance(it.get("celeriac"), dict):
             raise InvalidTaskError(f"attempt {it['id']}: expected a task and a header")
-        if not isinstance(it.get("args"), list) or not isinstance(it.get("kwargs"), dict):
-            raise InvalidTaskError(f"attempt {it['id']}: expected args that are a list, and kwargs that are a mapping")
+        inputs = it.get("inputs")
+        if not isinstance(inputs, list) or list(map(type, inputs)) != [list, dict]:
+            raise InvalidTaskError(f"attempt {it['id']}: expected a list of args and a mapping of kwargs as inputs")
         _check_header(it["celeriac"])
 
 

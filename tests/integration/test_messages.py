@@ -20,11 +20,11 @@ from kombu.messaging import Consumer
 
 from scheduler.graph import Graph
 from scheduler.service import dispatch, transport
-from scheduler.service.publisher import Letter, Template, scheduler_app
+from scheduler.service.publisher import Bundled, BundleTemplate, Letter, Template, scheduler_app
 from scheduler.service.rabbit import RabbitTransport
 from scheduler.service.transport import MemoryTransport, RedisTransport, Transport, open_transport
 from scheduler.settings import QueueClass, Settings, broker_url_of
-from scheduler.wire import AttemptId
+from scheduler.wire import AttemptId, carried
 from tests.integration.echo import STANDARD, AtOnce, Echo, Task, value
 from tests.integration.stage import Stage, diamond, eventually, layers, settings_for
 
@@ -196,6 +196,77 @@ def test_the_template_and_kombu_make_the_same_message(settings: Settings) -> Non
     theirs["properties"].pop("delivery_tag")
     assert base64.b64decode(ours.pop("body")) == base64.b64decode(theirs.pop("body"))
     assert ours == json.loads(json.dumps(theirs))
+
+
+def bundled(settings: Settings, *letters: Letter) -> tuple[BundleTemplate, Any]:
+    """Letters in one message."""
+    it = settings.default_class
+    of = [Template(scheduler_app(settings), f"echo.{one.node}", it, (60.0, None)) for one in letters]
+    return BundleTemplate(scheduler_app(settings), it), Bundled.of(list(zip(of, letters, strict=True)))
+
+
+def test_a_bundle_is_a_message_of_celery_s_too(settings: Settings) -> None:
+    """Header for header what `app.amqp` makes of the task that carries them, and the same on Redis and through kombu;
+    it names the runs, how many attempts there are and their executors, and lists all attempts.
+    """
+    letters = [letter(text, inputs=f"[{json.dumps(text)}],{{}}", number=at) for at, text in enumerate(ODD)]
+    made, given = bundled(settings, *letters)
+    body, headers, properties = made.for_kombu(given)
+    theirs = Celery("reference", set_as_current=False).amqp.as_task_v2(str(uuid4()), "celeriac.bundle", args=([],))
+    assert set(headers) == set(theirs.headers) | {"celeriac", "traceparent"}
+    assert set(properties) == set(theirs.properties)
+    assert headers["id"] == f"{letters[0].id}x{len(ODD)}"
+    assert headers["argsrepr"] == f"run={RUN} attempts={len(ODD)}"
+    assert all(f"echo.{text} x1" in eval(headers["kwargsrepr"])["executors"] for text in ODD)
+    assert carried(headers["id"], headers["celeriac"]) == [it.id for it in letters]
+    ours = json.loads(made.on_redis(given))
+    assert base64.b64decode(ours["body"]).decode() == body
+    assert ours["headers"] == json.loads(json.dumps(headers))
+    [entries], kwargs, _ = json.loads(body)
+    assert kwargs == {}
+    assert [it["id"] for it in entries] == [it.id for it in letters]
+    assert [it["task"] for it in entries] == [f"echo.{text}" for text in ODD]
+    assert [it["celeriac"]["node"] for it in entries] == ODD
+    assert [it["inputs"] for it in entries] == [[[text], {}] for text in ODD]
+    assert all(it["timelimit"] == [60.0, None] for it in entries)
+
+
+def test_a_bundle_s_entry_says_what_its_worker_cannot_know(settings: Settings) -> None:
+    """Deadline, correlation, places of large outputs and secrets: only where there are such."""
+    plain = letter("a")
+    full = letter("b", number=4, deadline_at_ms=5, correlation_id="ü", deferred=[[0, 1]], secrets=[[1, "key"]])
+    made, given = bundled(settings, plain, full)
+    [[first, second]], _, _ = json.loads(made.for_kombu(given)[0])
+    assert first["celeriac"] == {"v": 1, "node": "a"}
+    assert second["celeriac"] == {
+        "v": 1,
+        "node": "b",
+        "deadline_at_ms": 5,
+        "correlation_id": "ü",
+        "deferred": [[0, 1]],
+        "secrets": [[1, "key"]],
+    }
+
+
+def test_what_waits_in_a_bundle_waits(settings: Settings) -> None:
+    """The broker's queue knows every attempt of a message, and lets go of it by the first."""
+    lone = letter("a", number=1)
+    made, given = bundled(settings, letter("b", number=2), letter("c", number=3))
+    redis = RedisTransport(settings)
+    redis.send([(template(settings), lone), (made, given)])
+    ids = frozenset(str(AttemptId(7, RUN, number, 1, 2)) for number in (1, 2, 3))  # type: ignore[arg-type]
+    assert redis.waiting(made.queue) == ids
+    memory = MemoryTransport()
+    memory.send([(template(settings), lone), (made, given)])
+    assert memory.waiting(made.queue) == ids
+    message = json.loads(redis.client.lindex(made.queue, 0))
+    tag = message["properties"]["delivery_tag"]
+    redis.client.hset("unacked", tag, b"x")
+    redis.client.zadd("unacked_index", {tag: 1})
+    asked: list[str] = []
+    assert redis.sweep(lambda id_: not asked.append(id_)) == 1  # type: ignore[func-returns-value]  # it notes and agrees
+    assert asked == [str(AttemptId(7, RUN, 2, 1, 2))]  # type: ignore[arg-type]
+    redis.close()
 
 
 def test_a_message_sent_twice_has_two_delivery_tags(settings: Settings) -> None:

@@ -170,9 +170,7 @@ class BundledPost(Post):
         return {
             "id": id_,
             "task": task,
-            "args": list(args),
-            "kwargs": kwargs or {},
-            "run": self.run,
+            "inputs": [list(args), kwargs or {}],
             "celeriac": (headers or {}).get("celeriac") or {"v": 1},
             "timelimit": [time_limit, soft_time_limit],
             "ignore_result": ignore_result,

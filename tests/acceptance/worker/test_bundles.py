@@ -83,7 +83,7 @@ def test_no_result_waits_for_its_neighbour(bundles: BundledPost) -> None:
     quick, slow, behind = send(bundles, ("sample.echo", 1), ("sample.sleeps", 4.0), ("sample.sleeps", 0.0))
     assert bundles.wait(quick).output == 1
     assert bundles.told(slow) == [], "the quick one's report has waited for the slow one"
-    assert bundles.wait(behind).short == ("lost", "lost", "Unbegun")
+    assert bundles.wait(behind).short == ("lost", "lost", "GivenBack")
     assert bundles.told(slow) == []
     assert bundles.wait(slow).output == "slept"
     bundles.settled()
@@ -112,7 +112,7 @@ def test_a_killed_process_takes_one_attempt_with_it(processes_post: BundledPost,
     assert post.wait(before).output == 1
     os.kill(int(started[0].split()[-1]), signal.SIGKILL)
     assert post.wait(hit).short == ("lost", "lost", "WorkerLostError")
-    assert post.wait(behind).short == ("lost", "lost", "Unbegun")
+    assert post.wait(behind).short == ("lost", "lost", "GivenBack")
     post.settled()
     assert post.told(before)[0].short[0] == "succeeded"
 
@@ -124,8 +124,8 @@ def test_a_task_that_ends_its_process_is_the_one_to_blame(processes_post: Bundle
     )
     assert processes_post.wait(before).output == 1
     assert processes_post.wait(guilty).short[0] == "lost"
-    assert processes_post.wait(guilty).short[2] != "Unbegun"
-    assert processes_post.wait(behind).short == ("lost", "lost", "Unbegun")
+    assert processes_post.wait(guilty).short[2] != "GivenBack"
+    assert processes_post.wait(behind).short == ("lost", "lost", "GivenBack")
 
 
 def test_a_soft_limit_is_one_attempt_s_own(processes_post: BundledPost) -> None:
@@ -157,7 +157,7 @@ def test_a_hard_limit_is_one_attempt_s_own(processes_post: BundledPost, processe
     first, second, third = (post.wait(it["id"]) for it in entries)
     assert first.output == 1
     assert second.short == ("failed", "timeout", "TimeLimitExceeded")
-    assert third.short == ("lost", "lost", "Unbegun")
+    assert third.short == ("lost", "lost", "GivenBack")
     post.settled()
     assert processes.alive()
     assert all(it.short[0] != "lost" for it in post.told(entries[1]["id"])[:1])
@@ -195,7 +195,7 @@ def test_a_second_delivery_runs_nothing_twice(bundles: BundledPost) -> None:
 def test_a_task_that_wants_another_delivery_gets_another_attempt(bundles: BundledPost) -> None:
     """Reject(requeue=True) beside others: the attempt goes back by itself, for their message stays where it is."""
     first, again, last = send(bundles, ("sample.echo", 1), ("sample.requeues",), ("sample.echo", 2))
-    assert bundles.wait(again).short == ("lost", "lost", "Unbegun")
+    assert bundles.wait(again).short == ("lost", "lost", "GivenBack")
     assert [bundles.wait(it).output for it in (first, last)] == [1, 2]
 
 
@@ -204,8 +204,8 @@ def test_a_task_that_wants_another_delivery_gets_another_attempt(bundles: Bundle
     [
         lambda entries: entries.append(7),
         lambda entries: entries[1].pop("task"),
-        lambda entries: entries[1].update(args=None),
-        lambda entries: entries[1].update(kwargs=[1]),
+        lambda entries: entries[1].update(inputs=None),
+        lambda entries: entries[1].update(inputs=[[], [1]]),
         lambda entries: entries[1].update(celeriac=5),
         lambda entries: entries[1].update(timelimit="soon"),
         lambda entries: entries[1].update(celeriac={"min_reader": 99}),
@@ -233,7 +233,7 @@ def test_a_cold_shutdown_costs_no_attempt_a_loss(store: str, start: Start) -> No
     until(lambda: [it for it in worker.notes() if it.startswith(f"start {running}")], "it runs")
     worker.signal(signal.SIGQUIT)
     assert post.wait(running, 10).short == ("lost", "lost", "WorkerShutdown")
-    assert post.wait(behind, 10).short == ("lost", "lost", "Unbegun")
+    assert post.wait(behind, 10).short == ("lost", "lost", "GivenBack")
     worker.ended()
 
 

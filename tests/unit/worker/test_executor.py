@@ -181,6 +181,7 @@ def test_contracts_say_what_is_enforced() -> None:
         "capabilities": [],
         "tools": [],
         "expected_seconds": None,
+        "bundle": True,
         "doc": None,
     }
 
@@ -325,3 +326,14 @@ def test_a_module_that_is_loaded_again_replaces_its_executors(app: Celery) -> No
 
     assert app.tasks["again"].celeriac_executor is second
     assert app.tasks["again"].run() == 2
+
+
+def test_an_executor_may_insist_on_messages_of_its_own() -> None:
+    """`bundle=False` is published; anything but true and false is refused, with the place."""
+
+    @executor(bundle=False)
+    def lonely() -> None: ...
+
+    assert lonely.contract()["bundle"] is False
+    with pytest.raises(InvalidValue, match="bundle"):
+        executor(bundle=1)(lambda: None)  # type: ignore[call-overload]  # what a user may write
