@@ -40,8 +40,8 @@ test-matrix: ## all tests on Celery 5.6 and 5.7, each in an environment of its o
 bench: $(STAMP) ## the benchmarks; JSON=FILE writes the figures too
 	$(BIN)/python -m tests.bench $(if $(JSON),--json $(JSON))
 
-faults: $(STAMP) ## the fault table; ROWS=1,4-6 SEEDS=1-5 JOBS=2 JSON=FILE
-	$(BIN)/python -m tests.acceptance.faults $(if $(ROWS),--rows $(ROWS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) $(if $(JSON),--json $(JSON))
+faults: $(STAMP) ## the fault table; ROWS=1,4-6 SEEDS=1-5 JOBS=2 BUNDLES=2 (seconds of work in a message) JSON=FILE
+	$(BIN)/python -m tests.acceptance.faults $(if $(BUNDLES),--bundle-seconds $(BUNDLES)) $(if $(ROWS),--rows $(ROWS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) $(if $(JSON),--json $(JSON))
 
 mutants: $(STAMP) ## the product broken on purpose, piece by piece: the rows that must see it; ONLY=TEXT
 	$(BIN)/python -m tests.acceptance.faults.mutants $(if $(ONLY),--only "$(ONLY)")

@@ -64,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every result there too")
     parser.add_argument("--home", type=Path, metavar="DIRECTORY", help="where failed runs leave their logs")
     parser.add_argument("--keep", action="store_true", help="keep the logs of runs that passed, too")
+    parser.add_argument("--bundle-seconds", type=float, metavar="S", help="of work in one message, in every class")
     parser.add_argument("--list", action="store_true", help="tell which rows there are")
     options = parser.parse_args(arguments)
     rows = chosen(options.rows, options.fast)
@@ -73,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     home = options.home or Path(tempfile.mkdtemp(prefix="celeriac-faults-"))
     print(HEAD, flush=True)
     results: list[Result] = []
-    for result in results_of(rows, numbers(options.seeds), home, options.keep, options.jobs):
+    rigs = {} if options.bundle_seconds is None else {"bundle_seconds": options.bundle_seconds}
+    for result in results_of(rows, numbers(options.seeds), home, options.keep, options.jobs, rigs):
         results.append(result)
         print(shown(result), flush=True)
         if options.json:

@@ -185,6 +185,11 @@ def words_of(line: bytes) -> list[bytes]:
     return [_ESCAPE.sub(meant, word) for word in _WORD.findall(found[1])] if found else []
 
 
+def _attempts(message: bytes) -> int:
+    """How many attempts a message of kombu's carries."""
+    return len(json.loads(message)["headers"]["celeriac"]["attempts"])
+
+
 class Doubler:
     """While it is open, each message laid into a queue and each entry laid into an inbox comes a second time.
 
@@ -196,12 +201,12 @@ class Doubler:
         inboxes: whether entries of inboxes too.
 
     Attributes:
-        messages, entries: how many were doubled.
+        attempts, reports: how many were doubled; a message may carry several, and so may an entry.
     """
 
     def __init__(self, client: redis.Redis, queues: Iterable[str], *, inboxes: bool = True) -> None:
         self.client: Any = client
-        self.messages = self.entries = 0
+        self.attempts = self.reports = 0
         self._queues = {queue.encode() for queue in queues}
         self._inboxes = inboxes
         self._own: Counter[tuple[bytes, ...]] = Counter()
@@ -253,9 +258,9 @@ class Doubler:
             return
         command, key = words[0].upper(), words[1]
         if command in (b"LPUSH", b"RPUSH") and key in self._queues:
-            self.messages += self._again([command, key, *words[2:]], len(words) - 2)
+            self.attempts += self._again([command, key, *words[2:]], sum(map(_attempts, words[2:])))
         elif command == b"XADD" and self._inboxes and key.endswith(b"}:inbox") and words[2] == b"*":
-            self.entries += self._again([command, *words[1:]], 1)
+            self.reports += self._again([command, *words[1:]], words[3::2].count(b"report"))
 
     def _again(self, words: list[bytes], count: int) -> int:
         what = tuple(words)

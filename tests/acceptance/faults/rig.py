@@ -54,6 +54,8 @@ class Rig:
         app: import path of the workers' Celery app.
         nodes: of each graph of the base load.
         strikes: how many a killer makes at most.
+        bundle_seconds: of work in one message, in every class; None for what the classes say. The tasks of the base
+            load are too long for company unless it is a second or more.
 
     Attributes:
         random: what rows draw from.
@@ -75,6 +77,7 @@ class Rig:
         app: str = "tests.acceptance.faults.app:app",
         nodes: int = 2000,
         strikes: int = 12,
+        bundle_seconds: float | None = None,
     ) -> None:
         if unknown := set(proxied) - set(KINDS):
             raise ValueError(f"there is no kind {unknown} to be proxied; there are {KINDS}")
@@ -91,6 +94,11 @@ class Rig:
         self.kills: list[Kill] = []
         self.ledger_path = directory / "ledger.jsonl"
         self.ledger_path.touch()
+        self._queues = HERE / "queues.toml"
+        if bundle_seconds is not None:
+            tables = self._queues.read_text().replace("pool =", f"bundle_seconds = {bundle_seconds}\npool =")
+            self._queues = directory / "queues_bundled.toml"
+            self._queues.write_text(tables)
         self._broker = broker
         self._settings = dict(settings or {})
         self._app = app
@@ -230,7 +238,7 @@ class Rig:
             "PYTHONPATH": str(ROOT),
             "CELERIAC_REDIS_URL": self.url(kind),
             "CELERIAC_BROKER_URL": self.broker_url(),
-            "CELERIAC_QUEUES_FILE": str(HERE / "queues.toml"),
+            "CELERIAC_QUEUES_FILE": str(self._queues),
             "CELERIAC_SHARD_LEASE_SECONDS": "5",
             "CELERIAC_APP": self._app,
             "FAULTS_LEDGER": str(self.ledger_path),
@@ -298,5 +306,7 @@ class Rig:
                 verdict.duplicates <= most_duplicates,
                 f"{verdict.duplicates} duplicates, at most {most_duplicates} allowed",
             )
+        if bundles := sum(self.says(name).count("Task celeriac.bundle[") for name in self.processes):
+            verdict.facts["lines of bundles"] = bundles
         verdict.facts |= {name: round(it, 2) if isinstance(it, float) else it for name, it in (notes or {}).items()}
         return verdict

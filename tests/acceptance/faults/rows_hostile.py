@@ -65,9 +65,9 @@ def doubled(rigs: RigFactory, seed: int) -> Verdict:
             twice.catch_up()
             eventually(lambda: not queued(rig), "the workers have looked at every message", 60)
         verdict = rig.judge(loads, most_duplicates=0)
-        verdict.facts |= {"messages": twice.messages, "entries": twice.entries}
-        verdict.must(twice.messages >= verdict.starts, f"only {twice.messages} messages were doubled")
-        verdict.must(twice.entries >= verdict.starts, f"only {twice.entries} inbox entries were doubled")
+        verdict.facts |= {"attempts sent twice": twice.attempts, "reports twice": twice.reports}
+        verdict.must(twice.attempts >= verdict.starts, f"only {twice.attempts} attempts were sent twice")
+        verdict.must(twice.reports >= verdict.starts, f"only {twice.reports} reports came twice")
         refused = _told_of(rig, verdict.starts, 1 if verdict.duplicates else 30)
         verdict.facts["claims refused"] = refused
         verdict.must(refused >= verdict.starts, f"workers tell of {refused} refused claims for {verdict.starts} starts")
