@@ -16,11 +16,11 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from . import celery_runs, overload, sections, turns
+from . import celery_runs, metg, mixed, overload, sections, turns
 from .place import Place
 from .sections import Section
 
-ALONE = ("echo", "growth", "idle", "profile", "overload")
+ALONE = ("echo", "growth", "idle", "profile", "overload", "metg", "mixed")
 TURNS = ("chain", "fan", "stencil", "diamonds", "flat", "layers-real")
 NAMES = (*ALONE, *TURNS, "shipped")
 LEFT_OUT = ("flat", "layers-real")
@@ -70,6 +70,8 @@ def measure(wanted: list[str], repeats: int, *, quick: bool) -> dict[str, float]
         part("idle", lambda: sections.idle(place, 20.0))
         part("overload", lambda: overload.overload(place, quick=quick))
         part("turns", lambda: turns.turns(place, sizes, real, repeats))
+        part("metg", lambda: metg.metg(place, min(repeats, 2), quick=quick))
+        part("mixed", lambda: mixed.mixed(place, quick=quick))
         part("shipped", lambda: turns.turns(place, sizes, ["flat"], repeats, shipped=True))
         celery_runs.close()
     return values

@@ -15,6 +15,8 @@ from .shapes import Shape
 
 NODE = "bench.node"
 """The executor: returns at once, with nothing."""
+BUSY = "bench.busy"
+"""Another: keeps its process busy for some milliseconds."""
 QUEUE_CLASS = "standard-low"
 
 

@@ -173,6 +173,10 @@ def _values(found: list[Workload], raw: list[float], prefix: str) -> dict[str, f
     for it in found:
         rates = [it.nodes / seconds for seconds in it.ours]
         values[f"{prefix}{it.name.replace('-', '_')}_nodes_per_second"] = Spread.of(rates).middle
+        if it.name in ("fan", "stencil"):
+            values[f"{prefix}{'fanin' if it.name == 'fan' else it.name}_tasks_per_second"] = Spread.of(rates).middle
+        if it.name == "diamonds":
+            values[f"{prefix}diamonds_per_second"] = Spread.of(len(it.graphs) / s for s in it.ours).middle
         if it.theirs:
             values[prefix + _NAMES[it.name]] = _against(it).middle
         if it.name in ("fan", "flat"):
