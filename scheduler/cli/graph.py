@@ -31,16 +31,20 @@ def graph_command() -> None:
 @place_options
 @output_option
 def check(graph: str, inputs: tuple[str, ...], published: bool, place: Place, out: Output) -> None:
-    """Say what is wrong with GRAPH (exit status 6), or what it holds, and where nothing is said of failure."""
+    """Say what is wrong with GRAPH (exit status 6), or what it holds; where nothing is said of failure, and where
+    carrying the work costs more than the work.
+    """
     from .drawing import levels, shape_of
     from .failure_paths import DEFAULT, nodes_that_may_fail, without_path
+    from .overhead import advice
 
     built = graph_of(graph, inputs_of(inputs))
     settings = place.settings()
-    contracts = None
+    contracts, paces = None, dict[str, int]()
     if published:
         with place.for_reading() as located:
-            contracts = runs_of(located).contracts()
+            runs = runs_of(located)
+            contracts, paces = runs.contracts(), runs.paces()
     compiled = built.compile(contracts=contracts, classes=settings.classes)
     profiles, shape = compiled.header["profiles"], shape_of(compiled)
     bare = [compiled.keys[node] for node in without_path(shape)]
@@ -53,6 +57,7 @@ def check(graph: str, inputs: tuple[str, ...], published: bool, place: Place, ou
         "executors": sorted({it["executor"] for it in profiles} - {""}),
         "mappers": compiled.header.get("mappers", []),
         "returns": None if compiled.header["returns"] is None else compiled.keys[compiled.header["returns"]],
+        "overhead": advice(shape, contracts or {}, paces, settings.classes, settings.default_class.name),
     }
     if out.json:
         default = DEFAULT if bare else None
@@ -62,7 +67,7 @@ def check(graph: str, inputs: tuple[str, ...], published: bool, place: Place, ou
             shown = ", ".join(bare[:_MOST_BARE]) + (", ..." if len(bare) > _MOST_BARE else "")
             of = len(nodes_that_may_fail(shape))
             found["no failure path"] = f"{len(bare)} of {of} nodes, {DEFAULT}: {shown}"
-        said = {name: it for name, it in found.items() if name != "mappers" or it}
+        said = {name: it for name, it in found.items() if name not in ("mappers", "overhead") or it}
         out.facts([(name, ", ".join(it) if isinstance(it, list) else it) for name, it in said.items()])
 
 

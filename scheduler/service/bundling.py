@@ -29,6 +29,7 @@ LIMIT_FACTOR = 20
 SEEN = 8
 """Attempts of an executor after which their times are believed."""
 KEPT = 32
+TOLD_PART = 4
 QUANTILE = 0.8
 _AGAIN = 8
 """Times between two sorts of what is kept."""
@@ -42,6 +43,8 @@ class Pace:
         self._latest: deque[int] = deque(maxlen=KEPT)
         self._seen = 0
         self.us: int | None = None
+        self.told: int | None = None
+        """What the store has been told."""
 
     def took(self, us: int) -> None:
         """One more has run for so long."""
@@ -108,6 +111,21 @@ class Bundling:
                 slots.count += concurrency if type(concurrency) is int and concurrency > 0 else 1
                 slots.able &= type(it.get("bundles")) is int
 
+    def recall(self, paces: Mapping[str, int]) -> None:
+        """What schedulers have measured before; our own measurements take its place."""
+        for name, us in paces.items():
+            pace = self._paces.setdefault(name, Pace())
+            if pace.us is None:
+                pace.us = pace.told = us
+
+    def news(self) -> dict[str, int]:
+        """Paces that differ from what was last told by a quarter or more; they count as told now."""
+        found = {}
+        for name, it in self._paces.items():
+            if it.us is not None and (it.told is None or abs(it.us - it.told) * TOLD_PART > it.told):
+                found[name] = it.told = it.us
+        return found
+
     def took(self, executor: str, us: int) -> None:
         """An attempt of an executor has run for so long."""
         pace = self._paces.get(executor)
@@ -135,7 +153,8 @@ class Bundling:
         if found is None:
             if len(self._may) >= _MOST_ASKED:
                 self._may.clear()
-            found = self._may[asked] = (way, self._may_share(way, self.classes[queue_class]))  # kept, so is its id
+            why = why_alone(way, self.contracts.get(way.executor, {}), self.classes[queue_class])
+            found = self._may[asked] = (way, not why)  # the profile is kept, so its id is no other's
         if not found[1]:
             return None
         us = self._expected_us(way)
@@ -143,27 +162,37 @@ class Bundling:
             return None
         return us + OVERHEAD_US
 
-    def _may_share(self, way: Profile, queue_class: QueueClass) -> bool:
-        contract = self.contracts.get(way.executor, {})
-        limit_ms = way.timeout_ms or 1000 * (contract.get("timeout_seconds") or 0)
-        return (
-            contract.get("purity") != "unsafe"
-            and contract.get("bundle") is not False
-            and not way.alone
-            and way.silence_ms is None
-            and way.max_losses > 0
-            and (not limit_ms or 1000 * limit_ms >= LIMIT_FACTOR * queue_class.bundle_us)
-        )
-
     def _expected_us(self, way: Profile) -> int | None:
-        """How long an attempt will run: as measured, else as declared, else None."""
+        """How long an attempt will run."""
         pace = self._paces.get(way.executor)
-        if pace is not None and pace.us is not None:
-            return pace.us
-        if way.expected_ms is not None:
-            return 1000 * way.expected_ms
-        declared = self.contracts.get(way.executor, {}).get("expected_seconds")
-        return round(declared * 1e6) if isinstance(declared, int | float) and 0 < declared < 3600 else None
+        return expected_us(way, self.contracts.get(way.executor, {}), None if pace is None else pace.us)
+
+
+def why_alone(way: Profile, contract: Mapping[str, Any], queue_class: QueueClass) -> str:
+    """Why attempts of a node share no message however short they are; "" when they may."""
+    limit_ms = way.timeout_ms or 1000 * (contract.get("timeout_seconds") or 0)
+    reasons = {
+        f"its class {queue_class.name} has bundle_seconds = 0": not queue_class.bundle_us,
+        "its executor is unsafe to repeat": contract.get("purity") == "unsafe",
+        "its executor says bundle=False": contract.get("bundle") is False,
+        "it says Timing(alone=True)": way.alone,
+        "it may be silent for a while only": way.silence_ms is not None,
+        "it may bear no loss (max_losses=0)": way.max_losses == 0,
+        f"its time limit is below {LIMIT_FACTOR * queue_class.bundle_us / 1e6:g} s": (
+            0 < 1000 * limit_ms < LIMIT_FACTOR * queue_class.bundle_us
+        ),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def expected_us(way: Profile, contract: Mapping[str, Any], measured: int | None) -> int | None:
+    """How long an attempt will run: as measured, else as declared by its node or executor, else None."""
+    if measured is not None:
+        return measured
+    if way.expected_ms is not None:
+        return 1000 * way.expected_ms
+    declared = contract.get("expected_seconds")
+    return round(declared * 1e6) if isinstance(declared, int | float) and 0 < declared < 3600 else None
 
 
 class Taken(NamedTuple):

@@ -158,6 +158,7 @@ class Scheduler:
         self._inboxes.client.connection_pool.disconnect()
         self._safety.check(self._client, anew=True)
         runs = self._owned.begin()
+        self._dispatch.admission.bundling.recall(runs.paces())
         self._loading = Loading(runs, self._dispatch, self.counts)
         self._overdue = Overdue(self._inboxes, self._dispatch, self.counts)
         self._intake = Intake(
@@ -285,12 +286,16 @@ class Scheduler:
         self._dispatch.outbox.publish(runs)
 
     def _hear_workers(self) -> None:
-        """What workers announce, while anything waits to be sent: their slots, and whether they take bundles."""
+        """What workers announce, while anything waits to be sent: their slots, and whether they take bundles. Then the
+        store is told how long attempts take.
+        """
         dispatch, now = self._dispatch, time.monotonic()
         if now >= self._workers_at and dispatch.admission.busy():
             self._workers_at = now + WORKERS_SECONDS
             runs = self._owned.runs
             dispatch.admission.bundling.hear(runs.workers(), runs.now_ms())
+            if news := dispatch.admission.bundling.news():
+                runs.tell_paces(news)
 
     def _queue(
         self, batches: dict[int, Batch], held_of: Callable[[str], Held], batch_of: Callable[[Held], Batch]

@@ -35,6 +35,8 @@ class Keys:
         """hash: executor -> contract, JSON. Published by workers at start."""
         self.executors_version = f"{namespace}:executors:version"
         """string: counts publications, so that a scheduler reads the hash only when it changed."""
+        self.executors_pace = f"{namespace}:executors:pace"
+        """hash: executor -> us that four in five of its latest attempts have not exceeded. Measured by schedulers."""
         self.executors_seen = f"{namespace}:executors:seen"
         """zset: executor -> when a worker last published or confirmed it, ms."""
         self.paused = f"{namespace}:paused"

@@ -248,6 +248,15 @@ class Runs:
         """Goes up whenever a worker publishes contracts."""
         return int(self.client.get(self.keys.executors_version) or 0)
 
+    def paces(self) -> dict[str, int]:
+        """How long attempts of executors run, as schedulers have measured it: name -> us."""
+        found = self.client.hgetall(self.keys.executors_pace)
+        return {name.decode(): int(us) for name, us in found.items() if us.isdigit()}
+
+    def tell_paces(self, paces: Mapping[str, int]) -> None:
+        """Keep what was measured, for schedulers that start and for people."""
+        self.client.hset(self.keys.executors_pace, mapping=dict(paces))
+
     def workers(self) -> dict[str, dict[str, Any]]:
         """Workers that have announced themselves: name -> description with seen_at_ms."""
         return {name.decode(): json.loads(it) for name, it in self.client.hgetall(self.keys.workers).items()}

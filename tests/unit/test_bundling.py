@@ -133,6 +133,24 @@ def test_a_pace_is_not_moved_by_outliers() -> None:
     assert pace.us >= 5_000
 
 
+def test_what_was_measured_is_told_once_and_remembered() -> None:
+    """A scheduler that starts knows at once what another has measured; small changes are not worth a word."""
+    it = bundling(100)
+    assert it.news() == {"quick": 100}
+    assert it.news() == {}
+    other = bundling(None)
+    assert work(other, one()) is None
+    other.recall({"quick": 100, "gone": 5})
+    assert work(other, one()) == 100 + OVERHEAD_US
+    assert other.news() == {}, "what it has been told is no news"
+    for _ in range(KEPT):
+        other.took("quick", 110)
+    assert other.news() == {}
+    for _ in range(KEPT):
+        other.took("quick", 200)
+    assert other.news() == {"quick": 200}
+
+
 @given(
     st.lists(st.integers(61, MOST_US // 2), min_size=1, max_size=1200), st.integers(-5, 40), st.integers(1_000, MOST_US)
 )
