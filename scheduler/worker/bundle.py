@@ -18,13 +18,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
 from typing import Any
 
 from celery.app.trace import build_tracer
 from celery.app.trace import logger as trace_log
 from celery.exceptions import NotRegistered, SoftTimeLimitExceeded, TimeLimitExceeded
 
-from ..store.attempts import Attempts, Claim, Verdict
+from ..store.attempts import Claim, Verdict
 from ..wire import BUNDLE, Report, error_record, traceparent
 from .claim import ask
 from .context import BUNDLED
@@ -209,7 +210,7 @@ class Bundle:
             self._since = self._since or now
             full = self._bytes > TOGETHER_BYTES or now - self._since > LATEST_SECONDS - TICK_SECONDS
         if full:
-            self._send(self.installation.attempts())
+            self._send()
 
     def lap(self) -> float:
         """When the attempt before has ended, by time.perf_counter(); the next one is counted from now."""
@@ -221,7 +222,7 @@ class Bundle:
         lease_ms = min((it.lease_end_ms - it.now_ms for it in self.claims.values()), default=0)
         patience = Patience(lease_ms / 1000 * LEASE_PART)
         while self._reports:
-            trouble = self._send(self.installation.attempts())
+            trouble = self._send()
             if trouble is None:
                 continue
             patience.bear(trouble)
@@ -234,7 +235,7 @@ class Bundle:
                 )
                 return
 
-    def _send(self, attempts: Attempts) -> BaseException | None:
+    def _send(self) -> BaseException | None:
         """One try to send what waits; why it failed. What was not taken waits on, in its order."""
         with self._sending:
             with self._lock:
@@ -242,7 +243,7 @@ class Bundle:
                 self._bytes, self._since = 0, 0.0
             try:
                 if batch:
-                    attempts.report(batch)
+                    self.installation.attempts().report(batch)
             except Exception as trouble:  # noqa: BLE001  an outage, whatever its form
                 with self._lock:
                     self._reports = batch + self._reports
@@ -277,13 +278,15 @@ class Bundle:
         return signal.signal(signal.SIGUSR1, self._soft_limit)
 
     def _soft_limit(self, *_: Any) -> None:
-        """Runs in the main thread: a signal that comes when its attempt has ended just then is nobody's any more."""
-        soft = self._limits[1]
-        if self._current and soft is not None and time.monotonic() - self._began >= soft:
-            self._limits = (self._limits[0], None)
+        """Runs in the main thread: a signal that comes when its attempt has ended just then is nobody's any more. One
+        that we have not sent is Celery's, for a limit of the whole pool.
+        """
+        hard, soft = self._limits
+        if self._current and (soft is None or time.monotonic() - self._began >= soft):
+            self._limits = (hard, inf)
             raise SoftTimeLimitExceeded
 
-    def tick(self, attempts: Attempts) -> None:
+    def tick(self) -> None:
         """From the ticker's thread: send what has waited, look after whoever takes too long."""
         now = time.monotonic()
         with self._lock:
@@ -294,15 +297,17 @@ class Bundle:
             self._give_back(f"the attempt before it has been running for {ran:.1f} s")
             late = True
         if late:
-            self._send(attempts)
+            self._send()
         if not current or not self._in_pool:
             return
         if hard is not None and ran >= hard:
-            self._kill(current, hard, attempts)
+            self._kill(current, hard)
         elif soft is not None and ran >= soft:
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+            with self._lock:  # so that no signal is sent for an attempt that has ended
+                if self._current == current:
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
-    def _kill(self, id_: str, hard: float, attempts: Attempts) -> None:
+    def _kill(self, id_: str, hard: float) -> None:
         """A hard time limit has passed: told, and the process ends, as Celery ends it for a lone attempt."""
         with self._lock:
             if self._current != id_:
@@ -311,7 +316,7 @@ class Bundle:
         self._give_back("the attempt before it ran out of time")
         self._tell(id_, ending(TimeLimitExceeded(hard)))
         until = time.monotonic() + 2.0
-        while self._send(attempts) is not None and time.monotonic() < until:
+        while self._send() is not None and time.monotonic() < until:
             time.sleep(TICK_SECONDS)
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -349,8 +354,7 @@ class _Ticker:
         """Tick for this bundle."""
         if self._pid != os.getpid():  # a fork leaves threads with its parent
             self._pid, self._watched, self._wake = os.getpid(), [], threading.Condition()
-            mine = (bundle.installation,)
-            threading.Thread(target=self._run, args=mine, name="celeriac-bundles", daemon=True).start()
+            threading.Thread(target=self._run, name="celeriac-bundles", daemon=True).start()
         with self._wake:
             self._watched.append(bundle)
             self._wake.notify()
@@ -360,16 +364,14 @@ class _Ticker:
         with self._wake:
             self._watched.remove(bundle)
 
-    def _run(self, installation: Installation) -> None:
-        attempts: Attempts | None = None
+    def _run(self) -> None:
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: bool(self._watched))
             time.sleep(TICK_SECONDS)
             for bundle in list(self._watched):
                 try:
-                    attempts = attempts or installation.open()
-                    bundle.tick(attempts)
+                    bundle.tick()
                 except Exception:
                     log.exception("a bundle could not be looked after")
 

@@ -62,10 +62,22 @@ def thread_post(store: str, threads: Worker) -> Post:
 
 
 @pytest.fixture(params=["processes", "threads"])
-def alone(request: pytest.FixtureRequest, store: str) -> Post:
-    """Sends to each of the two in turn, every attempt in a message of its own."""
+def queue(request: pytest.FixtureRequest) -> str:
+    """That of each of the two workers in turn."""
     worker: Worker = request.getfixturevalue(request.param)
-    return Post(store, worker.queue)
+    return worker.queue
+
+
+@pytest.fixture
+def alone(store: str, queue: str) -> Post:
+    """Sends to each of the two in turn, every attempt in a message of its own."""
+    return Post(store, queue)
+
+
+@pytest.fixture
+def bundles(store: str, queue: str) -> BundledPost:
+    """Sends to each of the two in turn, several attempts in a message."""
+    return BundledPost(store, queue)
 
 
 @pytest.fixture(params=["processes", "threads", "processes-bundled", "threads-bundled"])

@@ -27,13 +27,6 @@ def processes_post(store: str, processes: Worker) -> BundledPost:
     return BundledPost(store, processes.queue)
 
 
-@pytest.fixture(params=["processes", "threads"])
-def bundles(request: pytest.FixtureRequest, store: str) -> BundledPost:
-    """Bundles for each of the two workers in turn."""
-    worker: Worker = request.getfixturevalue(request.param)
-    return BundledPost(store, worker.queue)
-
-
 def send(post: BundledPost, *calls: tuple[Any, ...], **options: Any) -> list[str]:
     """Send calls (task, args…) in one message; the ids of their attempts."""
     entries = [post.entry(task, *args, **options) for task, *args in calls]
@@ -143,6 +136,16 @@ def test_a_soft_limit_is_one_attempt_s_own(processes_post: BundledPost) -> None:
     assert second.short == ("failed", "timeout", "SoftTimeLimitExceeded")
     assert third.output == "caught"
     assert last.output == "slept"
+
+
+def test_a_limit_of_the_whole_pool_holds_too(store: str, start: Start) -> None:
+    """`celery worker --soft-time-limit` counts for the message; what runs when it passes is told."""
+    start("bundle-pool", "-P", "prefork", "-c", "1", "--soft-time-limit", "1")
+    post = BundledPost(store, "bundle-pool")
+    first, second, last = send(post, ("sample.echo", 1), ("sample.sleeps", 60), ("sample.echo", 2))
+    assert post.wait(first).output == 1
+    assert post.wait(second).short == ("failed", "timeout", "SoftTimeLimitExceeded")
+    assert post.wait(last).short[0] in ("succeeded", "lost")
 
 
 def test_a_hard_limit_is_one_attempt_s_own(processes_post: BundledPost, processes: Worker) -> None:
