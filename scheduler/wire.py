@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, NewType
 from urllib.parse import quote, unquote
 
@@ -47,6 +48,7 @@ BUNDLE = "celeriac.bundle"
 _BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
 _RUN_ID = re.compile(r"[0-9a-z]{26}")
 _TOOL = re.compile(rf"({CAPABILITY_NAME})(?:@({TOOL_VERSION}))?")
+MOST_ID = 64
 _ATTEMPT_ID = re.compile(r"([0-9]{1,4})\.([0-9a-z]{26})\.([0-9]{1,9})\.([0-9]{1,6})\.([0-9]{1,9})")
 _BUNDLE_ID = re.compile(rf"{_ATTEMPT_ID.pattern}x[0-9]{{1,6}}")
 
@@ -179,11 +181,7 @@ class AttemptId(NamedTuple):
         >>> AttemptId.parse("8b0b3a4e-37d5-4c1e-9d5e-3b6d6f1f0c55") is None
         True
         """
-        found = _ATTEMPT_ID.fullmatch(text)
-        if found is None:
-            return None
-        shard, run, node, epoch, attempt = found.groups()
-        return cls(int(shard), RunId(run), int(node), int(epoch), int(attempt))
+        return _parsed(text) if len(text) <= MOST_ID else None
 
 
 def bundle_id(first: str, count: int) -> str:
@@ -236,6 +234,16 @@ def carried(task_id: object, header: object) -> list[str]:
     told = header.get("attempts")
     found = [it.get("id") for it in told if isinstance(it, dict)] if isinstance(told, list) else []
     return [it for it in found if isinstance(it, str) and AttemptId.parse(it) is not None]
+
+
+@lru_cache(4096)
+def _parsed(text: str) -> AttemptId | None:
+    """Remembered, for a worker asks the same of an attempt several times."""
+    found = _ATTEMPT_ID.fullmatch(text)
+    if found is None:
+        return None
+    shard, run, node, epoch, attempt = found.groups()
+    return AttemptId(int(shard), RunId(run), int(node), int(epoch), int(attempt))
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,12 +128,11 @@ def deliver(held: Held, report: Report, output: bytes | None, put_aside: bytes |
     patience: Patience | None = None
     while True:
         try:
-            attempts = held.installation.attempts()
             if put_aside is not None:
-                key = attempts.put_blob(held.id, put_aside)
+                key = held.installation.attempts().put_blob(held.id, put_aside)
                 digest = hashlib.sha256(put_aside).hexdigest()
                 output, put_aside = _reference(key, len(put_aside), digest), None
-            (held.bundle or attempts).report([(report, output)])
+            (held.bundle or held.installation.attempts()).report([(report, output)])
             held.settled = True
             return
         except Exception as trouble:  # noqa: BLE001  whatever kept it from Redis, a soft time limit included: the ending stands
