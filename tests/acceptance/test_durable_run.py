@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import urllib.request
+from ast import literal_eval
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from scheduler import Graph, Node, RunState
+from scheduler import Graph, Node, RunState, Timing
 
 from .stack import Stack, eventually
 
 
-def ladder(rungs: int, seconds: float) -> Graph:
+def ladder(rungs: int, seconds: float, timing: Timing | None = None) -> Graph:
     """Two strands of steps that join at the end."""
     g = Graph("ladder")
     left: list[Node[Any]] = []
@@ -25,8 +26,8 @@ def ladder(rungs: int, seconds: float) -> Graph:
     for rung in range(rungs):
         for name, strand in (("left", left), ("right", right)):
             key = f"{name} {rung}"
-            strand[:] = [g.add("shop.step", name=key, seconds=seconds, after=list(strand), key=key)]
-    g.add("shop.step", name="end", after=[*left, *right], key="end")
+            strand[:] = [g.add("shop.step", name=key, seconds=seconds, after=list(strand), key=key, timing=timing)]
+    g.add("shop.step", name="end", after=[*left, *right], key="end", timing=timing)
     return g
 
 
@@ -204,7 +205,9 @@ def test_a_scheduler_process_loads_no_task(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_flower_shows_attempts_by_run_and_node(tmp_path: Path) -> None:
-    """Flower lists every attempt as a readable Celery task, finds a run by its id, and counts as the scheduler does."""
+    """Flower lists every message as a readable Celery task, finds a run by its id, and counts as the scheduler does:
+    attempts that travel alone by their nodes, bundles by how many and whose they are.
+    """
     port = "5599"
     with Stack(tmp_path, CELERIAC_FLOWER_PORT=port, FLOWER_UNAUTHENTICATED_API="true") as stack:
         stack.start("flower", "flower")
@@ -232,7 +235,12 @@ def test_flower_shows_attempts_by_run_and_node(tmp_path: Path) -> None:
                 return any(it["state"] == "SUCCESS" for it in tasks().values())
 
             eventually(heard, "Flower has switched on the worker's events")
-            run = client.submit(ladder(3, 0.0), check=False)
+            run = client.submit(ladder(3, 0.0, Timing(alone=True)), check=False)
+            short = Graph("short")
+            for n in range(60):
+                short.add("shop.step", name=f"short {n}", seconds=0.0)
+            together = client.submit(short, check=False)
+            assert together.wait(60) is RunState.SUCCEEDED
             other = client.submit(ladder(1, 0.0), check=False)
             assert run.wait(60) is RunState.SUCCEEDED
             assert other.wait(60) is RunState.SUCCEEDED
@@ -245,3 +253,12 @@ def test_flower_shows_attempts_by_run_and_node(tmp_path: Path) -> None:
         assert {it["name"] for it in found.values()} == {"shop.step"}
         assert any(it["args"] == f"run={run.id} node=end attempt=1" for it in found.values())
         assert {it["routing_key"] for it in found.values()} == {"celeriac.standard-low"}
+
+        def carried() -> int:
+            """Attempts of the other run, in messages of their own and in bundles."""
+            its = [it for it in tasks(f"kwargs:run={together.id}").values() if it["state"] == "SUCCESS"]
+            bundles = [literal_eval(it["kwargs"]) for it in its if it["name"] == "celeriac.bundle"]
+            assert all(it["executors"] == f"shop.step x{it['attempts']}" for it in bundles)
+            return len(its) - len(bundles) + sum(it["attempts"] for it in bundles)
+
+        eventually(lambda: carried() == 60, "Flower has all sixty attempts")

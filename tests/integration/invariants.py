@@ -32,6 +32,7 @@ _GLOBAL = {
     "schedulers": "zset",
     "paused": "hash",
     "executors": "hash",
+    "executors:pace": "hash",
     "executors:version": "string",
     "executors:seen": "zset",
     "capabilities": "hash",
