@@ -127,15 +127,15 @@ MUTANTS = (
     Mutant(
         "leases of what runs are not renewed",
         "worker/heartbeat.py",
-        "            answers = store.renew(sorted(running), claimant(self.hostname))\n",
-        "            answers = dict.fromkeys(running, True)\n",
+        "            answers = store.renew(sorted(active), claimant(self.hostname))\n",
+        "            answers = dict.fromkeys(active, True)\n",
         ((27, "attempts of five leases"),),
     ),
     Mutant(
         "shutdowns count as losses",
         "core/retry.py",
-        'not in ("NeverClaimed", "WorkerShutdown", "StoreRewound", BROKEN)',
-        'not in ("NeverClaimed", "StoreRewound", BROKEN)',
+        '("NeverClaimed", "WorkerShutdown", "GivenBack", "StoreRewound", BROKEN)',
+        '("NeverClaimed", "GivenBack", "StoreRewound", BROKEN)',
         ((26, "cold"),),
     ),
     Mutant(
