@@ -259,6 +259,6 @@ def test_flower_shows_attempts_by_run_and_node(tmp_path: Path) -> None:
             its = [it for it in tasks(f"kwargs:run={together.id}").values() if it["state"] == "SUCCESS"]
             bundles = [literal_eval(it["kwargs"]) for it in its if it["name"] == "celeriac.bundle"]
             assert all(it["executors"] == f"shop.step x{it['attempts']}" for it in bundles)
-            return len(its) - len(bundles) + sum(it["attempts"] for it in bundles)
+            return len(its) - len(bundles) + sum(int(it["attempts"]) for it in bundles)
 
         eventually(lambda: carried() == 60, "Flower has all sixty attempts")
