@@ -84,6 +84,8 @@ class Bundle:
         self._reports: list[tuple[Report, bytes | None]] = []
         self._bytes = 0
         self._since = 0.0
+        """When the oldest report that waits was made; 0 while none does."""
+        self._sent_at = time.monotonic()
         self._current = ""
         self._began = 0.0
         self._begun = 0
@@ -200,7 +202,9 @@ class Bundle:
     # -- reports ------------------------------------------------------------------------------------
 
     def report(self, reports: Iterable[tuple[Report, bytes | None]]) -> None:
-        """Where Attempts.report would send: they wait for others, and leave together."""
+        """Where Attempts.report would send: those of short attempts wait for others, and leave together. After a longer
+        one there is nothing to gain by waiting, and a process that dies would take its report along.
+        """
         with self._lock:
             for report, output in reports:
                 self._reports.append((report, output))
@@ -208,7 +212,7 @@ class Bundle:
                 self.counts[report.end] += 1
             now = time.monotonic()
             self._since = self._since or now
-            full = self._bytes > TOGETHER_BYTES or now - self._since > LATEST_SECONDS - TICK_SECONDS
+            full = self._bytes > TOGETHER_BYTES or now - self._sent_at > LATEST_SECONDS - TICK_SECONDS
         if full:
             self._send()
 
@@ -240,7 +244,7 @@ class Bundle:
         with self._sending:
             with self._lock:
                 batch, self._reports = self._reports, []
-                self._bytes, self._since = 0, 0.0
+                self._bytes, self._since, self._sent_at = 0, 0.0, time.monotonic()
             try:
                 if batch:
                     self.installation.attempts().report(batch)
