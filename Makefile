@@ -46,8 +46,8 @@ faults: $(STAMP) ## the fault table; ROWS=1,4-6 SEEDS=1-5 JOBS=2 BUNDLES=2 (seco
 mutants: $(STAMP) ## the product broken on purpose, piece by piece: the rows that must see it; ONLY=TEXT
 	$(BIN)/python -m tests.acceptance.faults.mutants $(if $(ONLY),--only "$(ONLY)")
 
-soak: $(STAMP) ## everything is killed for MINUTES=60, and memory must stay flat; JSON=FILE SEEDS=1
-	$(BIN)/python -m tests.acceptance.faults.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEEDS),--seed $(SEEDS)) $(if $(JSON),--json $(JSON))
+soak: $(STAMP) ## everything is killed for MINUTES=60, and memory must stay flat; JSON=FILE SEEDS=1 BUNDLES=0.3
+	$(BIN)/python -m tests.acceptance.faults.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEEDS),--seed $(SEEDS)) $(if $(BUNDLES),--bundle-seconds $(BUNDLES)) $(if $(JSON),--json $(JSON))
 
 clean: ## remove environments, caches, builds and the data of local runs
 	rm -rf .venv* .celeriac build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

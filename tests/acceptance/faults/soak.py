@@ -151,13 +151,13 @@ class Soak:
                 self.violations.append(f"run {line.run}: {line.node} started after the run had ended")
 
 
-def run(minutes: float, seed: int, directory: Path) -> dict[str, Any]:
+def run(minutes: float, seed: int, directory: Path, bundle_seconds: float | None = None) -> dict[str, Any]:
     """Soak for so long; returns what came of it as JSON."""
     retention = "retention_seconds" in Settings.model_fields
     settings = {"CELERIAC_RETENTION_SECONDS": str(RETENTION_SECONDS)} if retention else {}
     if retention and "archive_url" in Settings.model_fields:
         settings["CELERIAC_ARCHIVE_URL"] = str(directory / "archive")
-    with Rig(directory, seed, settings=settings) as rig:
+    with Rig(directory, seed, settings=settings, bundle_seconds=bundle_seconds) as rig:
         rig.start_all()
         rig.worker("h1", "heavy")
         rig.await_workers(len(rig.workers) + 1)
@@ -195,13 +195,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.acceptance.faults.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--bundle-seconds", type=float, metavar="S", help="of work in one message, in every class")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--home", type=Path, metavar="DIRECTORY", help="where logs and ledger are left on a violation")
     options = parser.parse_args(arguments)
     home = options.home or Path(tempfile.mkdtemp(prefix="celeriac-soak-"))
     home.mkdir(parents=True, exist_ok=True)
     print(f"seed {options.seed}, pid {os.getpid()}, in {home}", flush=True)
-    told = run(options.minutes, options.seed, home)
+    told = run(options.minutes, options.seed, home, options.bundle_seconds)
     if options.json:
         options.json.write_text(json.dumps(told, indent=1))
     for name in ("kills", "paid twice", "retention"):
