@@ -50,6 +50,8 @@ _RUN_ID = re.compile(r"[0-9a-z]{26}")
 _TOOL = re.compile(rf"({CAPABILITY_NAME})(?:@({TOOL_VERSION}))?")
 MOST_ID = 64
 _ATTEMPT_ID = re.compile(r"([0-9]{1,4})\.([0-9a-z]{26})\.([0-9]{1,9})\.([0-9]{1,6})\.([0-9]{1,9})")
+CHAINED = "n"
+"""Behind the token of a claim that was made with the report of the step before, and not for a message."""
 _BUNDLE_ID = re.compile(rf"{_ATTEMPT_ID.pattern}x[0-9]{{1,6}}")
 
 
@@ -259,6 +261,8 @@ class Report:
         error: kind, type, message, traceback, origin; None for succeeded.
         retry_after_ms: the wait that the executor asked for, or None.
         ran_us: how long the task itself ran; None when the worker does not know.
+        goes_on: id of the next step of its chain, which its worker has claimed with this report; "" for none.
+        chained: it was begun so itself, and not by a message.
     """
 
     id: str
@@ -269,6 +273,8 @@ class Report:
     error: dict[str, Any] | None = None
     retry_after_ms: int | None = None
     ran_us: int | None = None
+    goes_on: str = ""
+    chained: bool = False
 
     def to_json(self) -> bytes:
         """The record as it travels; fields without a value are left out."""
@@ -283,6 +289,10 @@ class Report:
             record["retry_after_ms"] = self.retry_after_ms
         if self.ran_us is not None:
             record["ran_us"] = self.ran_us
+        if self.goes_on:
+            record["goes_on"] = self.goes_on
+        if self.chained:
+            record["chained"] = True
         return _json(record).encode("utf-8", "backslashreplace")
 
     @classmethod
@@ -313,7 +323,8 @@ class Report:
                 raise WireError("report", "`error` is not an object", error)
             id_, worker, ran_us = str(record["id"]), str(record.get("worker", "")), record.get("ran_us")
             ran_us = ran_us if type(ran_us) is int and ran_us >= 0 else None  # worth nothing, if it is wrong
-            return cls(id_, end, worker, claimed_at_ms, output, error, retry_after_ms, ran_us)
+            goes_on, chained = str(record.get("goes_on", "")), record.get("chained") is True
+            return cls(id_, end, worker, claimed_at_ms, output, error, retry_after_ms, ran_us, goes_on, chained)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as broken:
             raise WireError("report", f"{type(broken).__name__}: {broken}", raw[:200]) from broken
 

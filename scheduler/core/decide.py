@@ -464,7 +464,8 @@ def _stop_broken_off(run: Run) -> bool:
 def _admitted(run: Run, event: Admitted, _now: int) -> Decision:
     state = run.state
     ready = [node for node in dict.fromkeys(event.nodes) if 0 <= node < len(state) and state[node] == _AT_READY]
-    if not ready or run.run_state is not RunState.RUNNING:
+    going = run.run_state is _RUNNING or (event.begun and run.run_state is _PAUSED)
+    if not ready or not going:
         return STALE
     return Decision([Move(node, _DISPATCH) for node in ready])
 

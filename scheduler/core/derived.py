@@ -27,7 +27,7 @@ from .events import (
     RetryRequested,
 )
 from .guards import Facts
-from .history import Line
+from .history import GOES_ON, Line
 from .retry import backoff_ms
 from .run import Run
 from .states import FIRST_ENDED, IN_FLIGHT, RunState
@@ -53,7 +53,7 @@ def candidates(run: Run, lines: Sequence[Line], at: int, facts_of: FactsOf) -> I
     if it.node < 0:
         yield from _of_run(run, lines, at)
     elif it.word == "dispatch":
-        yield Admitted([it.node])
+        yield Admitted([it.node], it.why == GOES_ON)
     elif it.word == "wake":
         yield RetryDue(it.node, run.attempt[it.node])
     elif it.word in ("succeed", "hand_over"):

@@ -41,9 +41,14 @@ class Opened(NamedTuple):
 
 
 class Admitted(NamedTuple):
-    """There is room for these ready nodes in their queue class: send them."""
+    """There is room for these ready nodes in their queue class: send them.
+
+    Attributes:
+        begun: the worker of the node before each has begun it already, so a run that is paused lets it go on.
+    """
 
     nodes: list[int]
+    begun: bool = False
 
 
 class Reported(NamedTuple):

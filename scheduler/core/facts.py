@@ -28,7 +28,7 @@ from .events import (
 )
 from .expressions import EvaluationError, Expression
 from .guards import Path, Sight
-from .history import KINDS, Line
+from .history import GOES_ON, KINDS, Line
 from .recorded import event_of
 from .retry import counts_as_loss
 from .run import CLOSED, COUNTED_AS, Run
@@ -177,7 +177,7 @@ def _ended(stage: Run, line: Line, facts: list[Fact]) -> Event | None:
 
 
 def _admitted(_stage: Run, line: Line, _facts: list[Fact]) -> Event:
-    return Admitted([line.node])
+    return Admitted([line.node], line.why == GOES_ON)
 
 
 def _due(stage: Run, line: Line, facts: list[Fact]) -> Event | None:

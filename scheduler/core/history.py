@@ -19,6 +19,8 @@ KINDS: dict[str, MoveKind] = {kind.word: kind for kind in MoveKind}
 RUN_WORDS = frozenset(state.value for state in RunState)
 REWOUND, WAIT = "rewound", "wait"
 """Notes: the store has lost commits; nodes that could go out wait, and why."""
+GOES_ON = "begun with the report of the node before it"
+"""Why a step of a chain is dispatched: the worker that has run the one before goes on with it."""
 
 Entries = Iterable[tuple[str, list[list[Any]], Mapping[int, Mapping[str, Any]]]]
 """(id, moves, number of a move -> what is told beside it), as the store has them."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from .expressions import Purse
@@ -18,6 +19,8 @@ from .states import NodeState
 if TYPE_CHECKING:
     from .mapping import Mappings
 
+Hole = tuple[list[str | int], list[str | int]]
+"""Where in [args, kwargs] an output goes that is still to come, and the path to what is wanted of it."""
 _MARK = "\u0000ref"
 _BLOB, _FAILED, _SUCCEEDED = ord("b"), int(NodeState.FAILED), int(NodeState.SUCCEEDED)
 
@@ -66,6 +69,15 @@ def resolve(
     return "".join(parts), _positions(template, blobs) if blobs else []
 
 
+def holes(template: Template, node: int) -> list[Hole]:
+    """Where the output of a node goes, which is null in the text as long as that has not ended."""
+    if type(template) is str:
+        return []
+    numbers = [at // 2 for at, part in enumerate(template) if at % 2 and part[0] == node]
+    paths: list[Any] = [template[2 * number + 1][1] for number in numbers]
+    return list(zip(_positions(template, numbers), paths, strict=True)) if numbers else []
+
+
 def pick(value: Any, path: list[str | int]) -> Any:
     """The part of a JSON value that a path leads to, or None.
 
@@ -105,8 +117,15 @@ def mappers_at(template: Template) -> dict[str, list[str]]:
 
 
 def _positions(template: Template, wanted: list[int]) -> list[list[str | int]]:
-    """Where in [args, kwargs] the references of these numbers stand. Off the hot path: blobs are rare."""
-    text = "".join(part if at % 2 == 0 else json.dumps(f"{_MARK}{at // 2}") for at, part in enumerate(template))
+    """Where in [args, kwargs] the references of these numbers stand."""
+    return _places(tuple(template[::2]), tuple(wanted))
+
+
+@lru_cache(256)
+def _places(texts: tuple[str, ...], wanted: tuple[int, ...]) -> list[list[str | int]]:
+    """The same by the texts between references; remembered, for the nodes of a chain are often of one kind."""
+    marked = [part for at, text in enumerate(texts) for part in (text, json.dumps(f"{_MARK}{at}"))]
+    text = "".join(marked[: 2 * len(texts) - 1])
     marks = {f"{_MARK}{number}": number for number in wanted}
     found = {marks[value]: where for where, value in _walk(json.loads(f"[{text}]"), []) if value in marks}
     return [found[number] for number in wanted]

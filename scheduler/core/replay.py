@@ -23,7 +23,7 @@ from .derived import candidates
 from .events import Decision, Event, Reported
 from .evolve import evolve
 from .guards import Facts
-from .history import REWOUND, Line
+from .history import GOES_ON, REWOUND, Line
 from .recorded import event_of
 from .run import Run
 from .states import MoveKind, NodeState
@@ -213,7 +213,7 @@ class Replayer:
         run = self.found.run
         if it.word in _BARE and 0 <= it.node < run.n and run.profiles[run.profile[it.node]].may_be_done_by_others:
             return it.node, it.word, -1, ""
-        told = "" if it.word == "dispatch" and _VERSION.fullmatch(it.why) else it.why
+        told = "" if it.word == "dispatch" and (it.why == GOES_ON or _VERSION.fullmatch(it.why)) else it.why
         return it.node, it.word, it.cause, told
 
     def _same(self, at: int, told: Sequence[Told]) -> int:

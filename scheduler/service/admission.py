@@ -25,6 +25,7 @@ from ..store.routes import Routes
 from ..versions import fits, is_compatible, version_of
 from ..wire import capability_of, is_found_later
 from .bundling import Bundling, Draft, Taken
+from .chains import WorkOf, may_chain, steps_after
 from .refusals import Refusal, denied, not_allowed, other_version, too_late, unknown_tool
 from .windows import Window
 
@@ -327,7 +328,7 @@ class Admission:
                 priority = max(levels)
                 queue = levels[priority]
                 id_, (run, nodes) = queue.popitem(last=False)
-                turn = self._turn(draft, name, run, nodes, min(TURN, limit) if queue else limit)
+                turn, steps = self._turn(draft, name, run, nodes, min(TURN, limit) if queue else limit)
                 if nodes:
                     queue[id_] = (run, nodes)
                     queue.move_to_end(id_, last=bool(turn))
@@ -335,24 +336,48 @@ class Admission:
                     del levels[priority]
                 limit -= len(turn)
                 if turn:
-                    taken.append(draft.took(run, turn))
+                    taken.append(draft.took(run, turn, steps))
             draft.share_out()
             window.short = bool(levels) and draft.room <= 0
         return taken
 
-    def _turn(self, draft: Draft, queue_class: str, run: Run, nodes: deque[int], most: int) -> list[int]:
-        """The next nodes of a run that there is room for, at most so many; they leave the queue."""
+    def _turn(
+        self, draft: Draft, queue_class: str, run: Run, nodes: deque[int], most: int
+    ) -> tuple[list[int], dict[int, list[int]]]:
+        """The next nodes of a run that there is room for, at most so many; they leave the queue. And for those that
+        begin a chain the steps that follow in the same message.
+        """
         turn: list[int] = []
+        steps: dict[int, list[int]] = {}
         shares, going = draft.slots > 0, run.run_state is _RUNNING
+        chains = shares and not self._paused and not self.may_object(run) and may_chain(run)
+        step_us = self._step_us(queue_class)
         while nodes and len(turn) < most:
             node = nodes[0]
             if going and run.state[node] == _READY:
                 work = self.bundling.work_us(run, node, self.bound(run.way(node)), queue_class) if shares else None
+                follow: list[int] = []
+                if chains and work is not None:
+                    follow, work = steps_after(run, node, work, draft.left_us, step_us)
                 if not draft.takes(work):
                     break
                 turn.append(node)
+                if follow:
+                    steps[node] = follow
             nodes.popleft()
-        return turn
+        return turn, steps
+
+    def _step_us(self, queue_class: str) -> WorkOf:
+        """What a next step adds to the work of a message of this class."""
+
+        def work_us(run: Run, node: int) -> int | None:
+            way = run.way(node)
+            fits = not is_found_later(way.executor) and self.place(way)[0] == queue_class
+            if not fits or not self._fits(way.executor, queue_class):
+                return None
+            return self.bundling.work_us(run, node, way, queue_class)
+
+        return work_us
 
     def waits(self) -> dict[str, int]:
         """Why nodes wait apart: reason -> how many. For people."""

@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 from ..core.events import Decision, Event
+from ..core.history import GOES_ON
 from ..core.recorded import record_of
 from ..core.run import Run
 from ..core.states import ENDED_RUNS, FIRST_ENDED, TARGET, MoveKind, NodeState, RunState
@@ -65,6 +66,7 @@ class Batch:
     Attributes:
         ready: (run, node) that became ready and are to be admitted.
         over: attempts that ended.
+        void: attempts that were begun for nothing; some may go out with this very batch, by a message.
         still: attempts whose lease was found to have ended -> their state then; a claim since then counts more.
         ended: runs that ended.
         reopened: ended runs that go on.
@@ -79,6 +81,7 @@ class Batch:
         self.pages: dict[str, Pages] = {}
         self.ready: list[tuple[Run, int]] = []
         self.over: list[str] = []
+        self.void: list[str] = []
         self.still: dict[str, str] = {}
         self.ended: list[Run] = []
         self.reopened: list[Run] = []
@@ -223,6 +226,12 @@ class Batch:
         self.states[attempt] = state
         self.deadlines[attempt] = claim_by_ms
 
+    def goes_on(self, run: Run, node: int) -> None:
+        """A next step of a chain: its worker has begun it with the report of the one before, and holds its claim."""
+        page = self.page(run)
+        page.dirty[node] = None
+        page.log.append([node, "dispatch", run.attempt[node], -1, GOES_ON])
+
     def heard(self, run: Run, event: Event) -> None:
         """The event behind the lines that come next, for its moves do not say all of it; before `take`."""
         node = getattr(event, "node", -1)
@@ -259,7 +268,7 @@ class Batch:
             commit.reopened(RunId(run.id), run.created_at_ms)
         for id_, page in self.pages.items():
             self._commit_run(commit, RunId(id_), page)
-        commit.over(self.over)
+        commit.over([*self.over, *(it for it in self.void if it not in self.states)] if self.void else self.over)
         if self.still:
             commit.still(self.still)
         commit.out(self.states, self.deadlines)

@@ -201,12 +201,14 @@ class Taken(NamedTuple):
     Attributes:
         queue_class: theirs.
         parcels: for each node the one that it shares with others, or None.
+        steps: node -> those that follow it in its message, of those that some do.
     """
 
     queue_class: str
     run: Run
     nodes: list[int]
     parcels: list[Parcel | None]
+    steps: dict[int, list[int]]
 
 
 class Draft:
@@ -232,6 +234,11 @@ class Draft:
         self._works: list[int] = []
         self._taken: list[Taken] = []
 
+    @property
+    def left_us(self) -> int:
+        """Work that one more node may bring along."""
+        return min(self._most_us, self._shared_us)
+
     def takes(self, work_us: int | None) -> bool:
         """Whether one more node finds room; then it has it.
 
@@ -252,9 +259,9 @@ class Draft:
         self._works.append(work_us or 0)
         return True
 
-    def took(self, run: Run, nodes: list[int]) -> Taken:
-        """The nodes that have just found room, all of one run."""
-        found = Taken(self._queue_class, run, nodes, [None] * len(nodes))
+    def took(self, run: Run, nodes: list[int], steps: dict[int, list[int]]) -> Taken:
+        """The nodes that have just found room, all of one run, with the steps that follow them."""
+        found = Taken(self._queue_class, run, nodes, [None] * len(nodes), steps)
         self._taken.append(found)
         return found
 
@@ -265,15 +272,15 @@ class Draft:
             return
         sizes = iter(parcels(works, self._free, self._most_us))
         parcel, left = None, 0
-        places = ((taken.parcels, at) for taken in self._taken for at in range(len(taken.nodes)))
-        for work, (found, at) in zip(self._works, places, strict=True):
+        places = ((taken, at, node) for taken in self._taken for at, node in enumerate(taken.nodes))
+        for work, (found, at, node) in zip(self._works, places, strict=True):
             if not work:
                 continue
             if not left:
                 left = next(sizes)
-                parcel = Parcel() if left > 1 else None
+                parcel = Parcel() if left > 1 or node in found.steps else None
                 self.room -= 1
-            found[at] = parcel
+            found.parcels[at] = parcel
             left -= 1
 
 

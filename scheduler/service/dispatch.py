@@ -16,7 +16,7 @@ from ..core.decide import decide
 from ..core.events import Admitted, Reported
 from ..core.evolve import evolve
 from ..core.run import Run
-from ..core.states import RunState
+from ..core.states import NodeState, RunState
 from ..settings import Settings
 from ..store.runs import Runs
 from ..wire import AttemptId, Report, RunId, placed, read_place
@@ -80,6 +80,7 @@ class Dispatch:
             self._frees(queue_class, held.parcels.get(id_))
         held.flying.clear()
         held.parcels.clear()
+        held.chained.clear()
         held.bound.clear()
         self.outbox.forget(held)
 
@@ -111,12 +112,64 @@ class Dispatch:
             self._passed_by.pop(id_, None)
         if held.bound:
             held.bound.pop(id_, None)
+        if held.chained:
+            held.chained.discard(id_)
 
     def took(self, held: Held, run: Run, node: int, report: Report) -> None:
         """How long an attempt has run, for those of its executor that come after it. The run has not moved on yet."""
         if report.ran_us is not None:
             bound = held.bound.get(report.id, "") if held.bound else ""
             self.admission.bundling.took(bound or run.way(node).executor, report.ran_us)
+
+    def goes_on(self, held: Held, batch: Batch, run: Run, report: Report, at_ms: int) -> None:
+        """The worker of an attempt that has just ended well has begun the next step of its chain. That takes the place
+        of the one before; if it is not to be, the step counts for nothing.
+
+        Args:
+            at_ms: when, by Redis.
+        """
+        id_ = report.goes_on
+        newest, node = batch.ready[-1] if batch.ready else (None, -1)
+        if (
+            newest is run
+            and run.attempt_id(held.keys.shard, node) == id_
+            and self._begun(held, batch, run, node, at_ms)
+        ):
+            batch.ready.pop()
+            self.flies(held, id_, held.flying.get(report.id, self._default.name), held.parcels.get(report.id))
+        else:
+            self.void(held, batch, id_)
+
+    def adopt_steps(self, held: Held, batch: Batch, attempts: Mapping[str, str]) -> None:
+        """What workers have begun as the next step of a chain, where a crash kept the record of that from the store and
+        not the record of the end before it. Before attempts in flight are looked for.
+
+        Args:
+            attempts: id -> state, as the store has them.
+        """
+        for id_, state in attempts.items():
+            run, node = held.goes_on(id_, state) or (None, -1)
+            if run is not None and run.state[node] == NodeState.READY:
+                at_ms = run.created_at_ms + run.ready_at[node]
+                if self._begun(held, batch, run, node, at_ms):
+                    batch.ready = [it for it in batch.ready if it[0] is not run or it[1] != node]
+
+    def _begun(self, held: Held, batch: Batch, run: Run, node: int, at_ms: int) -> bool:
+        """A ready node is dispatched, for a worker has begun it already; False when it is not to be."""
+        decision = decide(run, Admitted([node], begun=True), at_ms)
+        if decision.stale:
+            return False
+        evolve(run, decision, at_ms)
+        batch.goes_on(run, node)
+        held.chained.add(run.attempt_id(held.keys.shard, node))
+        self.outbox.let_go(run, node)
+        return True
+
+    def void(self, held: Held, batch: Batch, id_: str) -> None:
+        """A worker has begun an attempt that is not wanted of it; it is told so when it next renews its lease."""
+        self._counts["begun for nothing"] += 1
+        if id_ not in held.flying:
+            batch.void.append(id_)
 
     def _frees(self, queue_class: str, parcel: Parcel | None) -> bool:
         """An attempt needs its place no more; whether that is free now, for it shares it with none that does."""
@@ -239,7 +292,7 @@ class Dispatch:
         """
         self._look_at_queues(share)
         going: list[Outgoing] = []
-        for name, run, nodes, parcels in self.admission.take(share, ADMITTED_PER_TURN):
+        for name, run, nodes, parcels, steps in self.admission.take(share, ADMITTED_PER_TURN):
             held = held_of(run.id)
             batch = batch_of(held)
             careful = self.admission.may_object(run)
@@ -263,7 +316,7 @@ class Dispatch:
                 batch.send(run, node, id_, state, claim_by_ms, why)
                 parcel = shared[node]
                 self.flies(held, id_, place, parcel)
-                going.append(Outgoing(held, run_id, node, id_, parcel))
+                going.append(Outgoing(held, run_id, node, id_, parcel, steps.get(node, ())))
             held.look_by(batch.now + CHECK_MS)
         self.more = len(going) >= ADMITTED_PER_TURN
         return going

@@ -8,13 +8,19 @@ from collections import deque
 from collections.abc import Iterator
 
 from ..core.run import Run
-from ..core.states import IN_FLIGHT
+from ..core.states import IN_FLIGHT, NodeState
 from ..store.keys import ShardKeys
-from ..wire import AttemptId, RunId
+from ..wire import CHAINED, AttemptId, RunId
 from .bundling import Parcel
 
 CHECK_MS = 2_000
 """How often leases of attempts in flight are looked at: workers write them, so only Redis knows them."""
+
+
+def is_chained(state: str) -> bool:
+    """Whether an attempt was claimed as the next step of a chain, by its state as the store keeps it."""
+    parts = state.split("|", 7)
+    return parts[0] == "c" and parts[6].endswith(CHAINED)
 
 
 class Held:
@@ -24,6 +30,7 @@ class Held:
         runs: live runs, by id.
         flying: attempt id -> queue class, of attempts in flight.
         parcels: attempt id -> what it shares its message with, of those that share one.
+        chained: attempts in flight that were begun as the next step of a chain, and not by a message.
         bound: attempt id -> executor, of those whose node asks for a capability or tool: who was to do it when sent.
         batches_out: how many batches the store's outbox holds.
         published: how many of them, the oldest, have been sent and go with the next commit.
@@ -47,6 +54,7 @@ class Held:
         self.runs: dict[str, Run] = {}
         self.flying: dict[str, str] = {}
         self.parcels: dict[str, Parcel] = {}
+        self.chained: set[str] = set()
         self.bound: dict[str, str] = {}
         self.batches_out = 0
         self.published = 0
@@ -66,6 +74,19 @@ class Held:
         """Look for what has run out no later than at this instant."""
         if self.due_at_ms is None or at_ms < self.due_at_ms:
             self.due_at_ms = at_ms
+
+    def goes_on(self, id_: str, state: str) -> tuple[Run, int] | None:
+        """(run, node) of an attempt that a worker has begun as the next step of a chain, and of which no record knows
+        yet: the report that was made with it is on its way. For adoption; off the hot path.
+        """
+        attempt = AttemptId.parse(id_)
+        run = self.runs.get(attempt.run) if attempt and is_chained(state) else None
+        if attempt is None or run is None or attempt.node >= run.n:
+            return None
+        node, number = attempt.node, attempt.attempt
+        pending = run.state[node] == NodeState.PENDING and number == run.attempt[node] + 1
+        ready = run.state[node] == NodeState.READY and number == run.attempt[node]
+        return (run, node) if attempt.epoch == run.epoch[node] and (pending or ready) else None
 
     def is_current(self, id_: str) -> bool:
         """Whether an attempt is the one that its node waits for. For adoption; off the hot path."""

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..core.decide import decide
-from ..core.events import Completed, Event, Reported
+from ..core.events import STALE, Completed, Event, Reported
 from ..core.evolve import evolve
 from ..core.run import Run
 from ..core.states import NodeState
@@ -164,17 +164,16 @@ class Intake:
             return
         if event.end != "succeeded" or run.policy is not None or run.guards is not None:
             report, event, output = self._looked_into(held, run, report, event, output)
-        decision = decide(run, event, batch.now)
+        now = min(at_ms, batch.now) if report.goes_on else batch.now  # so that the next step begins when it did
+        decision = STALE if report.chained is not (id_ in held.chained) else decide(run, event, now)
         if decision.stale:
-            self._counts["late"] += 1
-            if event.node < run.n:
-                batch.note(run, event.node, "late", f"{report.end}, attempt {event.attempt}, from {report.worker}")
+            self._late(held, batch, run, event, report)
             return
         if event.output != "none" or output is not None:
             _check_output(report, output, bool(run.readers[event.node]))
         self._dispatch.took(held, run, event.node, report)
         lost = stopped_by(run, decision) if run.guards is not None and run.guards.races else ()
-        evolve(run, decision, batch.now)
+        evolve(run, decision, now)
         if report.end != "succeeded" or event.facts is not None:
             batch.heard(run, event)
         if report.end == "succeeded" and run.state[event.node] == NodeState.SUCCEEDED:
@@ -185,11 +184,21 @@ class Intake:
             batch.take(run, decision, id_, output)
         else:
             batch.take(run, decision, id_)
+        if report.goes_on:
+            self._dispatch.goes_on(held, batch, run, report, now)
         self._dispatch.landed(held, id_)
         for node in lost:  # a race was decided
             other = run.attempt_id(held.keys.shard, node)
             batch.over.append(other)
             self._dispatch.landed(held, other)
+
+    def _late(self, held: Held, batch: Batch, run: Run, event: Reported, report: Report) -> None:
+        """A report that counts for nothing, nor does what its worker has begun with it."""
+        self._counts["late"] += 1
+        if report.goes_on:
+            self._dispatch.void(held, batch, report.goes_on)
+        if event.node < run.n:
+            batch.note(run, event.node, "late", f"{report.end}, attempt {event.attempt}, from {report.worker}")
 
     def _looked_into(
         self, held: Held, run: Run, report: Report, event: Reported, output: bytes | None

@@ -146,7 +146,8 @@ class Loading:
         schedulers of the version before do not give it back.
         """
         commit = Commit(held.keys, held.epoch, held.count)
-        known = {id_ for id_ in found.attempts if held.is_current(id_)}
+        attempts = found.attempts.items()
+        known = {id_ for id_, state in attempts if held.is_current(id_) or held.goes_on(id_, state)}
         commit.over([id_ for id_ in dict.fromkeys((*found.attempts, *found.leases)) if id_ not in known])
         done = []
         for timer in found.timers:

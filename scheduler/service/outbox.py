@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 from celery import Celery
 
-from ..core.inputs import resolve
+from ..core.inputs import holes, resolve
 from ..core.mappers import MappingError
 from ..core.mapping import Mappings
 from ..core.run import Profile, Run, references
-from ..core.states import IN_FLIGHT
+from ..core.states import IN_FLIGHT, NodeState
 from ..settings import QueueClass, Settings
 from ..store.attempts import Attempts
 from ..store.runs import Runs
@@ -27,6 +27,7 @@ from .admission import Admission
 from .announcer import Announcer
 from .aside import fetcher
 from .bundling import Parcel
+from .chains import can_be_bound
 from .held import Held
 from .pauses import Pauses
 from .publisher import Bundled, Letter, Template, Templates
@@ -50,6 +51,7 @@ class Outgoing(NamedTuple):
 
     Attributes:
         parcel: what it shares a message with; None when it travels alone.
+        steps: nodes that follow it there, a chain.
     """
 
     held: Held
@@ -57,6 +59,7 @@ class Outgoing(NamedTuple):
     node: int
     id: str
     parcel: Parcel | None = None
+    steps: Sequence[int] = ()
 
 
 class Outbox:
@@ -138,7 +141,7 @@ class Outbox:
         found: list[tuple[Template, Letter]] = []
         together: dict[Parcel, list[tuple[Template, Letter]]] = {}
         for going in self.unsent:
-            message = self._letter(going, mappings)
+            message = self._message(going, mappings)
             if message is None:
                 continue
             if going.parcel is None or len(message[1].inputs) > MOST_SHARED_CHARACTERS // 8:
@@ -146,7 +149,7 @@ class Outbox:
             else:
                 together.setdefault(going.parcel, []).append(message)
         for part in (part for letters in together.values() for part in _fitting(letters)):
-            if len(part) == 1:
+            if len(part) == 1 and not part[0][1].then:
                 found += part
                 continue
             template: Any = self._templates.bundle(part[0][0].queue_class)
@@ -158,26 +161,68 @@ class Outbox:
         """Seconds until what is unsent is tried again, 0 for at once; None when nothing is unsent."""
         return max(self._send_at - time.monotonic(), 0.0) if self.unsent else None
 
-    def _letter(self, going: Outgoing, mappings: Mappings) -> tuple[Template, Letter] | None:
-        """The message of an attempt, or None when it is over by now, or its inputs cannot be had."""
-        held, run_id, node, id_, _ = going
+    def _message(self, going: Outgoing, mappings: Mappings) -> tuple[Template, Letter] | None:
+        """The message of an attempt with the steps that follow it, or None when it is over by now, or its inputs cannot
+        be had.
+        """
+        held, run_id, node, id_, _, steps = going
         run = held.runs.get(run_id)
         if run is None or run.state[node] not in _IN_FLIGHT or int(id_.rpartition(".")[2]) != run.attempt[node]:
             return None
+        message = self._letter(held, run, node, id_, mappings)
+        if message is not None and steps and len(message[1].inputs) <= MOST_SHARED_CHARACTERS // 8:
+            template, letter = message
+            return template, letter._replace(then=self._steps(held, run, node, steps, mappings, len(letter.inputs)))
+        return message
+
+    def _steps(
+        self, held: Held, run: Run, node: int, steps: Sequence[int], mappings: Mappings, characters: int
+    ) -> list[tuple[Template, Letter]]:
+        """What follows an attempt in its message, as far as it can be told by now and is not too much text."""
+        found: list[tuple[Template, Letter]] = []
+        before, shard = node, held.keys.shard
+        queue_class = self._classes.get(held.flying.get(run.attempt_id(shard, node), ""), self._default)
+        for step in steps:
+            if run.state[step] != NodeState.PENDING or not can_be_bound(run, step, before):
+                break
+            id_ = f"{shard}.{run.id}.{step}.{run.epoch[step]}.{run.attempt[step] + 1}"
+            limit = self._admission.limit_ms(run.way(step), queue_class)
+            claim = f"{queue_class.name}|{queue_class.lease_ms}|{limit}"
+            message = self._letter(held, run, step, id_, mappings, claim, before)
+            if message is None:
+                break
+            characters += len(message[1].inputs)
+            if characters > MOST_SHARED_CHARACTERS // 8:
+                break
+            found.append(message)
+            before = step
+        return found
+
+    def _letter(
+        self, held: Held, run: Run, node: int, id_: str, mappings: Mappings, claim: str = "", before: int = -1
+    ) -> tuple[Template, Letter] | None:
+        """What a worker has to know of an attempt; None when its inputs cannot be had.
+
+        Args:
+            claim, before: of a step that follows another in its message: for its claim, and that node.
+        """
         profile = self._admission.bound(run.way(node), held.bound.get(id_, "")) if held.bound else run.way(node)
-        queue_class = self._classes.get(held.flying.get(id_, ""), self._default)
+        name = claim.partition("|")[0] or held.flying.get(id_, "")
+        queue_class = self._classes.get(name, self._default)
         template = self._templates.get(
             profile.executor, queue_class, self._admission.timeout_ms(profile), self._admission.soft_timeout_ms(profile)
         )
         try:
             text, deferred = resolve(run, run.template(node), run.outputs, mappings)
         except MappingError as failed:
+            if claim:
+                return None
             gone = failed.kind == "gone"
             kind, origin = ("permanent", "infrastructure") if gone else ("contract", None)
             problem = f"the inputs of this node cannot be made: {failed}"
             self._refuse(id_, error_record(kind, "MappingError", problem, origin=origin, phase="dispatch"))
             return None
-        if len(text) > MOST_INPUT_CHARACTERS:
+        if len(text) > MOST_INPUT_CHARACTERS and not claim:
             problem = (
                 f"the inputs of this node have {len(text):,} characters with all outputs in their places, at most "
                 f"{MOST_INPUT_CHARACTERS:,} go into a message. Let upstream nodes store their outputs elsewhere and "
@@ -187,16 +232,18 @@ class Outbox:
             return None
         return template, Letter(
             id_,
-            run_id,
+            run.id,
             run.keys[node],
             node,
-            run.attempt[node],
+            int(id_.rpartition(".")[2]),
             text,
             run.deadline_at_ms,
             run.correlation_id,
             deferred,
             run.secret_places(node),
             self._silence(profile, queue_class),
+            claim=claim,
+            holes=holes(run.template(node), before) if claim else (),
         )
 
     def _refuse(self, id_: str, error: dict[str, Any]) -> None:
@@ -211,26 +258,29 @@ class Outbox:
     def _fetch_values(self, runs: Runs) -> None:
         """Outputs and errors that the inputs of outgoing attempts refer to and that are not in memory."""
         missing: dict[str, tuple[Run, set[int]]] = {}
-        for held, run_id, node, *_ in self.unsent:
+        for held, run_id, node, *_, steps in self.unsent:
             run = held.runs.get(run_id)
-            if run is None or type(run.template(node)) is str:
+            if run is None or (type(run.template(node)) is str and not steps):
                 continue
-            for source in references(run.template(node)):
+            for source in (it for asking in (node, *steps) for it in references(run.template(asking))):
                 if source not in run.outputs and run.output_kind[source] != _NO_OUTPUT:
                     missing.setdefault(run_id, (run, set()))[1].add(source)
         for run, nodes in missing.values():
             run.outputs |= runs.values(RunId(run.id), sorted(nodes))
 
     def _let_go(self) -> None:
-        """Forget outputs that no node will ask for any more; one that is asked for again is fetched again."""
+        """What has been sent has its inputs."""
         for held, run_id, node, *_ in self.unsent:
             run = held.runs.get(run_id)
-            if run is None or type(run.template(node)) is str:
-                continue
-            for source in references(run.template(node)):
-                run.readers[source] -= run.readers[source] > 0
-                if not run.readers[source]:
-                    run.outputs.pop(source, None)
+            if run is not None:
+                self.let_go(run, node)
+
+    def let_go(self, run: Run, node: int) -> None:
+        """A node has its inputs: forget outputs that no other will ask for; one that is asked for again is fetched."""
+        for source in references(run.template(node)):
+            run.readers[source] -= run.readers[source] > 0
+            if not run.readers[source]:
+                run.outputs.pop(source, None)
 
 
 def _fitting(letters: Sequence[tuple[Template, Letter]]) -> Iterator[Sequence[tuple[Template, Letter]]]:

@@ -21,7 +21,7 @@ from ..wire import RunId
 from .batch import Batch
 from .clock import Clock
 from .dispatch import Dispatch
-from .held import Held
+from .held import Held, is_chained
 from .loading import Loading
 from .retention import Retention
 from .rewinds import Rewinds
@@ -179,6 +179,7 @@ class Owned:
         if found.gone:
             self._retention.leftovers(shard)
         loading.load(held, batch, [RunId(run) for run in found.live], found.attempts)
+        self._dispatch.adopt_steps(held, batch, found.attempts)
         broken_off = loading.broken_off(held, found, now)
         if broken_off:
             if send_commits(self._client, [broken_off]):
@@ -188,6 +189,8 @@ class Owned:
         for id_, state in found.attempts.items():
             if held.is_current(id_):
                 self._dispatch.flies(held, id_, state.split("|", 2)[1])
+                if is_chained(state):
+                    held.chained.add(id_)
         self._dispatch.outbox.republish(held, found.attempts, found.outbox)
         settle({shard: batch}, now)
 

@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import count
 from json.encoder import encode_basestring_ascii as quoted
@@ -43,6 +43,9 @@ class Letter(NamedTuple):
         deferred: positions in [args, kwargs] of outputs that the worker has to fetch.
         secrets: positions of references to secrets, which the worker exchanges for their values.
         silence: ms that it may be silent for, and ms from its claim to its end whatever it says; None for no limit.
+        then: the steps of its chain, each with its template.
+        claim: of such a step: its "class|lease ms|timeout ms".
+        holes: where in [args, kwargs] the output of the step before goes, each with a path into that.
     """
 
     id: str
@@ -56,6 +59,9 @@ class Letter(NamedTuple):
     deferred: list[list[str | int]]
     secrets: Sequence[list[str | int]] = ()
     silence: tuple[int, int] | None = None
+    then: Sequence[tuple[Template, Letter]] = ()
+    claim: str = ""
+    holes: Sequence[tuple[list[str | int], list[str | int]]] = ()
 
 
 class Template:
@@ -133,7 +139,13 @@ class Template:
             header["deferred"] = letter.deferred
         if letter.secrets:
             header["secrets"] = letter.secrets
-        return self._entry % {"id": letter.id, "celeriac": json.dumps(header), "args": letter.inputs}
+        entry = self._entry % {"id": letter.id, "celeriac": json.dumps(header), "args": letter.inputs}
+        if letter.claim:
+            holes = f',"holes":{json.dumps(letter.holes)}' if letter.holes else ""
+            entry = f'{entry[:-1]},"claim":{quoted(letter.claim)}{holes}}}'
+        if letter.then:
+            entry = f'{entry[:-1]},"then":[{",".join(template.entry(it) for template, it in letter.then)}]}}'
+        return entry
 
     def on_redis(self, letter: Letter) -> bytes:
         """The message as bytes for LPUSH."""
@@ -199,7 +211,7 @@ class Bundled(NamedTuple):
 
     Attributes:
         id: Celery's, of the message.  run: of the first.
-        letters: at least two, each with its own template.
+        letters: each with its own template; one alone has steps that follow it.
         inputs: JSON text `[args],{kwargs}` of the task that carries them.
     """
 
@@ -213,7 +225,14 @@ class Bundled(NamedTuple):
         """Put letters into one."""
         first = letters[0][1]
         entries = ",".join(template.entry(letter) for template, letter in letters)
-        return cls(bundle_id(first.id, len(letters)), first.run, letters, f"[[{entries}]],{{}}")
+        return cls(bundle_id(first.id, sum(1 for _ in every(letters))), first.run, letters, f"[[{entries}]],{{}}")
+
+
+def every(letters: Sequence[tuple[Template, Letter]]) -> Iterator[tuple[Template, Letter]]:
+    """All attempts of a message, those that follow others in chains among them."""
+    for pair in letters:
+        yield pair
+        yield from pair[1].then
 
 
 class BundleTemplate(Template):
@@ -227,10 +246,11 @@ class BundleTemplate(Template):
         letters: Sequence[tuple[Template, Letter]] = letter.letters
         runs = dict.fromkeys(it.run for _, it in letters)
         more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
-        executors = ", ".join(f"{name} x{n}" for name, n in Counter(it.executor for it, _ in letters).items())
-        readable = f"run={letter.run}{more} attempts={len(letters)}"
+        names = Counter(it.executor for it, _ in every(letters))
+        executors = ", ".join(f"{name} x{n}" for name, n in names.items())
+        readable = f"run={letter.run}{more} attempts={names.total()}"
         searchable = (
-            f"{{'run': '{letter.run}', 'attempts': {len(letters)}, 'executors': {executors!r}, "
+            f"{{'run': '{letter.run}', 'attempts': {names.total()}, 'executors': {executors!r}, "
             f"'class': '{self.queue_class.name}'}}"
         )
         ids = ",".join(f'{{"id":"{it.id}"}}' for _, it in letters)

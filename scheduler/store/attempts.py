@@ -17,9 +17,9 @@ from typing import Any
 from redis import Redis
 
 from ..errors import WireError
-from ..wire import AttemptId, DeadMessage, Report
+from ..wire import CHAINED, AttemptId, DeadMessage, Report
 from .keys import Keys
-from .scripts import BEAT, CLAIM, RENEW
+from .scripts import BEAT, CLAIM, PROCEED, RENEW
 
 BLOB_SECONDS = 7 * 24 * 3600
 """How long a blob lives that no commit has accepted; the commit makes it last as long as its run."""
@@ -79,6 +79,28 @@ class Attempts:
                 answers[id_] = Claim(Verdict(answer[0].decode()), *map(int, answer[1:]))
         return [answers[id_] for id_ in ids]
 
+    def proceed(self, report: Report, output: bytes, place: str, worker: str, tokens: tuple[str, str]) -> Claim:
+        """Report an attempt that has ended well and claim the next step of its chain, both or neither. One script call.
+
+        Args:
+            report: names that step; both are of one run.
+            place: its "class|lease ms|timeout ms", as its message says.
+            worker: who asks; the name under which it renews.
+            tokens: of the claim that has ended, and of the new one. Repeating them after a lost answer is harmless.
+
+        Raises:
+            WireError: an id is not an attempt id.
+            redis.exceptions.RedisError: no answer; ask again with the same tokens.
+        """
+        attempt = AttemptId.parse(report.id)
+        if attempt is None:
+            raise WireError("report", "id is not shard.run.node.epoch.attempt", report.id)
+        keys = self.keys.shard(attempt.shard)
+        fields = ("report", report.to_json(), "output", output)
+        arguments = (worker, *tokens, report.id, report.goes_on, place, *fields)
+        answer = PROCEED(self.client, [keys.attempts, keys.leases, keys.inbox], arguments)
+        return Claim(Verdict(answer[0].decode()), *map(int, answer[1:]))
+
     def renew(self, ids: Sequence[str], worker: str) -> dict[str, bool]:
         """Heartbeat: attempt id -> still ours. False means ended, cancelled or given to another worker."""
         answers: dict[str, bool] = {}
@@ -102,17 +124,18 @@ class Attempts:
         keys = self.keys.shard(attempt.shard)
         return bool(BEAT(self.client, [keys.attempts, keys.leases], [id_, token, *(silence or (0, 0))]))
 
-    def claimed(self, ids: Sequence[str]) -> dict[str, tuple[int, str]]:
-        """Who runs attempts, by their claims: id -> (claimed at, ms; worker). What nobody has claimed is left out.
+    def claimed(self, ids: Sequence[str]) -> dict[str, tuple[int, str, bool]]:
+        """Who runs attempts, by their claims: id -> (claimed at, ms; worker; whether as a next step of a chain). What
+        nobody has claimed is left out.
 
         One HMGET per shard, off the hot path.
         """
-        found: dict[str, tuple[int, str]] = {}
+        found: dict[str, tuple[int, str, bool]] = {}
         for shard, mine in _by_shard(ids).items():
             for id_, state in zip(mine, self.client.hmget(self.keys.shard(shard).attempts, mine), strict=True):
                 if state is not None and state[:1] == b"c":
                     parts = state.decode().split("|", 7)
-                    found[id_] = int(parts[4]), parts[7]
+                    found[id_] = int(parts[4]), parts[7], parts[6].endswith(CHAINED)
         return found
 
     def report(self, reports: Iterable[tuple[Report, bytes | None]]) -> None:

@@ -53,6 +53,7 @@ class Script:
 
 BEAT = Script("beat")
 CLAIM = Script("claim")
+PROCEED = Script("proceed")
 RENEW = Script("renew")
 STAGE = Script("stage")
 SUBMIT = Script("submit")

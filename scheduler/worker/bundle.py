@@ -18,6 +18,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -26,7 +27,8 @@ from celery.app.trace import logger as trace_log
 from celery.exceptions import NotRegistered, SoftTimeLimitExceeded, TimeLimitExceeded
 
 from ..store.attempts import Claim, Verdict
-from ..wire import BUNDLE, Report, error_record, traceparent
+from ..wire import BUNDLE, CHAINED, Report, error_record, traceparent
+from . import chain
 from .claim import ask
 from .context import BUNDLED
 from .endings import GIVEN_BACK, Ending, ending, lost
@@ -65,7 +67,8 @@ class Bundle:
         installation: the app's.
         outer: Celery's request of the message.
         entries: attempts as publisher.py writes them: id, task, inputs ([args, kwargs]), celeriac (a header like that
-            of a lone message), and where they are not the usual, timelimit ([hard, soft]) and ignore_result.
+            of a lone message), and where they are not the usual, timelimit ([hard, soft]) and ignore_result. `then`
+            has the steps that follow it in a chain, each with its `claim` and its `holes` (chain.py).
     """
 
     def __init__(self, installation: Installation, outer: Any, entries: Sequence[dict[str, Any]]) -> None:
@@ -78,6 +81,11 @@ class Bundle:
         self._entries = entries
         self._refused: Counter[str] = Counter()
         self._given_back: set[str] = set()
+        self._steps: set[str] = set()
+        """Attempts that were begun as the next step of a chain."""
+        self._goes_on = False
+        self._kept: tuple[Report, bytes] | None = None
+        """What is reported together with the claim of the next step."""
         self._lock = threading.Lock()
         """Of what is running, what is given back, and what waits to be sent."""
         self._sending = threading.Lock()
@@ -104,9 +112,8 @@ class Bundle:
         _ticker.watch(self)
         try:
             for entry in self._entries:
-                if self._begin(entry):
-                    self._one(entry)
-                    self._end()
+                if self._comes_next(entry):
+                    self._run_from(entry)
             self._note("")
         finally:
             _ticker.forget(self)
@@ -135,19 +142,69 @@ class Bundle:
 
     # -- one after another --------------------------------------------------------------------------
 
-    def _begin(self, entry: dict[str, Any]) -> bool:
+    def _comes_next(self, entry: dict[str, Any]) -> bool:
         """The turn of an attempt has come; False when it is not ours, or not any more."""
         id_ = str(entry["id"])
-        hard, soft = entry.get("timelimit") or (None, None)
         with self._lock:
             self._begun += 1
             if id_ not in self.claims or id_ in self._given_back:
                 return False
-            self._began, self._warned = time.monotonic(), False
-            self._limits = (hard, soft)
-            self._current = id_
         self._note(id_)
         return True
+
+    def _run_from(self, entry: dict[str, Any]) -> None:
+        """An attempt, and the steps of its chain for as long as each ends well and soon."""
+        steps = iter(entry.get("then") or ())
+        until = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            step = next(steps, None)
+            self._goes_on = step is not None
+            self._begin(entry)
+            self._one(entry)
+            self._end()
+            kept, self._kept = self._kept, None
+            if kept is None or step is None:
+                return
+            if time.monotonic() > until or not self._proceed(*kept, step):
+                self._queue([kept])
+                return
+            entry = step
+
+    def _proceed(self, report: Report, output: bytes, step: dict[str, Any]) -> bool:
+        """Report the one and claim the other; False when neither was done."""
+        if not chain.bind(step, output):
+            return False
+        id_ = str(step["id"])
+        self._note(id_)
+        try:
+            claim = chain.proceed(self.installation, report, output, step, self._hostname, self.token)
+        except chain.OutcomeUnknown:
+            self._queue([(report, output)])  # again, perhaps; and should the next one count as begun, it goes back
+            back = lost(GIVEN_BACK, "given back before its turn: Redis did not answer")
+            self._queue([(Report(id_, back.end, self._hostname, None, "none", back.error, chained=True), None)])
+            return False
+        if claim is None:
+            return False
+        self._steps.add(id_)
+        self.claims[id_] = claim
+        return True
+
+    def token_of(self, id_: str) -> str:
+        """The token with which an attempt was claimed."""
+        return self.token + CHAINED if id_ in self._steps else self.token
+
+    @property
+    def step(self) -> str:
+        """The attempt that runs now, if it is the next step of a chain and so does not stand in the header; else ""."""
+        current = self._current
+        return current if current in self._steps else ""
+
+    def _begin(self, entry: dict[str, Any]) -> None:
+        hard, soft = entry.get("timelimit") or (None, None)
+        with self._lock:
+            self._began, self._warned = time.monotonic(), False
+            self._limits = (hard, soft)
+            self._current = str(entry["id"])
 
     def _end(self) -> None:
         self._limits = (None, None)  # first: what the signal's handler looks at
@@ -205,11 +262,23 @@ class Bundle:
         """Where Attempts.report would send: those of short attempts wait for others, and leave together. After a longer
         one there is nothing to gain by waiting, and a process that dies would take its report along.
         """
+        for report, output in reports:
+            self.counts[report.end] += 1
+            told = replace(report, chained=True) if report.id in self._steps else report
+            kept = self._kept
+            if kept is not None and kept[0].id == report.id:  # there is more to say of it; what was said first stands
+                self._kept = None
+                self._queue([kept])
+            if self._goes_on and output is not None and told.output == "inline" and len(output) <= chain.MOST_BYTES:
+                self._kept = told, output
+            else:
+                self._queue([(told, output)])
+
+    def _queue(self, reports: Iterable[tuple[Report, bytes | None]]) -> None:
         with self._lock:
             for report, output in reports:
                 self._reports.append((report, output))
                 self._bytes += len(output or b"")
-                self.counts[report.end] += 1
             now = time.monotonic()
             self._since = self._since or now
             full = self._bytes > TOGETHER_BYTES or now - self._sent_at > LATEST_SECONDS - TICK_SECONDS
@@ -368,6 +437,10 @@ class _Ticker:
         with self._wake:
             self._watched.remove(bundle)
 
+    def watched(self) -> list[Bundle]:
+        """The bundles that run in this process."""
+        return list(self._watched) if self._pid == os.getpid() else []
+
     def _run(self) -> None:
         while True:
             with self._wake:
@@ -381,3 +454,8 @@ class _Ticker:
 
 
 _ticker = _Ticker()
+
+
+def steps_here() -> list[str]:
+    """Next steps of chains that run in this process now; their messages do not name them in a header."""
+    return [step for it in _ticker.watched() if (step := it.step)]

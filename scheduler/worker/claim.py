@@ -53,7 +53,7 @@ def begin(installation: Installation, task: Any, task_id: Any, args: Any, kwargs
     hostname = request.hostname or "worker"
     bundle = BUNDLED.get()
     if bundle is not None and task_id in bundle.claims:
-        claim, token = bundle.claims[task_id], bundle.token
+        claim, token = bundle.claims[task_id], bundle.token_of(task_id)
     else:
         bundle, token = None, secrets.token_hex(8)
         [claim] = ask(installation, [task_id], claimant(hostname), token)

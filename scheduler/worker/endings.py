@@ -27,7 +27,7 @@ from celery.exceptions import (
 from kombu.exceptions import ContentDisallowed, DecodeError, EncodeError
 
 from ..errors import ERROR_KINDS, ORIGINS, PHASES, ExecutorError, InvalidValue, did_you_mean
-from ..wire import carried, error_record
+from ..wire import AttemptId, carried, error_record
 
 Meaning = str | tuple[str, str]
 """What an exception means: a kind, or a kind and who is at fault."""
@@ -176,12 +176,15 @@ def endings_of(task_id: object, header: object, running: str | None, what: Endin
 
     Args:
         task_id, header: of the message, as for wire.carried.
-        running: the attempt that it was at; "" for none, None when nobody knows.
+        running: the attempt that it was at, which may be the next step of a chain and stand in no header; "" for none,
+            None when nobody knows.
         what: became of that one. Those that came with it, if they have not reported, go back at no cost.
     """
     ids = carried(task_id, header)
-    if len(ids) < 2 or running is None:
+    if running is None or task_id in ids:
         return [(id_, what) for id_ in ids]
+    if ids and running not in ids and AttemptId.parse(running) is not None:
+        ids = [*ids, running]
     back = lost(GIVEN_BACK, f"it came with an attempt that ended its process: {what.error.get('message', '')}")
     return [(id_, what if id_ == running else back) for id_ in ids]
 

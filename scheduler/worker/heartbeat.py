@@ -23,6 +23,7 @@ from ..store.attempts import Attempts
 from ..store.health import look
 from ..wire import BUNDLE, VERSION, AttemptId, carried
 from .broker import noted, taken
+from .bundle import steps_here
 from .endings import lost
 from .installation import Installation, claimant
 from .report import tell
@@ -122,7 +123,7 @@ class Heartbeat:
         """Renew, stop what is gone, announce."""
         store = self._store()
         requests = _active()
-        active = {id_ for it in requests for id_ in _attempts(it)}
+        active = {id_ for it in requests for id_ in (*_attempts(it), *self._steps(it))}.union(steps_here())
         waiting = [id_ for it in list(state.requests.values()) for id_ in _attempts(it) if id_ not in active]
         gone: set[str] = set()
         if active:
@@ -173,7 +174,8 @@ class Heartbeat:
 
     def note_abandoned(self) -> None:
         """A cold shutdown has begun: remember what is here, for Celery is about to forget it."""
-        self._abandoned = [id_ for it in list(state.requests.values()) for id_ in _attempts(it)]
+        requests = list(state.requests.values())
+        self._abandoned = [id_ for it in requests for id_ in (*_attempts(it), *self._steps(it))]
 
     def tell_abandoned(self) -> None:
         """Report what a cold shutdown ends without Celery's knowing: it began, but word of that had not come yet.
@@ -199,6 +201,11 @@ class Heartbeat:
         if request.name != BUNDLE or progress is None:
             return str(request.id)
         return progress.running(request.worker_pid) or ""
+
+    def _steps(self, request: Any) -> list[str]:
+        """The attempt that a bundle is at: the next step of a chain does not stand in its header."""
+        at = self._at(request) if request.name == BUNDLE else ""
+        return [at] if AttemptId.parse(at) is not None else []
 
     def _soon(self, id_: str) -> None:
         """Have an attempt stopped by the main thread, where no result can arrive between look and act."""

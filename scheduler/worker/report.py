@@ -259,7 +259,12 @@ def _as_claimed(attempts: Attempts, reports: list[Report]) -> list[Report]:
     """Reports with the instant of the claim: the process that knew it is gone, and the account of runs needs it."""
     claims = attempts.claimed([report.id for report in reports if report.claimed_at_ms is None])
     return [
-        replace(it, claimed_at_ms=claims[it.id][0], worker=it.worker or claims[it.id][1].rpartition("/")[0])
+        replace(
+            it,
+            claimed_at_ms=claims[it.id][0],
+            worker=it.worker or claims[it.id][1].rpartition("/")[0],
+            chained=claims[it.id][2],
+        )
         if it.id in claims
         else it
         for it in reports

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -33,6 +34,8 @@ ABANDONED = "the worker stopped before the task had ended"
 refused: dict[str, int] = {}
 """Claims refused in this worker since its start, by verdict, messages of tasks that its class does not take, and
 rejected messages that became no dead letter ("passed over"); the heartbeat announces them."""
+_PLACE = re.compile(r"[^|]*\|[0-9]{1,15}\|[0-9]{1,15}")
+"""What a next step of a chain brings for its claim."""
 _counting = threading.Lock()
 """In a pool of threads, several may be refused at one time."""
 
@@ -175,7 +178,7 @@ def _check_bundle(args: Any, ids: list[str]) -> None:
         raise InvalidTaskError("body: expected one list of attempts")
     if not ids or [it.get("id") for it in entries] != ids:
         raise InvalidTaskError("body: its attempts are not those of the header")
-    for it in entries:
+    for it in (it for entry in entries for it in (entry, *_steps(entry))):
         _check_fields(it)
         if not isinstance(it.get("task"), str) or not isinstance(it.get("celeriac"), dict):
             raise InvalidTaskError(f"attempt {it['id']}: expected a task and a header")
@@ -183,6 +186,21 @@ def _check_bundle(args: Any, ids: list[str]) -> None:
         if not isinstance(inputs, list) or list(map(type, inputs)) != [list, dict]:
             raise InvalidTaskError(f"attempt {it['id']}: expected a list of args and a mapping of kwargs as inputs")
         _check_header(it["celeriac"])
+
+
+def _steps(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """The steps of a chain that follow an attempt."""
+    steps = entry.get("then", [])
+    if not isinstance(steps, list) or not all(isinstance(it, dict) for it in steps):
+        raise InvalidTaskError(f"attempt {entry['id']}: expected a list of attempts to follow it")
+    for it in steps:
+        holes = it.get("holes", [])
+        pairs = isinstance(holes, list) and all(isinstance(hole, list) and len(hole) == 2 for hole in holes)
+        if not is_attempt(it.get("id")) or not _PLACE.fullmatch(str(it.get("claim"))) or not pairs:
+            raise InvalidTaskError(f"attempt {entry['id']}: expected id, claim and holes of each that follows it")
+        if not all(isinstance(place, list) and place and isinstance(path, list) for place, path in holes):
+            raise InvalidTaskError(f"attempt {entry['id']}: expected places and paths as holes of what follows it")
+    return steps
 
 
 def _check_header(header: Any) -> None:

@@ -176,7 +176,7 @@ def drafted(draft: Draft, *works: int | None) -> list[int]:
     """Sizes of the messages of nodes with these works, those that found no room left out."""
     run = one()
     found = [work for work in works if draft.takes(work)]
-    taken = draft.took(run, list(range(len(found))))
+    taken = draft.took(run, list(range(len(found))), {})
     draft.share_out()
     seen: dict[int, int] = {}
     for at, parcel in enumerate(taken.parcels):

@@ -1,0 +1,94 @@
+"""From one step of a chain to the next, in the process that has just run the first.
+
+A step that only waits for the one before it may come in that one's message. Its worker reports the one and claims the
+other in a single call, and puts the output in its place among the inputs. Whenever that cannot be, the chain simply
+ends: the report goes its ordinary way, and the scheduler sends what comes next by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from celery.exceptions import SoftTimeLimitExceeded
+from kombu.utils import json as kombu_json
+
+from ..store.attempts import Claim, Verdict
+from ..wire import CHAINED, Report
+from .installation import Installation, claimant
+from .report import Patience
+
+log = logging.getLogger(__name__)
+
+MOST_BYTES = 64 * 1024
+"""Of an output that goes from one step to the next; a larger one goes by the scheduler, which may put it aside."""
+
+
+def part(value: Any, path: list[str | int]) -> Any:
+    """The part of a JSON value that a path leads to.
+
+    Raises:
+        LookupError: it has none.
+
+    >>> part({"rows": [{"id": 7}]}, ["rows", 0, "id"])
+    7
+    """
+    for step in path:
+        inside = isinstance(value, list) and isinstance(step, int) and 0 <= step < len(value)
+        if not inside and not (isinstance(value, dict) and isinstance(step, str)):
+            raise LookupError(step)
+        value = value[step]
+    return value
+
+
+def bind(step: dict[str, Any], output: bytes) -> bool:
+    """Put the output of the step before where the inputs of this one have a hole; False when they cannot be made so.
+
+    Args:
+        step: an attempt of a bundle; its `holes` are [place in [args, kwargs], path into the output].
+    """
+    try:
+        for place, path in step.get("holes", ()):
+            inner: Any = step["inputs"]
+            for key in place[:-1]:
+                inner = inner[key]
+            inner[place[-1]] = part(kombu_json.loads(output), path)
+    except (LookupError, TypeError, ValueError):  # the scheduler makes them, or says what is wrong
+        return False
+    return True
+
+
+def proceed(
+    installation: Installation, report: Report, output: bytes, step: dict[str, Any], hostname: str, token: str
+) -> Claim | None:
+    """Report an attempt and claim the next step; None when the chain ends here, and nothing has been reported.
+
+    Raises:
+        OutcomeUnknown: Redis did not answer in time, so both may have been done.
+    """
+    told = replace(report, goes_on=str(step["id"]))
+    patience: Patience | None = None
+    while True:
+        try:
+            claim = installation.attempts().proceed(
+                told, output, str(step["claim"]), claimant(hostname), (_token_of(report, token), token + CHAINED)
+            )
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception as trouble:  # noqa: BLE001  no answer: the same tokens again do no harm
+            patience = patience or Patience(installation.claim_wait_seconds)
+            patience.bear(trouble)
+            if not patience.wait():
+                log.warning("attempt %s could not be claimed: %r. Its chain ends here.", step["id"], trouble)
+                raise OutcomeUnknown from None
+        else:
+            return claim if claim.verdict is Verdict.GRANTED else None
+
+
+class OutcomeUnknown(Exception):
+    """Redis may have done what it was asked, and did not say so."""
+
+
+def _token_of(report: Report, token: str) -> str:
+    return token + CHAINED if report.chained else token
