@@ -16,6 +16,10 @@ from ..settings import QueueClass
 
 MESSAGE_US = 1_000
 """What one message costs its worker, whatever it carries; its hop costs scheduler and Redis about as much again."""
+STEP_US = 100
+"""What a step of a chain costs its worker that comes in the message of the one before."""
+LONG_WAIT_MS = 100
+"""A wait of this length is for workers; a shorter one is what carrying costs."""
 LONG_CHAIN = 3
 
 
@@ -51,9 +55,47 @@ def _chain(shape: Run, contracts: Mapping[str, Mapping[str, Any]], default: str)
     if len({_class_of(shape, it, contracts, default) for it in set(shape.profile)}) == 1:
         yield (
             f"all {shape.n} nodes are one chain in one class: each hop costs its worker a message of some "
-            f"{MESSAGE_US / 1000:g} ms, and the scheduler about as much. One task that calls the steps would save "
-            "that, unless you want their records, retries or waits apart."
+            f"{MESSAGE_US / 1000:g} ms, and the scheduler about as much; steps that are known to be short share "
+            f"one, at some {STEP_US / 1000:g} ms each. One task that calls the steps would save that, unless you want "
+            "their records, retries or waits apart."
         )
+
+
+def of_node(
+    run: Run,
+    node: int,
+    contracts: Mapping[str, Mapping[str, Any]],
+    paces: Mapping[str, int],
+    classes: Mapping[str, QueueClass],
+    default: str,
+) -> str:
+    """Where the time of a node went that has taken longer to get to its worker than to be done, and what to do about
+    it; "" when it has not.
+
+    Args:
+        contracts, paces, default: as for `advice`.
+    """
+    way = run.way(node)
+    last = next((it for it in reversed(list(run.tries(node))) if it.claimed_at_ms and it.ended_at_ms), None)
+    if last is None or not way.executor:
+        return ""
+    work = last.ended_at_ms - last.claimed_at_ms
+    room, worker = last.dispatched_at_ms - last.ready_at_ms, last.claimed_at_ms - last.dispatched_at_ms
+    if room + worker <= work:
+        return ""
+    name = _class_of(run, run.profile[node], contracts, default)
+    told = (
+        f"attempt {last.attempt} worked for {work} ms, after {room} ms for room in class {shown(name)} and {worker} ms "
+        "on its way to a worker."
+    )
+    if room + worker >= LONG_WAIT_MS:
+        return f"{told} More workers of that class would shorten the wait; `celeriac status` shows how busy they are."
+    contract = contracts.get(way.executor, {})
+    us = expected_us(way, contract, paces.get(way.executor))
+    why = why_alone(way, contract, classes[name]) if name in classes else ""
+    if us is not None and us < MESSAGE_US and why:
+        return f"{told} It shares no message with others, for {why}. Change that, or do several in one call."
+    return f"{told} That is what a message costs; what takes less may be a part of the task before or after it."
 
 
 def _short(

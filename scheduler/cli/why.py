@@ -20,6 +20,8 @@ from .status import FAILED
 if TYPE_CHECKING:
     from ..client import Explanation, Fact
     from ..client.explain import Reading, Step
+    from ..settings import Settings
+    from ..store.runs import Runs
 
 _SHOWN_FACTS = 8
 _SHOWN_DIFFERENCES = 20
@@ -65,19 +67,31 @@ def why_command(
     from .runs import checked_id
 
     with place.for_reading() as settings:
-        reading = Reading(runs_with(settings, checked_id(run)), checked_id(run), at, settings)
+        runs = runs_with(settings, checked_id(run))
+        reading = Reading(runs, checked_id(run), at, settings)
         found = reading.whole(check=check) if node is None else reading.node(node, check=check)
         differs = _differences(reading, found, check=check and node is None)
+        overhead = "" if node is None else _overhead(reading, runs, reading.number(node), settings)
     if out.json:
-        out.document(document(found) | ({"differs": differs} if check else {}))
+        said = {"overhead": overhead} if overhead else {}
+        out.document(document(found) | said | ({"differs": differs} if check else {}))
     else:
         show(found, out)
+        if overhead:
+            out.line(f"overhead: {overhead}")
         for told in differs[:_SHOWN_DIFFERENCES]:
             out.line(f"differs: {escaped(told, 2_000)}")
         if check and not differs:
             out.line("checked: the core decides the same of what is cited")
     if differs:
         ctx.exit(FAILED)
+
+
+def _overhead(reading: Reading, runs: Runs, node: int, settings: Settings) -> str:
+    """Whether a node took longer to get to its worker than to be done, and what to do about it."""
+    from .overhead import of_node
+
+    return of_node(reading.run, node, runs.contracts(), runs.paces(), settings.classes, settings.default_class.name)
 
 
 def _differences(reading: Reading, found: Explanation, *, check: bool) -> list[str]:

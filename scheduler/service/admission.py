@@ -66,8 +66,10 @@ class Admission:
         self._bound: dict[tuple[Profile, str], Profile] = {}
         self.flying: dict[str, int] = dict.fromkeys(classes, 0)
         self.windows = {name: Window(it) for name, it in classes.items()}
-        self._ready: dict[str, dict[int, OrderedDict[str, tuple[Run, deque[int]]]]] = {name: {} for name in classes}
-        """Class -> priority -> the runs that have ready nodes; a priority without runs is left out."""
+        in_order = sorted(classes, key=lambda name: classes[name].latency != "interactive")
+        self._ready: dict[str, dict[int, OrderedDict[str, tuple[Run, deque[int]]]]] = {name: {} for name in in_order}
+        """Class -> priority -> the runs that have ready nodes; a priority without runs is left out. Interactive classes
+        come first, so that others never use up what a turn may send."""
         self._waiting: dict[str, dict[str, tuple[Run, list[int]]]] = {}
         self._paused: Mapping[tuple[str, str], str] = {}
         self.again: list[tuple[Run, int]] = []

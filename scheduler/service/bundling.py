@@ -84,10 +84,12 @@ class Bundling:
 
     Attributes:
         contracts: executor -> contract, as published.
+        hurried: workers of an interactive class live, so somebody may be waiting at any moment.
     """
 
     classes: Mapping[str, QueueClass]
     contracts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    hurried: bool = False
     _paces: dict[str, Pace] = field(default_factory=dict)
     _slots: dict[str, _Slots] = field(default_factory=dict)
     _may: dict[tuple[int, str], tuple[Profile, bool]] = field(default_factory=dict)
@@ -110,6 +112,7 @@ class Bundling:
                 concurrency = it.get("concurrency")
                 slots.count += concurrency if type(concurrency) is int and concurrency > 0 else 1
                 slots.able &= type(it.get("bundles")) is int
+        self.hurried = any(self.classes[name].latency == "interactive" for name in self._slots)
 
     def recall(self, paces: Mapping[str, int]) -> None:
         """What schedulers have measured before; our own measurements take its place."""

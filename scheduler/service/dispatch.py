@@ -32,6 +32,8 @@ from .transport import Transport, open_transport
 log = logging.getLogger("celeriac.scheduler")
 
 ADMITTED_PER_TURN = 1000
+HURRIED = 0.2
+"""Part of a turn's length while interactive workers live: a person's node that has just missed one waits for it."""
 CLAIM_GRACE_MS = 15_000
 """A message that no worker has claimed this long after its class's target wait is looked for in the broker. Workers
 renew what they have taken from it, so a message that is neither there nor renewed is lost."""
@@ -68,6 +70,11 @@ class Dispatch:
     def unsent(self) -> list[Outgoing]:
         """Committed and not yet taken by the broker."""
         return self.outbox.unsent
+
+    @property
+    def pace(self) -> float:
+        """Part of its usual length that a turn takes now."""
+        return HURRIED if self.admission.bundling.hurried else 1.0
 
     def close(self) -> None:
         """Let go of the broker."""
@@ -292,7 +299,8 @@ class Dispatch:
         """
         self._look_at_queues(share)
         going: list[Outgoing] = []
-        for name, run, nodes, parcels, steps in self.admission.take(share, ADMITTED_PER_TURN):
+        most = round(ADMITTED_PER_TURN * self.pace)
+        for name, run, nodes, parcels, steps in self.admission.take(share, most):
             held = held_of(run.id)
             batch = batch_of(held)
             careful = self.admission.may_object(run)
@@ -318,7 +326,7 @@ class Dispatch:
                 self.flies(held, id_, place, parcel)
                 going.append(Outgoing(held, run_id, node, id_, parcel, steps.get(node, ())))
             held.look_by(batch.now + CHECK_MS)
-        self.more = len(going) >= ADMITTED_PER_TURN
+        self.more = len(going) >= most
         return going
 
     def _may_go(self, run: Run, node: int, now: int) -> bool:

@@ -77,6 +77,8 @@ class Intake:
         self._learn = learn
         self.look_wanted = False
         """Another scheduler has given shards back."""
+        self.unhurried = False
+        """The last report came from a worker that has gone on with the next step of a chain."""
         self.reading = ""
         """The entry that is being taken at this moment, for whoever catches what it brings about."""
         self._stumbled = Counter() if stumbled is None else stumbled
@@ -184,6 +186,7 @@ class Intake:
             batch.take(run, decision, id_, output)
         else:
             batch.take(run, decision, id_)
+        self.unhurried = bool(report.goes_on)
         if report.goes_on:
             self._dispatch.goes_on(held, batch, run, report, now)
         self._dispatch.landed(held, id_)

@@ -47,6 +47,8 @@ CONTRACTS_SECONDS = 0.5
 """How often to look for new contracts while nodes wait for one."""
 WORKERS_SECONDS = 2.0
 """How often to read what workers announce, while anything waits to be sent."""
+CHAINED_SECONDS = 0.002
+"""How long reports gather when each worker has gone on by itself with the next step of a chain."""
 TURN_SECONDS = 0.05
 """How long a turn takes up what has arrived, before it commits and publishes; the rest is for the next turn."""
 
@@ -197,7 +199,8 @@ class Scheduler:
         self._gather()
         entries, now = self._read()
         batches: dict[int, Batch] = {}
-        until = time.monotonic() + TURN_SECONDS
+        self._intake.unhurried = False
+        until = time.monotonic() + TURN_SECONDS * self._dispatch.pace
         for held in self._in_turn():
             arrived = entries.get(held.keys.inbox)
             if held.unfinished:
@@ -226,6 +229,8 @@ class Scheduler:
         """Let reports gather for a moment, while workers have more than enough to do and nothing is due here."""
         dispatch, now = self._dispatch, time.monotonic()
         pause = self._pacing.pause_seconds(dispatch.admission.flying, dispatch.landings, now)
+        if not pause and self._intake.unhurried:
+            pause = CHAINED_SECONDS
         until = min(self._owned.look_at, self._contracts_at)
         if pause and not (dispatch.more or dispatch.unsent) and now + pause < until:
             time.sleep(pause)

@@ -98,7 +98,7 @@ class Attempts:
         keys = self.keys.shard(attempt.shard)
         fields = ("report", report.to_json(), "output", output)
         arguments = (worker, *tokens, report.id, report.goes_on, place, *fields)
-        answer = PROCEED(self.client, [keys.attempts, keys.leases, keys.inbox], arguments)
+        answer = PROCEED.at_once(self.client, [keys.attempts, keys.leases, keys.inbox], arguments)
         return Claim(Verdict(answer[0].decode()), *map(int, answer[1:]))
 
     def renew(self, ids: Sequence[str], worker: str) -> dict[str, bool]:

@@ -21,7 +21,7 @@ from .place import Place
 from .sections import Section
 
 ALONE = ("echo", "growth", "idle", "profile", "overload", "metg", "mixed")
-TURNS = ("chain", "fan", "stencil", "diamonds", "flat", "layers-real")
+TURNS = ("chain", "chain-fused", "fan", "stencil", "diamonds", "flat", "layers-real")
 NAMES = (*ALONE, *TURNS, "shipped")
 LEFT_OUT = ("flat", "layers-real")
 """Only on request: fan measures what flat does, and 100,000 nodes take real workers two minutes a turn."""

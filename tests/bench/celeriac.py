@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from scheduler import Client, Graph, Node
+from scheduler import Client, Graph, Node, Timing
 from scheduler.core.states import RunState
 from scheduler.store.attempts import Attempts
 
@@ -20,12 +20,16 @@ BUSY = "bench.busy"
 QUEUE_CLASS = "standard-low"
 
 
-def graph_of(shape: Shape) -> Graph:
-    """The shape as a user would write it."""
+def graph_of(shape: Shape, *, alone: bool = False) -> Graph:
+    """The shape as a user would write it.
+
+    Args:
+        alone: each node asks for a message of its own.
+    """
     graph = Graph(shape.name)
     nodes: list[Node[None]] = []
     for up in shape.up:
-        nodes.append(graph.add(NODE, after=[nodes[at] for at in up]))
+        nodes.append(graph.add(NODE, after=[nodes[at] for at in up], timing=Timing(alone=True) if alone else None))
     return graph
 
 

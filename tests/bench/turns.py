@@ -64,11 +64,12 @@ class Workload:
 def workloads(place: Place, sizes: Sizes, wanted: Sequence[str]) -> list[Workload]:
     """Those of the wanted names that run with real workers, built."""
     rows = shapes.stencil(sizes.rows, sizes.width)
-    fan = shapes.fan(sizes.fan)
+    fan, chain = shapes.fan(sizes.fan), shapes.chain(sizes.chain)
     made: dict[str, Callable[[], Workload]] = {
         "chain": lambda: Workload(
-            "chain", _built(shapes.chain(sizes.chain)), lambda: celery_runs.canvas_chain(sizes.chain)
+            "chain", [celeriac.graph_of(chain, alone=True)], lambda: celery_runs.canvas_chain(sizes.chain)
         ),
+        "chain-fused": lambda: Workload("chain-fused", _built(chain)),
         "fan": lambda: Workload("fan", _built(fan), lambda: celery_runs.canvas_fan(sizes.fan)),
         "stencil": lambda: Workload(
             "stencil", _built(rows), lambda: celery_runs.canvas_rows(place, rows.up, sizes.width)
@@ -146,13 +147,16 @@ def _text(found: list[Workload], raw: list[float]) -> str:
         rows.append(
             [f"{it.name} ({it.nodes:,} nodes)", str(ours), theirs, against, _WANTED.get(it.name, ""), str(by_raw)]
         )
-        if it.name == "chain":
-            hops = [str(Spread.of(s / it.nodes * 1e3 for s in seconds)) for seconds in (it.ours, it.theirs)]
-            rows.append(["    ms a hop", *hops, "", "", ""])
+        if it.name in ("chain", "chain-fused"):
+            hops = [str(Spread.of(s / it.nodes * 1e3 for s in seconds)) for seconds in (it.ours, it.theirs) if seconds]
+            rows.append(["    ms a hop", *hops, *[""] * (5 - len(hops))])
     head = ["nodes a second", "celeriac", "canvas", "against it", "wanted", "by raw Celery"]
     spent = [[it.name, *(str(Spread.of(us)) for us in it.spent.values())] for it in found]
     costs = table(["us of CPU a node", *(found[0].spent if found else ())], spent)
-    note = "against it: chain as time a hop, ours by theirs; the others as speed. Raw: flat, no edges, worker alone."
+    note = (
+        "against it: chain as time a hop, ours by theirs; the others as speed. chain: a message for each node, as canvas "
+        "has it; chain-fused: as users write it. Raw: flat, no edges, worker alone."
+    )
     return f"raw Celery: {rate} tasks a second\n\n{table(head, rows)}\n\n{note}\n\n{costs}"
 
 
@@ -181,8 +185,9 @@ def _values(found: list[Workload], raw: list[float], prefix: str) -> dict[str, f
             values[prefix + _NAMES[it.name]] = _against(it).middle
         if it.name in ("fan", "flat"):
             values[f"{prefix}flat_vs_celery"] = ratio(rates, raw).middle
-        if it.name == "chain":
-            values[f"{prefix}chain_hop_ms"] = Spread.of(seconds / it.nodes * 1e3 for seconds in it.ours).middle
+        if it.name in ("chain", "chain-fused"):
+            key = "chain_hop_ms" if it.name == "chain" else "chain_hop_fused_ms"
+            values[f"{prefix}{key}"] = Spread.of(seconds / it.nodes * 1e3 for seconds in it.ours).middle
     return values
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from scheduler import Graph, Retry, Timing
-from scheduler.cli.overhead import advice
+from scheduler.cli.overhead import advice, of_node
 from scheduler.core.run import Run
 from scheduler.settings import Settings
 
@@ -74,3 +74,24 @@ def test_what_shares_messages_is_not_told() -> None:
     graph = Graph("g")
     graph.add("work", key="a")
     assert told(graph, {"work": 200}, work={}) == []
+
+
+@pytest.mark.parametrize(
+    ("timeline", "alone", "said"),
+    [
+        ("0,1,2,3,succeeded,w", False, ""),
+        ("0,4,3,1,succeeded,w", False, "That is what a message costs"),
+        ("0,4,3,1,succeeded,w", True, "Timing(alone=True)"),
+        ("0,1,500,1,succeeded,w", False, "More workers of that class"),
+    ],
+)
+def test_a_node_whose_way_was_longer_than_its_work_is_told(timeline: str, alone: bool, said: str) -> None:
+    """`celeriac why RUN NODE` says where its time went, and what to do: by cause, and nothing where work prevails."""
+    graph = Graph("g")
+    graph.add("work", key="n", timing=Timing(alone=True) if alone else None)
+    compiled = graph.compile()
+    records = [(0, f"S|1|1|0|0|{timeline}|n".encode())]
+    run = Run.load("r" * 26, compiled.header, compiled.pages(), records, created_at_ms=1_000)
+    found = of_node(run, 0, {}, {"work": 100}, SETTINGS.classes, SETTINGS.default_class.name)
+    assert said in found
+    assert bool(found) is bool(said)
