@@ -210,8 +210,7 @@ def traceparent(run: str, node: int, attempt: int) -> str:
     >>> traceparent("0" * 26, 3, 1)
     '00-00000000000000000000000000000001-0000000300000001-01'
     """
-    trace = int(run, 36) % (1 << 128) or 1
-    return f"00-{trace:032x}-{node & 0xFFFFFFFF:08x}{attempt & 0xFFFFFFFF:08x}-01"
+    return f"00-{_trace(run)}-{node & 0xFFFFFFFF:08x}{attempt & 0xFFFFFFFF:08x}-01"
 
 
 def carried(task_id: object, header: object) -> list[str]:
@@ -236,6 +235,11 @@ def carried(task_id: object, header: object) -> list[str]:
     told = header.get("attempts")
     found = [it.get("id") for it in told if isinstance(it, dict)] if isinstance(told, list) else []
     return [it for it in found if isinstance(it, str) and AttemptId.parse(it) is not None]
+
+
+@lru_cache(256)
+def _trace(run: str) -> str:
+    return f"{int(run, 36) % (1 << 128) or 1:032x}"
 
 
 @lru_cache(4096)
@@ -276,8 +280,12 @@ class Report:
     goes_on: str = ""
     chained: bool = False
 
-    def to_json(self) -> bytes:
-        """The record as it travels; fields without a value are left out."""
+    def to_json(self, goes_on: str = "") -> bytes:
+        """The record as it travels; fields without a value are left out.
+
+        Args:
+            goes_on: in the place of that field.
+        """
         record: dict[str, Any] = {"v": VERSION, "id": self.id, "end": self.end, "worker": self.worker}
         if self.claimed_at_ms is not None:
             record["claimed_at_ms"] = self.claimed_at_ms
@@ -289,8 +297,8 @@ class Report:
             record["retry_after_ms"] = self.retry_after_ms
         if self.ran_us is not None:
             record["ran_us"] = self.ran_us
-        if self.goes_on:
-            record["goes_on"] = self.goes_on
+        if goes_on := goes_on or self.goes_on:
+            record["goes_on"] = goes_on
         if self.chained:
             record["chained"] = True
         return _json(record).encode("utf-8", "backslashreplace")

@@ -79,11 +79,13 @@ class Attempts:
                 answers[id_] = Claim(Verdict(answer[0].decode()), *map(int, answer[1:]))
         return [answers[id_] for id_ in ids]
 
-    def proceed(self, report: Report, output: bytes, place: str, worker: str, tokens: tuple[str, str]) -> Claim:
+    def proceed(
+        self, report: Report, output: bytes, goes_on: str, place: str, worker: str, tokens: tuple[str, str]
+    ) -> Claim:
         """Report an attempt that has ended well and claim the next step of its chain, both or neither. One script call.
 
         Args:
-            report: names that step; both are of one run.
+            goes_on: that step, an attempt of the same run.
             place: its "class|lease ms|timeout ms", as its message says.
             worker: who asks; the name under which it renews.
             tokens: of the claim that has ended, and of the new one. Repeating them after a lost answer is harmless.
@@ -96,8 +98,8 @@ class Attempts:
         if attempt is None:
             raise WireError("report", "id is not shard.run.node.epoch.attempt", report.id)
         keys = self.keys.shard(attempt.shard)
-        fields = ("report", report.to_json(), "output", output)
-        arguments = (worker, *tokens, report.id, report.goes_on, place, *fields)
+        fields = ("report", report.to_json(goes_on), "output", output)
+        arguments = (worker, *tokens, report.id, goes_on, place, *fields)
         answer = PROCEED.at_once(self.client, [keys.attempts, keys.leases, keys.inbox], arguments)
         return Claim(Verdict(answer[0].decode()), *map(int, answer[1:]))
 

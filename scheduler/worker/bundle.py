@@ -18,7 +18,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -189,6 +188,10 @@ class Bundle:
         self.claims[id_] = claim
         return True
 
+    def is_step(self, id_: str) -> bool:
+        """Whether an attempt was begun as the next step of a chain."""
+        return id_ in self._steps
+
     def token_of(self, id_: str) -> str:
         """The token with which an attempt was claimed."""
         return self.token + CHAINED if id_ in self._steps else self.token
@@ -234,6 +237,7 @@ class Bundle:
         """Celery's request of an attempt, as if it had had a message of its own."""
         outer, header, id_ = self._outer, entry["celeriac"], str(entry["id"])
         _, run, node, _, attempt = id_.split(".")
+        trace = traceparent(run, int(node), int(attempt))
         return {
             "lang": "py",
             "id": id_,
@@ -246,7 +250,8 @@ class Bundle:
             "timelimit": entry.get("timelimit") or [None, None],
             "ignore_result": entry.get("ignore_result", True),
             "celeriac": header,
-            "traceparent": traceparent(run, int(node), int(attempt)),
+            "traceparent": trace,
+            "headers": {"celeriac": header, "traceparent": trace},  # Celery would look for them, at 10 us
             "correlation_id": id_,
             "origin": "celeriac",
             "hostname": outer.hostname,
@@ -264,15 +269,14 @@ class Bundle:
         """
         for report, output in reports:
             self.counts[report.end] += 1
-            told = replace(report, chained=True) if report.id in self._steps else report
             kept = self._kept
             if kept is not None and kept[0].id == report.id:  # there is more to say of it; what was said first stands
                 self._kept = None
                 self._queue([kept])
-            if self._goes_on and output is not None and told.output == "inline" and len(output) <= chain.MOST_BYTES:
-                self._kept = told, output
+            if self._goes_on and output is not None and report.output == "inline" and len(output) <= chain.MOST_BYTES:
+                self._kept = report, output
             else:
-                self._queue([(told, output)])
+                self._queue([(report, output)])
 
     def _queue(self, reports: Iterable[tuple[Report, bytes | None]]) -> None:
         with self._lock:
@@ -326,8 +330,10 @@ class Bundle:
         return None
 
     def _tell(self, id_: str, what: Ending) -> None:
-        claimed = self.claims[id_].now_ms
-        self.report([(Report(id_, what.end, self._hostname, claimed, "none", what.error, what.retry_after_ms), None)])
+        claimed, chained = self.claims[id_].now_ms, self.is_step(id_)
+        after = what.retry_after_ms
+        told = Report(id_, what.end, self._hostname, claimed, "none", what.error, after, chained=chained)
+        self.report([(told, None)])
 
     def _give_back(self, why: str) -> None:
         """Attempts whose turn has not come go back to the scheduler at once."""

@@ -8,7 +8,6 @@ ends: the report goes its ordinary way, and the scheduler sends what comes next 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
@@ -67,13 +66,12 @@ def proceed(
     Raises:
         OutcomeUnknown: Redis did not answer in time, so both may have been done.
     """
-    told = replace(report, goes_on=str(step["id"]))
+    tokens = token + CHAINED if report.chained else token, token + CHAINED
     patience: Patience | None = None
     while True:
         try:
-            claim = installation.attempts().proceed(
-                told, output, str(step["claim"]), claimant(hostname), (_token_of(report, token), token + CHAINED)
-            )
+            attempts = installation.attempts()
+            claim = attempts.proceed(report, output, step["id"], step["claim"], claimant(hostname), tokens)
         except SoftTimeLimitExceeded:
             raise
         except Exception as trouble:  # noqa: BLE001  no answer: the same tokens again do no harm
@@ -88,7 +86,3 @@ def proceed(
 
 class OutcomeUnknown(Exception):
     """Redis may have done what it was asked, and did not say so."""
-
-
-def _token_of(report: Report, token: str) -> str:
-    return token + CHAINED if report.chained else token

@@ -98,14 +98,16 @@ def succeed(held: Held, data: bytes) -> None:
     put_aside = None
     if len(data) > INLINE_LIMIT_BYTES:
         put_aside, kind = data, "blob"
-    report = Report(held.id, "succeeded", held.worker, held.claimed_at_ms, kind, ran_us=ran_us)
+    chained = held.bundle is not None and held.bundle.is_step(held.id)
+    report = Report(held.id, "succeeded", held.worker, held.claimed_at_ms, kind, ran_us=ran_us, chained=chained)
     deliver(held, report, data, put_aside)
 
 
 def end(held: Held, ending: Ending) -> None:
     """Report another ending of the attempt that runs here. Waits; see deliver()."""
     error, after, ran_us = ending.error, ending.retry_after_ms, _ran_us(held)
-    report = Report(held.id, ending.end, held.worker, held.claimed_at_ms, "none", error, after, ran_us)
+    chained = held.bundle is not None and held.bundle.is_step(held.id)
+    report = Report(held.id, ending.end, held.worker, held.claimed_at_ms, "none", error, after, ran_us, chained=chained)
     deliver(held, report, None)
 
 
