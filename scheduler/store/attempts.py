@@ -91,12 +91,12 @@ class Attempts:
             tokens: of the claim that has ended, and of the new one. Repeating them after a lost answer is harmless.
 
         Raises:
-            WireError: an id is not an attempt id.
+            WireError: these are not attempts of one run.
             redis.exceptions.RedisError: no answer; ask again with the same tokens.
         """
-        attempt = AttemptId.parse(report.id)
-        if attempt is None:
-            raise WireError("report", "id is not shard.run.node.epoch.attempt", report.id)
+        attempt, following = AttemptId.parse(report.id), AttemptId.parse(goes_on)
+        if attempt is None or following is None or following[:2] != attempt[:2]:
+            raise WireError("report", "not two attempts shard.run.node.epoch.attempt of one run", [report.id, goes_on])
         keys = self.keys.shard(attempt.shard)
         fields = ("report", report.to_json(goes_on), "output", output)
         arguments = (worker, *tokens, report.id, goes_on, place, *fields)

@@ -13,6 +13,7 @@ from typing import Any
 from celery.exceptions import SoftTimeLimitExceeded
 from kombu.utils import json as kombu_json
 
+from ..errors import WireError
 from ..store.attempts import Claim, Verdict
 from ..wire import CHAINED, Report
 from .installation import Installation, claimant
@@ -74,6 +75,9 @@ def proceed(
             claim = attempts.proceed(report, output, step["id"], step["claim"], claimant(hostname), tokens)
         except SoftTimeLimitExceeded:
             raise
+        except WireError as broken:
+            log.warning("a chain ends here: %s", broken)
+            return None
         except Exception as trouble:  # noqa: BLE001  no answer: the same tokens again do no harm
             patience = patience or Patience(installation.claim_wait_seconds)
             patience.bear(trouble)

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from scheduler.errors import WireError
-from scheduler.store.attempts import BLOB_SECONDS, Attempts, Verdict
+from scheduler.service.held import is_chained
+from scheduler.store.attempts import BLOB_SECONDS, Attempts, Claim, Verdict
 from scheduler.store.connection import connect
 from scheduler.store.scripts import Script
-from scheduler.wire import Report, new_run_id
+from scheduler.wire import CHAINED, Report, new_run_id
 from tests.integration.stage import dump
 
 RUNS_OF_THEIR_OWN = False
@@ -271,6 +272,141 @@ def test_reports_of_a_shard_travel_as_one_entry(attempts: Attempts) -> None:
     assert client(attempts).xlen(attempts.keys.shard(2).inbox) == 1
     for shard in (7, 2):
         client(attempts).delete(attempts.keys.shard(shard).inbox)  # there is no scheduler to take them
+
+
+# -- from one step of a chain to the next --------------------------------------------------------------
+
+
+def proceed(
+    attempts: Attempts, ended: str, begins: str, *, worker: str = "a", token: str = "t1", own: str = ""
+) -> Claim:
+    """Go on from an attempt that ended with the output 7 to the next step, which has half the usual time."""
+    report = Report(ended, "succeeded", worker, 5, "inline")
+    place = f"some-class|{LEASE_MS}|{TIMEOUT_MS // 2}"
+    return attempts.proceed(report, b"7", begins, place, worker, (token, own or token + CHAINED))
+
+
+def taken(attempts: Attempts) -> list[list[bytes]]:
+    """What the inbox of shard 7 has been told. The scheduler takes it, and lets go of what has ended by it."""
+    keys = attempts.keys.shard(7)
+    eval_ = "return redis.call('XRANGE', KEYS[1], '-', '+')"
+    found = [fields for _, fields in client(attempts).eval(eval_, 1, keys.inbox)]
+    client(attempts).delete(keys.inbox)
+    for fields in found:
+        client(attempts).hdel(keys.attempts, ended := Report.from_json(fields[1]).id)
+        client(attempts).zrem(keys.leases, ended)
+    return found
+
+
+def test_the_end_of_a_step_and_the_beginning_of_the_next_are_one(attempts: Attempts) -> None:
+    """The report with its output is in the inbox, and the next step claimed, with lease and hard end of its own."""
+    first, second = attempt(0), attempt(1)
+    seed(attempts, first)
+    began = attempts.claim([first], "a", "t1")[0]
+    before = state(attempts, first)
+
+    claim = proceed(attempts, first, second)
+
+    assert claim.verdict is Verdict.GRANTED
+    assert claim.lease_end_ms - claim.now_ms == LEASE_MS
+    assert claim.hard_end_ms - claim.now_ms == TIMEOUT_MS // 2
+    assert claim.now_ms >= began.now_ms
+    times = [str(claim.now_ms), str(claim.hard_end_ms)]
+    assert state(attempts, second) == ["c", "some-class", str(LEASE_MS), str(TIMEOUT_MS // 2), *times, "t1n", "a"]
+    assert LEASE_MS - 5000 < lease_left(attempts, second) <= LEASE_MS
+    assert [state(attempts, first)[at] for at in (0, 1, 2, 3, 4, 5, 7)] == [*before[:6], "a"]
+    assert state(attempts, first)[6] not in ("t1", "t1n"), "whoever found its lease run out sees that it ended"
+    report = Report(first, "succeeded", "a", 5, "inline", goes_on=second)
+    assert attempts.claimed([first, second]) == {
+        first: (began.now_ms, "a", False),
+        second: (claim.now_ms, "a", True),
+    }
+    assert taken(attempts) == [[b"report", report.to_json(), b"output", b"7"]]
+
+
+def test_to_go_on_again_is_granted_again_and_reports_nothing_twice(attempts: Attempts) -> None:
+    """A call whose answer was lost is repeated without harm; so is one of a later step."""
+    ids = [attempt(n) for n in range(3)]
+    seed(attempts, ids[0])
+    attempts.claim([ids[0]], "a", "t1")
+    first = proceed(attempts, ids[0], ids[1])
+
+    again = proceed(attempts, ids[0], ids[1])
+
+    assert again.verdict is Verdict.GRANTED
+    assert again.hard_end_ms == first.hard_end_ms
+    assert len(taken(attempts)) == 1
+    assert proceed(attempts, ids[0], ids[1]).verdict is Verdict.GRANTED, "also when the scheduler has taken the first"
+    for _ in range(2):
+        assert proceed(attempts, ids[1], ids[2], token="t1n", own="t1n").verdict is Verdict.GRANTED
+    assert state(attempts, ids[1])[6] not in ("t1", "t1n")
+    assert len(taken(attempts)) == 1
+
+
+def test_how_a_step_was_begun_is_known_after_its_end_too(attempts: Attempts) -> None:
+    """A scheduler that takes over finds steps whose reports nobody has read: they were begun with one, the head not."""
+    ids = [attempt(n) for n in range(3)]
+    seed(attempts, ids[0])
+    attempts.claim([ids[0]], "a", "t1")
+    assert proceed(attempts, ids[0], ids[1]).verdict is Verdict.GRANTED
+    assert proceed(attempts, ids[1], ids[2], token="t1n", own="t1n").verdict is Verdict.GRANTED
+    states = ["|".join(state(attempts, it)) for it in ids]
+
+    assert [it[2] for it in attempts.claimed(ids).values()] == [False, True, True]
+    assert [is_chained(it) for it in states] == [False, True, True]
+    taken(attempts)
+
+
+def test_a_chain_goes_on_for_its_holder_only(attempts: Attempts) -> None:
+    """The attempt has ended, waits to be claimed, is another's or was gone on from; the next one is on its way, or
+    another has it: nothing is reported, and Redis is as it was.
+    """
+    ended, sent, others, mine, gone_on, busy = (attempt(n) for n in range(6))
+    after, out, theirs = (attempt(n) for n in range(10, 13))
+    seed(attempts, sent, others, mine, gone_on, out, theirs)
+    attempts.claim([others], "b", "t2")
+    attempts.claim([mine, gone_on], "a", "t1")
+    attempts.claim([theirs], "b", "t2")
+    assert proceed(attempts, gone_on, busy).verdict is Verdict.GRANTED
+    before = dump(attempts.client)
+
+    for report, begins in [*((it, after) for it in (ended, sent, others, gone_on)), (mine, out), (mine, theirs)]:
+        assert proceed(attempts, report, begins) == Claim(Verdict.STALE), (report, begins)
+    assert dump(attempts.client) == before
+    assert len(taken(attempts)) == 1
+
+
+def test_a_step_is_like_any_attempt_to_its_worker(attempts: Attempts) -> None:
+    """Its lease is renewed up to its own hard end, it beats by its token, and the one before it is still its worker's.
+
+    A message of the same attempt, should there ever be one, is not granted.
+    """
+    first, second = attempt(0), attempt(1)
+    seed(attempts, first, timeout_ms=3_000)
+    attempts.claim([first], "a", "t1")
+    claim = proceed(attempts, first, second)
+    for id_ in (first, second):
+        expire(attempts, id_)
+
+    assert attempts.renew([first, second], "a") == {first: True, second: True}
+    assert attempts.renew([first, second], "b") == {first: False, second: False}
+    assert lease_left(attempts, second) > LEASE_MS - 5000
+    assert int(hard_end(attempts, second)) == claim.hard_end_ms
+    assert attempts.beat(second, "t1n", None)
+    assert not attempts.beat(second, "t1", None)
+    assert not attempts.beat(first, "t1", None), "it has ended"
+    assert attempts.claim([second], "b", "t3")[0].verdict is Verdict.HELD
+    taken(attempts)
+
+
+def test_a_step_without_an_id_of_an_attempt_never_reaches_redis(attempts: Attempts) -> None:
+    """As for claims and reports."""
+    before = dump(attempts.client)
+    with pytest.raises(WireError):
+        proceed(attempts, "nonsense", attempt(1))
+    with pytest.raises(WireError):
+        proceed(attempts, attempt(0), "nonsense")
+    assert dump(attempts.client) == before
 
 
 def test_a_blob_is_found_by_its_key_and_does_not_stay_for_ever(attempts: Attempts) -> None:

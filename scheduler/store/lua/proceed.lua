@@ -9,7 +9,7 @@
 -- Returns  {"granted", lease end ms, hard end ms, now ms} | {"stale"} (and nothing was done)          O(log n)
 --
 -- The same call again, after a lost answer, is granted again and reports nothing twice. The claim that has ended is
--- marked, so that whoever has meanwhile found its lease run out sees that it is not as it was. A next step that is in
+-- marked (an x before its token), so that whoever finds its lease run out sees that it is not as it was. A step that is in
 -- flight already came another way, for somebody else has ended the attempt before it.
 local time = redis.call("TIME")
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -29,7 +29,7 @@ else
   if holder ~= token then return {"stale"} end
   hard_end = now + tonumber(timeout)
   redis.call("XADD", KEYS[3], "*", unpack(ARGV, 7))
-  redis.call("HSET", KEYS[1], ended, before .. "-" .. behind,
+  redis.call("HSET", KEYS[1], ended, before .. "x" .. holder .. behind,
     id, string.format("c|%s|%.0f|%.0f|%s|%s", place, now, hard_end, own, worker))
 end
 local lease_end = math.min(now + tonumber(lease), hard_end)
