@@ -16,11 +16,11 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from . import celery_runs, metg, mixed, overload, sections, turns
+from . import celery_runs, metg, mixed, overload, scaling, sections, turns
 from .place import Place
 from .sections import Section
 
-ALONE = ("echo", "growth", "idle", "profile", "overload", "metg", "mixed")
+ALONE = ("echo", "growth", "idle", "profile", "overload", "scaling", "metg", "mixed")
 TURNS = ("chain", "chain-fused", "fan", "stencil", "diamonds", "flat", "layers-real")
 NAMES = (*ALONE, *TURNS, "shipped")
 LEFT_OUT = ("flat", "layers-real")
@@ -69,6 +69,7 @@ def measure(wanted: list[str], repeats: int, *, quick: bool) -> dict[str, float]
         part("profile", lambda: sections.profile(place, values.get("scheduler_cpu_us_per_node")))
         part("idle", lambda: sections.idle(place, 20.0))
         part("overload", lambda: overload.overload(place, quick=quick))
+        part("scaling", lambda: scaling.scaling(place, min(repeats, 2)))
         part("turns", lambda: turns.turns(place, sizes, real, repeats))
         part("metg", lambda: metg.metg(place, min(repeats, 2), quick=quick))
         part("mixed", lambda: mixed.mixed(place, quick=quick))

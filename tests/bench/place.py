@@ -127,16 +127,21 @@ class Place:
 
     def start_scheduler(self, *options: str) -> Child:
         """A scheduler process that owns every shard."""
-        child = self.start("scheduler", "-m", "tests.bench.service", *options)
+        [child] = self.start_schedulers(1, *options)
+        return child
+
+    def start_schedulers(self, count: int, *options: str) -> list[Child]:
+        """Scheduler processes that have shared all shards out among themselves."""
+        children = [self.start("scheduler", "-m", "tests.bench.service", *options) for _ in range(count)]
         owners = Owners(self.client, self.settings.namespace, "bench", 1000)
 
-        def owns_all() -> bool:
-            rows = owners.table().values()
-            mine = sum(f":{child.process.pid}:" in row.scheduler and row.lease_end_ms > 0 for row in rows)
-            return mine == self.settings.shards
+        def shared_out() -> bool:
+            rows = [row for row in owners.table().values() if row.lease_end_ms > 0]
+            mine = [sum(f":{it.process.pid}:" in row.scheduler for row in rows) for it in children]
+            return sum(mine) == self.settings.shards and max(mine) - min(mine) <= 1
 
-        self.until(owns_all, "a scheduler that owns every shard", child)
-        return child
+        self.until(shared_out, "schedulers that own every shard", *children)
+        return children
 
     def start_worker(self, app: str, queue: str, *options: str, **env: str) -> Child:
         """A Celery worker as the peers were measured with: prefork -c 2, -O fair, prefetch 64, no chatter."""

@@ -154,8 +154,8 @@ def _text(found: list[Workload], raw: list[float]) -> str:
     spent = [[it.name, *(str(Spread.of(us)) for us in it.spent.values())] for it in found]
     costs = table(["us of CPU a node", *(found[0].spent if found else ())], spent)
     note = (
-        "against it: chain as time a hop, ours by theirs; the others as speed. chain: a message for each node, as canvas "
-        "has it; chain-fused: as users write it. Raw: flat, no edges, worker alone."
+        "against it: chain as time a hop, ours by theirs; the others as speed. chain: a message for each node, as in "
+        "canvas; chain-fused: as users write it. Raw: flat, no edges, worker alone."
     )
     return f"raw Celery: {rate} tasks a second\n\n{table(head, rows)}\n\n{note}\n\n{costs}"
 

@@ -95,6 +95,7 @@ MUTANTS = (
         what="there is no dispatch deadline: lost on the way",
         rows=((13, "old connections"),),
         shows="its client was not told of the end",
+        seeds=(2, 3, 4, 5, 6),
     ),
     Mutant(
         "reports of past attempts count",
