@@ -15,9 +15,9 @@ from functools import cache
 from ..core.decide import decide
 from ..core.events import Admitted, Reported
 from ..core.evolve import evolve
-from ..core.run import Run
+from ..core.run import Profile, Run
 from ..core.states import NodeState, RunState
-from ..settings import Settings
+from ..settings import QueueClass, Settings
 from ..store.runs import Runs
 from ..wire import AttemptId, Report, RunId, placed, read_place
 from .admission import UNKNOWN, Admission
@@ -311,23 +311,33 @@ class Dispatch:
             evolve(run, decision, batch.now)
             queue_class, run_id, shard = self._classes[name], RunId(run.id), held.keys.shard
             shared = dict(zip(nodes, parcels, strict=True))
+            known: dict[int, tuple[str, str, str]] = {}  # by id: a profile is long to hash, and its run keeps it
             for node in may:
                 id_ = run.attempt_id(shard, node)
                 way = run.way(node)
-                profile = self.admission.bound(way)
-                limit = self.admission.limit_ms(profile, queue_class)
-                place = name if profile is way else placed(name, profile.executor)
-                state = f"s|{place}|{queue_class.lease_ms}|{min(limit, profile.silence_ms or limit)}"
-                claim_by_ms = batch.now + self.claim_by_ms(name, run, node)
-                plain = profile is way and not careful
-                why = "" if plain else self.admission.told(run, way, profile.executor)
-                batch.send(run, node, id_, state, claim_by_ms, why)
+                if id(way) not in known:
+                    known[id(way)] = self._sending(run, way, queue_class, careful=careful)
+                place, state, why = known[id(way)]
+                batch.send(run, node, id_, state, batch.now + self.claim_by_ms(name, run, node), why)
                 parcel = shared[node]
                 self.flies(held, id_, place, parcel)
                 going.append(Outgoing(held, run_id, node, id_, parcel, steps.get(node, ())))
             held.look_by(batch.now + CHECK_MS)
         self.more = len(going) >= most
         return going
+
+    def _sending(self, run: Run, way: Profile, queue_class: QueueClass, *, careful: bool) -> tuple[str, str, str]:
+        """How nodes of one profile go out: their place (wire.placed), the state of their attempts, and the log's words.
+
+        Args:
+            careful: something may speak against sending nodes of this run.
+        """
+        profile = self.admission.bound(way)
+        limit = self.admission.limit_ms(profile, queue_class)
+        place = queue_class.name if profile is way else placed(queue_class.name, profile.executor)
+        state = f"s|{place}|{queue_class.lease_ms}|{min(limit, profile.silence_ms or limit)}"
+        plain = profile is way and not careful
+        return place, state, "" if plain else self.admission.told(run, way, profile.executor)
 
     def _may_go(self, run: Run, node: int, now: int) -> bool:
         """Whether nothing speaks against sending a node for which there is room; else it is refused."""

@@ -130,16 +130,16 @@ class Template:
 
     def entry(self, letter: Letter) -> str:
         """The attempt as JSON, as it stands among others in one message: what its worker can't find out by itself."""
-        header: dict[str, Any] = {"v": VERSION, "node": letter.node}
+        header = f'{{"v":{VERSION},"node":{quoted(letter.node)}'
         if letter.deadline_at_ms is not None:
-            header["deadline_at_ms"] = letter.deadline_at_ms
+            header += f',"deadline_at_ms":{letter.deadline_at_ms}'
         if letter.correlation_id is not None:
-            header["correlation_id"] = letter.correlation_id
+            header += f',"correlation_id":{quoted(letter.correlation_id)}'
         if letter.deferred:
-            header["deferred"] = letter.deferred
+            header += f',"deferred":{json.dumps(letter.deferred)}'
         if letter.secrets:
-            header["secrets"] = letter.secrets
-        entry = self._entry % {"id": letter.id, "celeriac": json.dumps(header), "args": letter.inputs}
+            header += f',"secrets":{json.dumps(letter.secrets)}'
+        entry = self._entry % {"id": letter.id, "celeriac": f"{header}}}", "args": letter.inputs}
         if letter.claim:
             holes = f',"holes":{json.dumps(letter.holes)}' if letter.holes else ""
             entry = f'{entry[:-1]},"claim":{quoted(letter.claim)}{holes}}}'
