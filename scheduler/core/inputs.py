@@ -124,9 +124,12 @@ def _positions(template: Template, wanted: list[int]) -> list[list[str | int]]:
 @lru_cache(256)
 def _places(texts: tuple[str, ...], wanted: tuple[int, ...]) -> list[list[str | int]]:
     """The same by the texts between references; remembered, for the nodes of a chain are often of one kind."""
-    marked = [part for at, text in enumerate(texts) for part in (text, json.dumps(f"{_MARK}{at}"))]
+    mark = _MARK
+    while any(json.dumps(mark)[1:-1] in text for text in texts):  # a user's own text
+        mark += _MARK
+    marked = [part for at, text in enumerate(texts) for part in (text, json.dumps(f"{mark}{at}"))]
     text = "".join(marked[: 2 * len(texts) - 1])
-    marks = {f"{_MARK}{number}": number for number in wanted}
+    marks = {f"{mark}{number}": number for number in wanted}
     found = {marks[value]: where for where, value in _walk(json.loads(f"[{text}]"), []) if value in marks}
     return [found[number] for number in wanted]
 

@@ -248,6 +248,31 @@ def test_a_bundle_s_entry_says_what_its_worker_cannot_know(settings: Settings) -
     }
 
 
+def test_the_steps_of_a_chain_stand_in_the_entry_of_the_first(settings: Settings) -> None:
+    """Each with what its claim needs and where the output before it goes; the header names what the message is for, and
+    a reader of Flower sees how many attempts there are.
+    """
+    one = letter("c", number=5, claim="standard-low|20000|60000", holes=[([1, "x"], ["rows", 0])])
+    two = letter('"d"', number=6, inputs="[],{}", claim="standard-low|20000|60000")
+    steps = [(template(settings, "echo.c"), one), (template(settings, "echo.d"), two)]
+    plain, head = letter("a"), letter("b", number=4, then=steps)
+    made, given = bundled(settings, plain, head)
+    body, headers, _ = made.for_kombu(given)
+    [[first, second]], _, _ = json.loads(body)
+    assert first.keys() == {"id", "task", "timelimit", "celeriac", "inputs"}
+    [third, fourth] = second.pop("then")
+    assert second.keys() == first.keys()
+    assert (third["id"], third["task"], third["celeriac"]["node"]) == (one.id, "echo.c", "c")
+    assert third["inputs"] == [[1], {"x": 2}]
+    assert (third["claim"], third["holes"]) == (one.claim, [[[1, "x"], ["rows", 0]]])
+    assert (fourth["id"], fourth["celeriac"]["node"], fourth["claim"]) == (two.id, '"d"', two.claim)
+    assert "holes" not in fourth
+    assert carried(headers["id"], headers["celeriac"]) == [plain.id, head.id]
+    assert headers["id"] == f"{plain.id}x4"
+    assert headers["argsrepr"] == f"run={RUN} attempts=4"
+    assert "echo.d x1" in eval(headers["kwargsrepr"])["executors"]
+
+
 def test_what_waits_in_a_bundle_waits(settings: Settings) -> None:
     """The broker's queue knows every attempt of a message, and lets go of it by the first."""
     lone = letter("a", number=1)

@@ -176,6 +176,18 @@ class BundledPost(Post):
             "ignore_result": ignore_result,
         }
 
+    def step(
+        self, task: str, *args: Any, into: Any = ((0, 0),), lease_ms: int = 20_000, **options: Any
+    ) -> dict[str, Any]:
+        """A next step of a chain, of which the store knows nothing yet.
+
+        Args:
+            into: places in [args, kwargs] that the output before it goes into as a whole.
+        """
+        id_ = f"0.{self.run}.{next(self._numbers)}.1.1"
+        found = self.entry(task, *args, id_=id_, **options)
+        return {**found, "claim": f"some|{lease_ms}|60000", "holes": [[list(place), []] for place in into]}
+
     def send_bundle(self, entries: list[dict[str, Any]]) -> str:
         """Send attempts in one message; returns its Celery id."""
         id_ = bundle_id(entries[0]["id"], len(entries))
