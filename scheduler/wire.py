@@ -52,6 +52,8 @@ MOST_ID = 64
 _ATTEMPT_ID = re.compile(r"([0-9]{1,4})\.([0-9a-z]{26})\.([0-9]{1,9})\.([0-9]{1,6})\.([0-9]{1,9})")
 CHAINED = "n"
 """Behind the token of a claim that was made with the report of the step before, and not for a message."""
+ENDED = "x"
+"""Before the token of a claim from which its worker has gone on."""
 _BUNDLE_ID = re.compile(rf"{_ATTEMPT_ID.pattern}x[0-9]{{1,6}}")
 
 
@@ -204,6 +206,15 @@ def first_of(task_id: str) -> str:
     return task_id.rpartition("x")[0] if _BUNDLE_ID.fullmatch(task_id) else task_id
 
 
+def chain_of(token: str) -> str:
+    """The token of a claim as its worker knows it, if it is one of a next step of a chain; else "".
+
+    >>> chain_of("5fn"), chain_of("x5fn"), chain_of("5f")
+    ('5fn', '5fn', '')
+    """
+    return token.removeprefix(ENDED) if token.endswith(CHAINED) else ""
+
+
 def traceparent(run: str, node: int, attempt: int) -> str:
     """W3C trace context of an attempt: one run is one trace, one attempt one span.
 
@@ -267,6 +278,8 @@ class Report:
         ran_us: how long the task itself ran; None when the worker does not know.
         goes_on: id of the next step of its chain, which its worker has claimed with this report; "" for none.
         chained: it was begun so itself, and not by a message.
+        chain: token of the claims that are made so, where either is; of all that may be said of such an attempt, what
+            comes from the claim that the scheduler has heard of counts.
     """
 
     id: str
@@ -279,12 +292,13 @@ class Report:
     ran_us: int | None = None
     goes_on: str = ""
     chained: bool = False
+    chain: str = ""
 
-    def to_json(self, goes_on: str = "") -> bytes:
+    def to_json(self, goes_on: str = "", chain: str = "") -> bytes:
         """The record as it travels; fields without a value are left out.
 
         Args:
-            goes_on: in the place of that field.
+            goes_on, chain: in the place of these fields.
         """
         record: dict[str, Any] = {"v": VERSION, "id": self.id, "end": self.end, "worker": self.worker}
         if self.claimed_at_ms is not None:
@@ -301,6 +315,8 @@ class Report:
             record["goes_on"] = goes_on
         if self.chained:
             record["chained"] = True
+        if chain := chain or self.chain:
+            record["chain"] = chain
         return _json(record).encode("utf-8", "backslashreplace")
 
     @classmethod
@@ -331,8 +347,9 @@ class Report:
                 raise WireError("report", "`error` is not an object", error)
             id_, worker, ran_us = str(record["id"]), str(record.get("worker", "")), record.get("ran_us")
             ran_us = ran_us if type(ran_us) is int and ran_us >= 0 else None  # worth nothing, if it is wrong
-            goes_on, chained = str(record.get("goes_on", "")), record.get("chained") is True
-            return cls(id_, end, worker, claimed_at_ms, output, error, retry_after_ms, ran_us, goes_on, chained)
+            goes_on, chained, chain = record.get("goes_on", ""), record.get("chained") is True, record.get("chain", "")
+            after = retry_after_ms
+            return cls(id_, end, worker, claimed_at_ms, output, error, after, ran_us, str(goes_on), chained, str(chain))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as broken:
             raise WireError("report", f"{type(broken).__name__}: {broken}", raw[:200]) from broken
 

@@ -23,7 +23,7 @@ from ..wire import AttemptId, Report, RunId, placed, read_place
 from .admission import UNKNOWN, Admission
 from .batch import Batch
 from .bundling import Parcel
-from .held import CHECK_MS, Held
+from .held import CHECK_MS, Held, chain_token
 from .outbox import Outbox, Outgoing
 from .policies import Policies
 from .publisher import scheduler_app
@@ -120,7 +120,7 @@ class Dispatch:
         if held.bound:
             held.bound.pop(id_, None)
         if held.chained:
-            held.chained.discard(id_)
+            held.chained.pop(id_, None)
 
     def took(self, held: Held, run: Run, node: int, report: Report) -> None:
         """How long an attempt has run, for those of its executor that come after it. The run has not moved on yet."""
@@ -140,7 +140,7 @@ class Dispatch:
         if (
             newest is run
             and run.attempt_id(held.keys.shard, node) == id_
-            and self._begun(held, batch, run, node, at_ms)
+            and self._begun(held, batch, run, node, at_ms, report.chain)
         ):
             batch.ready.pop()
             self.flies(held, id_, held.flying.get(report.id, self._default.name), held.parcels.get(report.id))
@@ -158,17 +158,21 @@ class Dispatch:
             run, node = held.goes_on(id_, state) or (None, -1)
             if run is not None and run.state[node] == NodeState.READY:
                 at_ms = run.created_at_ms + run.ready_at[node]
-                if self._begun(held, batch, run, node, at_ms):
+                if self._begun(held, batch, run, node, at_ms, chain_token(state)):
                     batch.ready = [it for it in batch.ready if it[0] is not run or it[1] != node]
 
-    def _begun(self, held: Held, batch: Batch, run: Run, node: int, at_ms: int) -> bool:
-        """A ready node is dispatched, for a worker has begun it already; False when it is not to be."""
+    def _begun(self, held: Held, batch: Batch, run: Run, node: int, at_ms: int, token: str) -> bool:
+        """A ready node is dispatched, for a worker has begun it already; False when it is not to be.
+
+        Args:
+            token: of its claim.
+        """
         decision = decide(run, Admitted([node], begun=True), at_ms)
         if decision.stale:
             return False
         evolve(run, decision, at_ms)
         batch.goes_on(run, node)
-        held.chained.add(run.attempt_id(held.keys.shard, node))
+        held.chained[run.attempt_id(held.keys.shard, node)] = token
         self.outbox.let_go(run, node)
         return True
 

@@ -10,17 +10,19 @@ from collections.abc import Iterator
 from ..core.run import Run
 from ..core.states import IN_FLIGHT, NodeState
 from ..store.keys import ShardKeys
-from ..wire import CHAINED, AttemptId, RunId
+from ..wire import AttemptId, RunId, chain_of
 from .bundling import Parcel
 
 CHECK_MS = 2_000
 """How often leases of attempts in flight are looked at: workers write them, so only Redis knows them."""
 
 
-def is_chained(state: str) -> bool:
-    """Whether an attempt was claimed as the next step of a chain, by its state as the store keeps it."""
+def chain_token(state: str) -> str:
+    """The token with which an attempt was claimed as the next step of a chain, by its state as the store keeps it; ""
+    when it was not.
+    """
     parts = state.split("|", 7)
-    return parts[0] == "c" and parts[6].endswith(CHAINED)
+    return chain_of(parts[6]) if parts[0] == "c" else ""
 
 
 class Held:
@@ -30,7 +32,8 @@ class Held:
         runs: live runs, by id.
         flying: attempt id -> queue class, of attempts in flight.
         parcels: attempt id -> what it shares its message with, of those that share one.
-        chained: attempts in flight that were begun as the next step of a chain, and not by a message.
+        chained: attempts in flight that were begun as the next step of a chain, and not by a message -> the token of
+            that claim. The same id may be claimed so by somebody whose step before did not count.
         bound: attempt id -> executor, of those whose node asks for a capability or tool: who was to do it when sent.
         batches_out: how many batches the store's outbox holds.
         published: how many of them, the oldest, have been sent and go with the next commit.
@@ -54,7 +57,7 @@ class Held:
         self.runs: dict[str, Run] = {}
         self.flying: dict[str, str] = {}
         self.parcels: dict[str, Parcel] = {}
-        self.chained: set[str] = set()
+        self.chained: dict[str, str] = {}
         self.bound: dict[str, str] = {}
         self.batches_out = 0
         self.published = 0
@@ -80,7 +83,7 @@ class Held:
         yet: the report that was made with it is on its way. For adoption; off the hot path.
         """
         attempt = AttemptId.parse(id_)
-        run = self.runs.get(attempt.run) if attempt and is_chained(state) else None
+        run = self.runs.get(attempt.run) if attempt and chain_token(state) else None
         if attempt is None or run is None or attempt.node >= run.n:
             return None
         node, number = attempt.node, attempt.attempt

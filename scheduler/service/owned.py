@@ -21,7 +21,7 @@ from ..wire import RunId
 from .batch import Batch
 from .clock import Clock
 from .dispatch import Dispatch
-from .held import Held, is_chained
+from .held import Held, chain_token
 from .loading import Loading
 from .retention import Retention
 from .rewinds import Rewinds
@@ -189,8 +189,8 @@ class Owned:
         for id_, state in found.attempts.items():
             if held.is_current(id_):
                 self._dispatch.flies(held, id_, state.split("|", 2)[1])
-                if is_chained(state):
-                    held.chained.add(id_)
+                if token := chain_token(state):
+                    held.chained[id_] = token
         self._dispatch.outbox.republish(held, found.attempts, found.outbox)
         settle({shard: batch}, now)
 

@@ -17,7 +17,7 @@ from typing import Any
 from redis import Redis
 
 from ..errors import WireError
-from ..wire import CHAINED, AttemptId, DeadMessage, Report
+from ..wire import AttemptId, DeadMessage, Report, chain_of
 from .keys import Keys
 from .scripts import BEAT, CLAIM, PROCEED, RENEW
 
@@ -98,7 +98,7 @@ class Attempts:
         if attempt is None or following is None or following[:2] != attempt[:2]:
             raise WireError("report", "not two attempts shard.run.node.epoch.attempt of one run", [report.id, goes_on])
         keys = self.keys.shard(attempt.shard)
-        fields = ("report", report.to_json(goes_on), "output", output)
+        fields = ("report", report.to_json(goes_on, tokens[1]), "output", output)
         arguments = (worker, *tokens, report.id, goes_on, place, *fields)
         answer = PROCEED.at_once(self.client, [keys.attempts, keys.leases, keys.inbox], arguments)
         return Claim(Verdict(answer[0].decode()), *map(int, answer[1:]))
@@ -126,18 +126,18 @@ class Attempts:
         keys = self.keys.shard(attempt.shard)
         return bool(BEAT(self.client, [keys.attempts, keys.leases], [id_, token, *(silence or (0, 0))]))
 
-    def claimed(self, ids: Sequence[str]) -> dict[str, tuple[int, str, bool]]:
-        """Who runs attempts, by their claims: id -> (claimed at, ms; worker; whether as a next step of a chain). What
-        nobody has claimed is left out.
+    def claimed(self, ids: Sequence[str]) -> dict[str, tuple[int, str, str]]:
+        """Who runs attempts, by their claims: id -> (claimed at, ms; worker; token of a next step of a chain, else "").
+        What nobody has claimed is left out.
 
         One HMGET per shard, off the hot path.
         """
-        found: dict[str, tuple[int, str, bool]] = {}
+        found: dict[str, tuple[int, str, str]] = {}
         for shard, mine in _by_shard(ids).items():
             for id_, state in zip(mine, self.client.hmget(self.keys.shard(shard).attempts, mine), strict=True):
                 if state is not None and state[:1] == b"c":
                     parts = state.decode().split("|", 7)
-                    found[id_] = int(parts[4]), parts[7], parts[6].endswith(CHAINED)
+                    found[id_] = int(parts[4]), parts[7], chain_of(parts[6])
         return found
 
     def report(self, reports: Iterable[tuple[Report, bytes | None]]) -> None:

@@ -180,7 +180,9 @@ class Bundle:
         except chain.OutcomeUnknown:
             self._queue([(report, output)])  # again, perhaps; and should the next one count as begun, it goes back
             back = lost(GIVEN_BACK, "given back before its turn: Redis did not answer")
-            self._queue([(Report(id_, back.end, self._hostname, None, "none", back.error, chained=True), None)])
+            token = self.token + CHAINED
+            told = Report(id_, back.end, self._hostname, None, "none", back.error, chained=True, chain=token)
+            self._queue([(told, None)])
             return False
         if claim is None:
             return False
@@ -188,13 +190,13 @@ class Bundle:
         self.claims[id_] = claim
         return True
 
-    def is_step(self, id_: str) -> bool:
-        """Whether an attempt was begun as the next step of a chain."""
-        return id_ in self._steps
+    def chain_of(self, id_: str) -> str:
+        """The token of an attempt that was begun as the next step of a chain; "" of others."""
+        return self.token + CHAINED if id_ in self._steps else ""
 
     def token_of(self, id_: str) -> str:
         """The token with which an attempt was claimed."""
-        return self.token + CHAINED if id_ in self._steps else self.token
+        return self.chain_of(id_) or self.token
 
     @property
     def step(self) -> str:
@@ -330,9 +332,9 @@ class Bundle:
         return None
 
     def _tell(self, id_: str, what: Ending) -> None:
-        claimed, chained = self.claims[id_].now_ms, self.is_step(id_)
+        claimed, chain = self.claims[id_].now_ms, self.chain_of(id_)
         after = what.retry_after_ms
-        told = Report(id_, what.end, self._hostname, claimed, "none", what.error, after, chained=chained)
+        told = Report(id_, what.end, self._hostname, claimed, "none", what.error, after, None, "", bool(chain), chain)
         self.report([(told, None)])
 
     def _give_back(self, why: str) -> None:

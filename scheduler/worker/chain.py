@@ -54,7 +54,7 @@ def bind(step: dict[str, Any], output: bytes) -> bool:
             for key in place[:-1]:
                 inner = inner[key]
             inner[place[-1]] = part(kombu_json.loads(output), path)
-    except (LookupError, TypeError, ValueError):  # the scheduler makes them, or says what is wrong
+    except (LookupError, TypeError, ValueError, RecursionError):  # the scheduler makes them, or says what is wrong
         return False
     return True
 
@@ -67,7 +67,7 @@ def proceed(
     Raises:
         OutcomeUnknown: Redis did not answer in time, so both may have been done.
     """
-    tokens = token + CHAINED if report.chained else token, token + CHAINED
+    tokens = report.chain or token, token + CHAINED
     patience: Patience | None = None
     while True:
         try:

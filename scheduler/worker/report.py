@@ -98,17 +98,23 @@ def succeed(held: Held, data: bytes) -> None:
     put_aside = None
     if len(data) > INLINE_LIMIT_BYTES:
         put_aside, kind = data, "blob"
-    chained = held.bundle is not None and held.bundle.is_step(held.id)
-    report = Report(held.id, "succeeded", held.worker, held.claimed_at_ms, kind, ran_us=ran_us, chained=chained)
+    chain, at = _chain(held), held.claimed_at_ms
+    report = Report(held.id, "succeeded", held.worker, at, kind, ran_us=ran_us, chained=bool(chain), chain=chain)
     deliver(held, report, data, put_aside)
 
 
 def end(held: Held, ending: Ending) -> None:
     """Report another ending of the attempt that runs here. Waits; see deliver()."""
     error, after, ran_us = ending.error, ending.retry_after_ms, _ran_us(held)
-    chained = held.bundle is not None and held.bundle.is_step(held.id)
-    report = Report(held.id, ending.end, held.worker, held.claimed_at_ms, "none", error, after, ran_us, chained=chained)
+    chain, at = _chain(held), held.claimed_at_ms
+    report = Report(
+        held.id, ending.end, held.worker, at, "none", error, after, ran_us, chained=bool(chain), chain=chain
+    )
     deliver(held, report, None)
+
+
+def _chain(held: Held) -> str:
+    return "" if held.bundle is None else held.bundle.chain_of(held.id)
 
 
 def _ran_us(held: Held) -> int | None:
@@ -265,7 +271,8 @@ def _as_claimed(attempts: Attempts, reports: list[Report]) -> list[Report]:
             it,
             claimed_at_ms=claims[it.id][0],
             worker=it.worker or claims[it.id][1].rpartition("/")[0],
-            chained=claims[it.id][2],
+            chained=bool(claims[it.id][2]),
+            chain=claims[it.id][2],
         )
         if it.id in claims
         else it

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from scheduler.errors import WireError
-from scheduler.service.held import is_chained
+from scheduler.service.held import chain_token
 from scheduler.store.attempts import BLOB_SECONDS, Attempts, Claim, Verdict
 from scheduler.store.connection import connect
 from scheduler.store.scripts import Script
@@ -316,10 +316,10 @@ def test_the_end_of_a_step_and_the_beginning_of_the_next_are_one(attempts: Attem
     assert LEASE_MS - 5000 < lease_left(attempts, second) <= LEASE_MS
     assert [state(attempts, first)[at] for at in (0, 1, 2, 3, 4, 5, 7)] == [*before[:6], "a"]
     assert state(attempts, first)[6] not in ("t1", "t1n"), "whoever found its lease run out sees that it ended"
-    report = Report(first, "succeeded", "a", 5, "inline", goes_on=second)
+    report = Report(first, "succeeded", "a", 5, "inline", goes_on=second, chain="t1n")
     assert attempts.claimed([first, second]) == {
-        first: (began.now_ms, "a", False),
-        second: (claim.now_ms, "a", True),
+        first: (began.now_ms, "a", ""),
+        second: (claim.now_ms, "a", "t1n"),
     }
     assert taken(attempts) == [[b"report", report.to_json(), b"output", b"7"]]
 
@@ -352,8 +352,8 @@ def test_how_a_step_was_begun_is_known_after_its_end_too(attempts: Attempts) -> 
     assert proceed(attempts, ids[1], ids[2], token="t1n", own="t1n").verdict is Verdict.GRANTED
     states = ["|".join(state(attempts, it)) for it in ids]
 
-    assert [it[2] for it in attempts.claimed(ids).values()] == [False, True, True]
-    assert [is_chained(it) for it in states] == [False, True, True]
+    assert [it[2] for it in attempts.claimed(ids).values()] == ["", "t1n", "t1n"]
+    assert [bool(chain_token(it)) for it in states] == [False, True, True]
     taken(attempts)
 
 

@@ -67,7 +67,8 @@ class Hand:
         self.attempts.report([self._told(node, output, chained=chained)])
 
     def _told(self, node: int, output: Any, *, chained: bool) -> tuple[Report, bytes]:
-        report = Report(self.ids[node], "succeeded", self.name, 1, "inline", chained=chained)
+        chain = self.token + CHAINED if chained else ""
+        report = Report(self.ids[node], "succeeded", self.name, 1, "inline", chained=chained, chain=chain)
         return report, json.dumps(output).encode()
 
 
@@ -203,7 +204,9 @@ class Chains(Echo):
             args, kwargs = entry["inputs"]
             self.done.append(Task(entry["id"], entry["task"], args, kwargs, {"celeriac": entry["celeriac"]}))
             output = json.dumps(kwargs).encode()
-            report = Report(entry["id"], "succeeded", self.name, 1, "inline", chained=chained)
+            report = Report(
+                entry["id"], "succeeded", self.name, 1, "inline", chained=chained, chain=own if chained else ""
+            )
             if step is None or not chain.bind(step, output):
                 (self.held.append if self.holds_back else self._tell)((report, output))
                 return
@@ -365,3 +368,28 @@ def test_a_report_that_goes_on_with_anything_else_leaves_nothing(
         assert stage.ended(run) == ["succeeded"]
     all_once(stage, run)
     idle(stage)
+
+
+def test_a_step_that_two_workers_have_begun_counts_for_one_of_them(stage: Stage, memory: MemoryTransport) -> None:
+    """The head counts as lost, yet its worker goes on with the step; the next attempt of the head is followed by the
+    same id. What comes of it is told by whose head has counted.
+    """
+    with stage.scheduler(memory):
+        run = stage.submit(line(3))
+        is_out(stage, run)
+    hand = Hand(stage, run)
+    hand.begins()
+    lost = error_record("lost", "WorkerLostError", "so it was said", origin="infrastructure")
+    stage.attempts.report([(Report(hand.ids[0], "lost", "w", 1, "none", lost), None)])
+    assert hand.goes_on(0, "void").verdict is Verdict.GRANTED
+    with stage.scheduler(memory):
+        is_out(stage, run, attempt=2)
+        other = Hand(stage, run, "other")
+        other.ids[0] = stage.attempt(run, 0, 2)
+        other.begins()
+        assert other.goes_on(0, "right").verdict is Verdict.GRANTED
+        hand.ends(1, "void", chained=True)
+        assert other.goes_on(1, "right").verdict is Verdict.GRANTED
+        other.ends(2, "right", chained=True)
+        stage.ended(run)
+    assert stage.runs.values(run, [0, 1, 2]) == {0: b'"right"', 1: b'"right"', 2: b'"right"'}

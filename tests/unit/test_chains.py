@@ -334,10 +334,10 @@ def test_what_is_decoded_is_what_a_lone_attempt_gets() -> None:
 def test_a_report_says_what_goes_on_and_what_was_begun_so() -> None:
     """Both are read back; they are not in the record where there is nothing to say."""
     first, second = (f"7.{RUN_ID}.{n}.1.1" for n in range(2))
-    report = Report(first, "succeeded", "w", 5, "inline", goes_on=second, chained=True)
+    report = Report(first, "succeeded", "w", 5, "inline", goes_on=second, chained=True, chain="5fn")
     assert Report.from_json(report.to_json()) == report
     plain = Report(first, "succeeded", "w", 5, "inline")
-    assert not {"goes_on", "chained"} & json.loads(plain.to_json()).keys()
+    assert not {"goes_on", "chained", "chain"} & json.loads(plain.to_json()).keys()
     odd = json.dumps({**json.loads(plain.to_json()), "chained": 1}).encode()
     assert not Report.from_json(odd).chained, "only true is true"
 

@@ -263,8 +263,8 @@ class Store(Attempts):
             raise ConnectionError("away")
         self.told += [report for report, _ in reports]
 
-    def claimed(self, ids: Any) -> dict[str, tuple[int, str, bool]]:
-        return {"a": (5, "w@here/1f", False)} if "a" in ids else {}
+    def claimed(self, ids: Any) -> dict[str, tuple[int, str, str]]:
+        return {"a": (5, "w@here/1f", "")} if "a" in ids else {}
 
 
 def test_the_courier_tells_each_attempt_once_and_through_outages(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
