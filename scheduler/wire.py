@@ -14,7 +14,6 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, NewType
@@ -263,8 +262,7 @@ def _parsed(text: str) -> AttemptId | None:
     return AttemptId(int(shard), RunId(run), int(node), int(epoch), int(attempt))
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """How one attempt ended, as its worker saw it. The output travels beside it, as raw JSON bytes.
 
     Attributes:

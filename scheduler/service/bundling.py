@@ -112,7 +112,8 @@ class Bundling:
                 concurrency = it.get("concurrency")
                 slots.count += concurrency if type(concurrency) is int and concurrency > 0 else 1
                 slots.able &= type(it.get("bundles")) is int
-        self.hurried = any(self.classes[name].latency == "interactive" for name in self._slots)
+        declared = (self.classes[name] for name in self._slots if name in self.classes)
+        self.hurried = any(it.latency == "interactive" for it in declared)
 
     def recall(self, paces: Mapping[str, int]) -> None:
         """What schedulers have measured before; our own measurements take its place."""

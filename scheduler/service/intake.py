@@ -14,7 +14,6 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
 from ..core.decide import decide
@@ -233,7 +232,7 @@ class Intake:
         self._counts["denied"] += 1
         end, error = denied
         return (
-            replace(report, end=end, output="none", error=error),
+            report._replace(end=end, output="none", error=error),
             event._replace(end=end, output="none", error=error),
             None,
         )

@@ -15,7 +15,6 @@ import random
 import threading
 import time
 from collections import OrderedDict, deque
-from dataclasses import replace
 from typing import Any
 
 from kombu.exceptions import EncodeError
@@ -267,8 +266,7 @@ def _as_claimed(attempts: Attempts, reports: list[Report]) -> list[Report]:
     """Reports with the instant of the claim: the process that knew it is gone, and the account of runs needs it."""
     claims = attempts.claimed([report.id for report in reports if report.claimed_at_ms is None])
     return [
-        replace(
-            it,
+        it._replace(
             claimed_at_ms=claims[it.id][0],
             worker=it.worker or claims[it.id][1].rpartition("/")[0],
             chained=bool(claims[it.id][2]),

@@ -105,6 +105,18 @@ def worker(**said: Any) -> dict[str, Any]:
     return {"queue_class": "short", "concurrency": 2, "seen_at_ms": 1_000, "bundles": VERSION, **said}
 
 
+def test_turns_are_short_while_interactive_workers_live() -> None:
+    """A worker of an interactive class hurries the scheduler; one of a class that is not declared here does not."""
+    quick = CLASS.model_copy(update={"name": "quick", "latency": "interactive", "queue": "q.quick"})
+    it = Bundling({"short": CLASS, "quick": quick})
+    it.hear({"a": worker(), "other": worker(queue_class="long")}, 1_000)
+    assert not it.hurried
+    it.hear({"a": worker(), "b": worker(queue_class="quick")}, 1_000)
+    assert it.hurried
+    it.hear({"a": worker(), "b": {**worker(queue_class="quick"), "seen_at_ms": -(10**9)}}, 1_000)
+    assert not it.hurried, "it has gone"
+
+
 def test_slots_are_those_of_living_workers_that_can() -> None:
     """A worker of an older version in the class, or none at all: every attempt has a message of its own."""
     it = bundling()
