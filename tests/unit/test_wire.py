@@ -46,6 +46,10 @@ REPORTS = st.builds(
     output=st.sampled_from(OUTPUT_KINDS),
     error=st.none() | st.dictionaries(st.text(), JSON, max_size=4),
     retry_after_ms=INSTANTS,
+    ran_us=INSTANTS,
+    goes_on=st.text(),
+    chained=st.booleans(),
+    chain=st.text(),
 )
 
 # --- ids ------------------------------------------------------------------------------------------------------
