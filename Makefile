@@ -7,7 +7,7 @@ BIN   := $(VENV)/bin
 PYTEST = $(BIN)/python -m pytest --numprocesses $(or $(JOBS),2) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench faults mutants soak up test-matrix clean
+.PHONY: help demo test check bench bench-peers faults mutants soak up test-matrix clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,14 @@ test-matrix: ## all tests on Celery 5.6 and 5.7, each in an environment of its o
 
 bench: $(STAMP) ## the benchmarks; JSON=FILE writes the figures too
 	$(BIN)/python -m tests.bench $(if $(JSON),--json $(JSON))
+
+bench-peers: $(STAMP) ## the same graphs on Celery's canvas, streaQ and Dask too, in an environment of their own; JSON=FILE QUICK=1
+	@test -x .venv-peers/bin/python || $(BIN)/python -m venv .venv-peers
+	@for peer in streaq distributed; do \
+		.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -c tests/bench/peers.txt $$peer \
+			|| echo "$$peer cannot be installed here; the others are measured without it"; \
+	done
+	$(BIN)/python -m tests.bench.peers $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
 
 faults: $(STAMP) ## the fault table; ROWS=1,4-6 SEEDS=1-5 JOBS=2 BUNDLES=2 (seconds of work in a message) JSON=FILE
 	$(BIN)/python -m tests.acceptance.faults $(if $(BUNDLES),--bundle-seconds $(BUNDLES)) $(if $(ROWS),--rows $(ROWS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) $(if $(JSON),--json $(JSON))

@@ -16,15 +16,16 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from . import celery_runs, metg, mixed, overload, scaling, sections, turns
+from . import celery_runs, metg, million, mixed, overload, scaling, sections, turns
 from .place import Place
 from .sections import Section
 
-ALONE = ("echo", "growth", "idle", "profile", "overload", "scaling", "metg", "mixed")
+ALONE = ("echo", "growth", "idle", "profile", "overload", "scaling", "metg", "mixed", "million")
 TURNS = ("chain", "chain-fused", "fan", "stencil", "diamonds", "flat", "layers-real")
 NAMES = (*ALONE, *TURNS, "shipped")
-LEFT_OUT = ("flat", "layers-real")
-"""Only on request: fan measures what flat does, and 100,000 nodes take real workers two minutes a turn."""
+LEFT_OUT = ("flat", "layers-real", "million")
+"""Only on request: fan measures what flat does, 100,000 nodes take real workers two minutes a turn, and `million` takes
+three minutes for each of its halves, and 1.2 GiB."""
 
 
 def main() -> int:
@@ -34,16 +35,17 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--quick", action="store_true", help="fewer repeats, smaller graphs")
     parser.add_argument("--repeats", type=int, metavar="N", help="turns of each; 3, with --quick 1")
+    parser.add_argument("--nodes", type=int, metavar="N", default=million.NODES, help="of the part `million`")
     asked = parser.parse_args()
     wanted: list[str] = asked.only or [name for name in NAMES if name not in LEFT_OUT]
     repeats = asked.repeats or (1 if asked.quick else 3)
-    values = measure(wanted, repeats, quick=asked.quick)
+    values = measure(wanted, repeats, quick=asked.quick, nodes=asked.nodes)
     if asked.json is not None:
         asked.json.write_text(json.dumps(values, indent=1) + "\n")
     return 0
 
 
-def measure(wanted: list[str], repeats: int, *, quick: bool) -> dict[str, float]:
+def measure(wanted: list[str], repeats: int, *, quick: bool, nodes: int) -> dict[str, float]:
     """Run the wanted parts, print each as it is done; returns all values."""
     values: dict[str, float] = {}
     sizes = turns.QUICK if quick else turns.FULL
@@ -73,6 +75,7 @@ def measure(wanted: list[str], repeats: int, *, quick: bool) -> dict[str, float]
         part("turns", lambda: turns.turns(place, sizes, real, repeats))
         part("metg", lambda: metg.metg(place, min(repeats, 2), quick=quick))
         part("mixed", lambda: mixed.mixed(place, quick=quick))
+        part("million", lambda: million.million(place, nodes))
         part("shipped", lambda: turns.turns(place, sizes, ["flat"], repeats, shipped=True))
         celery_runs.close()
     return values
