@@ -47,7 +47,7 @@ CONTRACTS_SECONDS = 0.5
 """How often to look for new contracts while nodes wait for one."""
 WORKERS_SECONDS = 2.0
 """How often to read what workers announce, while anything waits to be sent."""
-CHAINED_SECONDS = 0.002
+CHAINED_SECONDS = 0.005
 """How long reports gather when each worker has gone on by itself with the next step of a chain."""
 TURN_SECONDS = 0.05
 """How long a turn takes up what has arrived, before it commits and publishes; the rest is for the next turn."""
