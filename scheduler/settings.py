@@ -150,6 +150,7 @@ class Settings(BaseSettings):
         memory_guard: share of Redis's maxmemory above which submits are refused; 0 means none.
         strict: a scheduler refuses a Redis that may lose what it acknowledged; otherwise it warns.
         output_limit_bytes: a larger output fails its node. Outputs are kept in Redis.
+        attempt_events: workers send Celery's events for each attempt of a bundle, while theirs are on.
         log_level: for the commands.
         retention_seconds: how long an ended run stays in Redis before it is archived and removed. 0: not at all;
             "never" (None): time removes nothing. Without an archive nothing is removed, however old.
@@ -187,6 +188,7 @@ class Settings(BaseSettings):
     memory_guard: Annotated[float, BeforeValidator(_no_boolean), Field(ge=0, le=1, allow_inf_nan=False)] = 0.85
     strict: bool = False
     output_limit_bytes: Annotated[int, BeforeValidator(_no_boolean), Field(ge=1, le=512 * MIB)] = 64 * MIB
+    attempt_events: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     retention_seconds: Annotated[Age | None, BeforeValidator(_never)] = 7 * 86_400.0
     retention_bytes: Annotated[int | None, BeforeValidator(_never), Field(ge=0)] = None

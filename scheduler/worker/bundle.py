@@ -28,6 +28,7 @@ from celery.exceptions import NotRegistered, SoftTimeLimitExceeded, TimeLimitExc
 from ..store.attempts import Claim, Verdict
 from ..wire import BUNDLE, CHAINED, Report, error_record, traceparent
 from . import chain
+from .attempt_events import heard_by
 from .claim import ask
 from .context import BUNDLED
 from .endings import GIVEN_BACK, Ending, ending, lost
@@ -77,6 +78,7 @@ class Bundle:
         self.counts: Counter[str] = Counter()
         self._outer = outer
         self._hostname = str(outer.hostname or "worker")
+        self._events = heard_by(installation, self._hostname)
         self._entries = entries
         self._refused: Counter[str] = Counter()
         self._given_back: set[str] = set()
@@ -158,9 +160,11 @@ class Bundle:
         while True:
             step = next(steps, None)
             self._goes_on = step is not None
+            self._events.begins(entry)
             self._begin(entry)
-            self._one(entry)
+            traced = self._one(entry)
             self._end()
+            self._events.returned(traced)
             kept, self._kept = self._kept, None
             if kept is None or step is None:
                 return
@@ -216,24 +220,25 @@ class Bundle:
         with self._lock:
             self._current = ""
 
-    def _one(self, entry: dict[str, Any]) -> None:
-        """An attempt, by Celery's own tracer of its task."""
+    def _one(self, entry: dict[str, Any]) -> Any:
+        """An attempt, by Celery's own tracer of its task; what that answers."""
         id_, name = str(entry["id"]), str(entry["task"])
         task = self.installation.app._tasks.get(name)
         if task is None:
             self._tell(id_, ending(NotRegistered(name)))
-            return
+            return None
         if not may_run(name):
             told = f"task {name!r} may not run in the queue class of this worker (executors, queues.toml)"
             error = error_record("permanent", NOT_ALLOWED, told, origin="policy", phase="route")
             self._tell(id_, Ending("failed", error))
-            return
+            return None
         args, kwargs = entry["inputs"]
         try:
-            _tracer(task, self._hostname)(id_, args, kwargs, self._request(entry))
+            return _tracer(task, self._hostname)(id_, args, kwargs, self._request(entry))
         except Exception as problem:  # out of the tracer itself; a report that has gone before this one stands
             log.exception("attempt %s was left by its tracer", id_)
             self._tell(id_, lost(type(problem).__name__, f"outside the task itself: {problem}"))
+            return None
 
     def _request(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Celery's request of an attempt, as if it had had a message of its own."""
@@ -271,6 +276,7 @@ class Bundle:
         """
         for report, output in reports:
             self.counts[report.end] += 1
+            self._events.reported(report)
             kept = self._kept
             if kept is not None and kept[0].id == report.id:  # there is more to say of it; what was said first stands
                 self._kept = None
@@ -399,6 +405,7 @@ class Bundle:
         until = time.monotonic() + 2.0
         while self._send() is not None and time.monotonic() < until:
             time.sleep(TICK_SECONDS)
+        self._events.dies()
         os.kill(os.getpid(), signal.SIGKILL)
 
 

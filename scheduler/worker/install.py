@@ -26,6 +26,7 @@ from celery.utils.imports import symbol_by_name
 
 from ..errors import InvalidValue, SettingsError
 from .adopt import adopt_all
+from .attempt_events import AttemptEvents
 from .broker import survive
 from .bundle import register_bundles
 from .claim import hand_over
@@ -56,6 +57,7 @@ def install(
     settings: Any = None,
     errors: ErrorTable | None = None,
     heartbeat_seconds: float | None = None,
+    attempt_events: bool | None = None,
     secrets: Callable[[str], str | None] | None = None,
 ) -> None:
     """Let the workers of a Celery app execute nodes. Calling it again only updates what is given.
@@ -70,6 +72,8 @@ def install(
             whose own word comes first.
         heartbeat_seconds: how often leases are renewed; default CELERIAC_HEARTBEAT_SECONDS, else 5.
             At most a third of the shortest lease.
+        attempt_events: whether each attempt of a bundle has Celery's events of its own (received, started and so on),
+            while the worker's are on, so that Flower shows it; default CELERIAC_ATTEMPT_EVENTS, else False.
         secrets: where the values of `Secret` inputs are: called with a name right before a task runs, gives its value
             or None. Asked before the environment (CELERIAC_SECRET_NAME) and the files in CELERIAC_SECRETS_DIR.
 
@@ -89,6 +93,7 @@ def install(
     it.namespace = namespace or getattr(settings, "namespace", None) or it.namespace
     it.queue_class = queue_class or it.queue_class
     it.heartbeat_seconds = heartbeat_seconds or it.heartbeat_seconds
+    it.attempt_events = it.attempt_events if attempt_events is None else attempt_events
     it.errors.update(errors or {})
     it.secrets = secrets or it.secrets
     if known:
@@ -145,6 +150,7 @@ def _on_worker_init(sender: Any, **_: Any) -> None:
     installation.url()  # a worker that cannot know its store says so now
     installation.interval()
     installation.output_limit()
+    tells = installation.sends_events()
     sender.app.finalize()
     adopt_all(installation)
     guard_channels()
@@ -154,6 +160,7 @@ def _on_worker_init(sender: Any, **_: Any) -> None:
     declare_as_told(sender.app)
     installation.courier = Courier(installation)
     installation.progress = Progress()
+    installation.events = AttemptEvents(sender.app, installation.class_name()) if tells else None
     survive(sender.app, partial(not_a_message, installation))
     sender.pool_cls = leaving_pool(sender.pool_cls)
     sender.consumer_cls = surviving_consumer(symbol_by_name(sender.consumer_cls))

@@ -18,6 +18,7 @@ from .endings import ErrorTable, Meaning
 from .secrets import Source
 
 if TYPE_CHECKING:
+    from .attempt_events import AttemptEvents
     from .heartbeat import Heartbeat
     from .progress import Progress
     from .report import Courier
@@ -26,8 +27,13 @@ NONCE = "CELERIAC_WORKER_NONCE"
 """Environment variable by which a worker's pool processes learn which start of it they belong to."""
 HEARTBEAT = "CELERIAC_HEARTBEAT_SECONDS"
 OUTPUT_LIMIT = "CELERIAC_OUTPUT_LIMIT_BYTES"
+ATTEMPT_EVENTS = "CELERIAC_ATTEMPT_EVENTS"
 TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+socket://", "sentinel://")
+_YES_OR_NO = {
+    **dict.fromkeys(("1", "true", "t", "yes", "y", "on"), True),
+    **dict.fromkeys(("0", "false", "f", "no", "n", "off"), False),
+}
 SILENCE_SECONDS = 5.0
 """How long one command may stay without an answer before the connection is given up and it is sent again."""
 _lock = threading.Lock()
@@ -42,9 +48,11 @@ class Installation:
         redis_url, namespace, queue_class: as given to install(); None means: look in the environment.
         errors: what exceptions mean that are not ours.
         heartbeat_seconds: as given to install(); see interval().
+        attempt_events: as given to install(); see sends_events().
         secrets: as given to install(): name of a secret -> its value, or None when it is not there.
         claim_wait_seconds: how long a claim waits for Redis before the message goes back to the broker.
         progress: what the pool's processes are at; made by the worker's main process.
+        events: Celery's events of attempts in bundles; made there too, if they are asked for.
         in_pool_process: whether this process is one of them.
     """
 
@@ -54,12 +62,14 @@ class Installation:
     queue_class: str | None = None
     errors: dict[type[BaseException] | str, Meaning] = field(default_factory=dict)
     heartbeat_seconds: float | None = None
+    attempt_events: bool | None = None
     claim_wait_seconds: float = 10.0
     secrets: Source | None = None
     executor_errors: dict[str, ErrorTable] = field(default_factory=dict)
     courier: Courier | None = None
     heartbeat: Heartbeat | None = None
     progress: Progress | None = None
+    events: AttemptEvents | None = None
     in_pool_process: bool = False
     _store: tuple[int, Attempts] | None = None
     _output_limit: int | None = None
@@ -141,6 +151,19 @@ class Installation:
                 raise SettingsError(OUTPUT_LIMIT, f"found {text!r}", "Give a number of bytes above 0.")
             self._output_limit = int(text)
         return self._output_limit
+
+    def sends_events(self) -> bool:
+        """Whether attempts in bundles have Celery's own events: as given, else CELERIAC_ATTEMPT_EVENTS, else no.
+
+        Raises:
+            SettingsError: the environment says something that is neither yes nor no.
+        """
+        if self.attempt_events is not None:
+            return self.attempt_events
+        text = os.environ.get(ATTEMPT_EVENTS) or "no"
+        if text.lower() not in _YES_OR_NO:
+            raise SettingsError(ATTEMPT_EVENTS, f"found {text!r}", "Give true or false.")
+        return _YES_OR_NO[text.lower()]
 
     def kinds(self, task_name: str | None) -> list[ErrorTable]:
         """Declared meanings of exceptions, most particular first."""

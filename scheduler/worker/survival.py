@@ -20,6 +20,7 @@ from celery.worker import state
 
 from ..errors import WireError
 from ..wire import BUNDLE, allowed, carried, check_reader, error_record
+from .attempt_events import gone
 from .claim import AttemptRefused
 from .context import is_attempt
 from .endings import Ending, ending, endings_of, lost, outside
@@ -217,6 +218,7 @@ class _Guarded:
 
     id: str
     name: str
+    hostname: str
     task: Any
     app: Any
     worker_pid: int | None
@@ -282,6 +284,8 @@ class _Guarded:
         running = None if installation.progress is None else installation.progress.running(self.worker_pid)
         for id_, ended in endings_of(self.id, self.request_dict.get("celeriac"), running, what):
             tell(installation, id_, ended)
+        if running and self._is_bundle():
+            gone(installation, self.hostname, self.worker_pid, running, what)
 
 
 _classes: dict[type, type] = {}

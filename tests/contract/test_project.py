@@ -100,9 +100,10 @@ def test_scripts_stop_at_the_first_error(script: str) -> None:
     subprocess.run(["bash", "-n", str(path)], check=True)
 
 
-def test_constraints_are_names_and_versions_only() -> None:
+@pytest.mark.parametrize("file", ["config/constraints.txt", "tests/bench/peers.txt"])
+def test_constraints_are_names_and_versions_only(file: str) -> None:
     """No host, no path, nothing that another machine does not have."""
-    lines = (ROOT / "config" / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
     entries = [line for line in lines if line and not line.startswith("#")]
     assert entries
     for line in entries:

@@ -181,6 +181,20 @@ def test_wrong_options_are_refused(app: Celery, monkeypatch: pytest.MonkeyPatch)
             installed_on(app).interval()
     monkeypatch.setenv("CELERIAC_HEARTBEAT_SECONDS", "0.5")
     assert installed_on(app).interval() == 0.5
+    monkeypatch.setenv("CELERIAC_ATTEMPT_EVENTS", "perhaps")
+    with pytest.raises(SettingsError, match="CELERIAC_ATTEMPT_EVENTS"):
+        installed_on(app).sends_events()
+
+
+@pytest.mark.parametrize("text", ["1", "true", "True", "on", "0", "false", "False", "off", ""])
+def test_events_of_attempts_are_off_unless_asked_for(app: Celery, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """The environment says it as settings do; what install() is given counts more."""
+    monkeypatch.setenv("CELERIAC_ATTEMPT_EVENTS", text)
+    install(app)
+    assert installed_on(app).sends_events() is (text.lower() in ("1", "true", "on"))
+    install(app, attempt_events=False)
+    install(app)
+    assert installed_on(app).sends_events() is False
 
 
 def message(payload: Any = ([], {}, {}), **headers: Any) -> Any:
