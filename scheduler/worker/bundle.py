@@ -17,12 +17,10 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from math import inf
 from typing import Any
 
-from celery.app.trace import build_tracer
-from celery.app.trace import logger as trace_log
 from celery.exceptions import NotRegistered, SoftTimeLimitExceeded, TimeLimitExceeded
 
 from ..store.attempts import Claim, Verdict
@@ -36,12 +34,13 @@ from .installation import Installation, claimant
 from .progress import slot_here
 from .report import Patience
 from .survival import NOT_ALLOWED, count_refused, may_run
+from .ticker import TICK_SECONDS, TICKER
+from .tracer import tracer
 
 log = logging.getLogger(__name__)
 
 LATEST_SECONDS = 0.02
 """So long at most a report waits for others."""
-TICK_SECONDS = 0.01
 TOGETHER_BYTES = 1024 * 1024
 """Outputs that wait for others, at most."""
 PATIENCE_SECONDS = 1.0
@@ -110,14 +109,14 @@ class Bundle:
         self._lap = time.perf_counter()
         token = BUNDLED.set(self)
         own = self._listen()
-        _ticker.watch(self)
+        TICKER.watch(self)
         try:
             for entry in self._entries:
                 if self._comes_next(entry):
                     self._run_from(entry)
             self._note("")
         finally:
-            _ticker.forget(self)
+            TICKER.forget(self)
             if own is not None:
                 signal.signal(signal.SIGUSR1, own)
             BUNDLED.reset(token)
@@ -234,7 +233,7 @@ class Bundle:
             return None
         args, kwargs = entry["inputs"]
         try:
-            return _tracer(task, self._hostname)(id_, args, kwargs, self._request(entry))
+            return tracer(task, self._hostname)(id_, args, kwargs, self._request(entry))
         except Exception as problem:  # out of the tracer itself; a report that has gone before this one stands
             log.exception("attempt %s was left by its tracer", id_)
             self._tell(id_, lost(type(problem).__name__, f"outside the task itself: {problem}"))
@@ -409,68 +408,6 @@ class Bundle:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-_tracers: dict[str, tuple[Any, Callable[..., Any]]] = {}
-"""Name of a task -> it, and what runs it in bundles."""
-
-
-def _tracer(task: Any, hostname: str) -> Callable[..., Any]:
-    """Celery's own tracer of a task. It says nothing of those that succeed, unless all is to be said: a line costs as
-    much as the attempt itself, and the scheduler's records name each.
-    """
-    found = _tracers.get(task.name)
-    if found is None or found[0] is not task:
-        level, app = trace_log.level, task.app
-        if not trace_log.isEnabledFor(logging.DEBUG):
-            trace_log.setLevel(max(trace_log.getEffectiveLevel(), logging.WARNING))  # looked at once, when it is made
-        try:
-            made = build_tracer(task.name, task, app.loader, hostname, app=app)
-        finally:
-            trace_log.setLevel(level)
-        found = _tracers[task.name] = (task, made)
-    return found[1]
-
-
-class _Ticker:
-    """One thread in each process that runs bundles; asleep while there are none."""
-
-    def __init__(self) -> None:
-        self._pid = 0
-        self._watched: list[Bundle] = []
-        self._wake = threading.Condition()
-
-    def watch(self, bundle: Bundle) -> None:
-        """Tick for this bundle."""
-        if self._pid != os.getpid():  # a fork leaves threads with its parent
-            self._pid, self._watched, self._wake = os.getpid(), [], threading.Condition()
-            threading.Thread(target=self._run, name="celeriac-bundles", daemon=True).start()
-        with self._wake:
-            self._watched.append(bundle)
-            self._wake.notify()
-
-    def forget(self, bundle: Bundle) -> None:
-        """It has ended."""
-        with self._wake:
-            self._watched.remove(bundle)
-
-    def watched(self) -> list[Bundle]:
-        """The bundles that run in this process."""
-        return list(self._watched) if self._pid == os.getpid() else []
-
-    def _run(self) -> None:
-        while True:
-            with self._wake:
-                self._wake.wait_for(lambda: bool(self._watched))
-            time.sleep(TICK_SECONDS)
-            for bundle in list(self._watched):
-                try:
-                    bundle.tick()
-                except Exception:
-                    log.exception("a bundle could not be looked after")
-
-
-_ticker = _Ticker()
-
-
 def steps_here() -> list[str]:
     """Next steps of chains that run in this process now; their messages do not name them in a header."""
-    return [step for it in _ticker.watched() if (step := it.step)]
+    return [step for it in TICKER.watched() if (step := it.step)]
