@@ -237,11 +237,10 @@ def test_events_are_switched_on_and_off_while_the_worker_runs(store: str, start:
     assert [listener.of(it) for it in silent] == [[], []]
 
 
-@pytest.mark.parametrize("pool", ["processes", "threads"])
-def test_a_broker_that_does_not_answer_hinders_no_attempt(store: str, start: Start, tmp_path: Path, pool: str) -> None:
+def test_a_broker_that_does_not_answer_hinders_no_attempt(store: str, start: Start, tmp_path: Path) -> None:
     """It falls silent while attempts run: their reports come as ever, events are dropped, and it is said once."""
     with EmbeddedRedis(tmp_path / "broker") as broker:
-        worker = start(f"tells-{pool}-alone", *POOLS[pool], "-E", **ASKED, SAMPLE_BROKER=broker_url(broker.url))
+        worker = start("tells-alone", *POOLS["processes"], "-E", **ASKED, SAMPLE_BROKER=broker_url(broker.url))
         post = BundledPost(store, worker.queue)
         post.app.conf.broker_url = broker_url(broker.url)
         ids = send(post, *[("sample.sleeps", 0.1)] * 40)
