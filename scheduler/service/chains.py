@@ -7,7 +7,8 @@ begun when the end of the one before it is kept. Whenever a chain breaks, for wh
 as ever.
 
 Only where nothing can come between two steps: a run without policy, expressions, waits and deadline; executors
-that need not be found first; short work of one class.
+that need not be found first; short work of one class. Nor (admission.py) while any executor has a version, which is
+compared as each node is sent, or anything is paused.
 """
 
 from __future__ import annotations
