@@ -120,6 +120,7 @@ class Bundle:
             if own is not None:
                 signal.signal(signal.SIGUSR1, own)
             BUNDLED.reset(token)
+            self._tell_kept()
             self._give_back("the message was left")
             self.flush()
         said = ", ".join(f"{count} {end}" for end, count in sorted((self.counts + self._refused).items()))
@@ -164,13 +165,20 @@ class Bundle:
             traced = self._one(entry)
             self._end()
             self._events.returned(traced)
-            kept, self._kept = self._kept, None
+            kept = self._kept
             if kept is None or step is None:
                 return
-            if time.monotonic() > until or not self._proceed(*kept, step):
-                self._queue([kept])
+            goes_on = time.monotonic() < until and self._proceed(*kept, step)
+            if not goes_on:
+                self._tell_kept()
                 return
-            entry = step
+            self._kept, entry = None, step
+
+    def _tell_kept(self) -> None:
+        """What was kept for the claim of a next step goes its ordinary way."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            self._queue([kept])
 
     def _proceed(self, report: Report, output: bytes, step: dict[str, Any]) -> bool:
         """Report the one and claim the other; False when neither was done."""
@@ -181,7 +189,7 @@ class Bundle:
         try:
             claim = chain.proceed(self.installation, report, output, step, self._hostname, self.token)
         except chain.OutcomeUnknown:
-            self._queue([(report, output)])  # again, perhaps; and should the next one count as begun, it goes back
+            self._tell_kept()  # again, perhaps; and should the next one count as begun, it goes back
             back = lost(GIVEN_BACK, "given back before its turn: Redis did not answer")
             token = self.token + CHAINED
             told = Report(id_, back.end, self._hostname, None, "none", back.error, chained=True, chain=token)
@@ -278,8 +286,7 @@ class Bundle:
             self._events.reported(report)
             kept = self._kept
             if kept is not None and kept[0].id == report.id:  # there is more to say of it; what was said first stands
-                self._kept = None
-                self._queue([kept])
+                self._tell_kept()
             if self._goes_on and output is not None and report.output == "inline" and len(output) <= chain.MOST_BYTES:
                 self._kept = report, output
             else:
