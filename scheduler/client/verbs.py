@@ -36,6 +36,7 @@ class Verbs:
     _asks: Requests
 
     def _waiting(self, steps: Steps[T], timeout: Duration | None) -> Waiting[T]:
+        """How steps are taken is for the handle to say that mixes this in."""
         raise NotImplementedError
 
     # --- nodes -------------------------------------------------------------------------------------------
