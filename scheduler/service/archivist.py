@@ -18,9 +18,9 @@ from ..archive import Archive
 from ..errors import ArchiveError
 from ..settings import Settings, redacted
 from ..store.connection import REFUSED, UNREACHABLE, connect
+from ..store.direct import Part
 from ..store.ended import EndedRuns, Removal
 from ..store.runs import Runs, connect_runs
-from ..store.scripts import Part
 from ..wire import RunId
 from .budget import Budget
 from .pauses import Pauses

@@ -21,6 +21,7 @@ from kombu.entity import Queue
 
 from ..settings import Settings, is_rabbit
 from ..store.connection import connect
+from ..store.direct import exchange
 from ..wire import carried, first_of
 from .publisher import Letter, Template, as_kombu_lays_it
 
@@ -86,14 +87,7 @@ class RedisTransport:
         queues: dict[str, list[bytes]] = defaultdict(list)
         for template, letter in outgoing:
             queues[template.queue].append(template.on_redis(letter))
-        if len(queues) == 1:
-            [(queue, messages)] = queues.items()
-            self.client.lpush(self._prefix + queue, *messages)
-        elif queues:
-            with self.client.pipeline(transaction=False) as pipe:
-                for queue, messages in queues.items():
-                    pipe.lpush(self._prefix + queue, *messages)
-                pipe.execute()
+        exchange(self.client, [("LPUSH", self._prefix + queue, *messages) for queue, messages in queues.items()])
 
     def waiting(self, queue: str) -> frozenset[str] | None:
         """Reads the whole queue: it is as short as the class's window."""

@@ -16,8 +16,9 @@ from redis import Redis
 
 from ..wire import RunId
 from .dead import MOST_DEAD, MOST_LARGE_DEAD, SMALL_DEAD_BYTES, Dead
+from .direct import Part
 from .keys import BUCKET, ShardKeys
-from .scripts import COMMIT, Part
+from .scripts import COMMIT
 
 NODES_PER_CALL = 1000
 LOG_ENTRIES, LOG_ENTRIES_PER_NODE = 1_000, 10

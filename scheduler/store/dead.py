@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..errors import DeadLetterNotFound
+from .direct import Part
 from .keys import ShardKeys
 from .runs import Runs
-from .scripts import REDRIVE, Part
+from .scripts import REDRIVE
 
 KINDS = ("record", "message", "node")
 KEPT_BYTES = 64 * 1024

@@ -17,9 +17,10 @@ from redis import Redis
 from ..core.run import LEFT_OUT as LEFT_OUT_TEXT
 from ..core.states import ENDED_RUNS
 from ..wire import AttemptId, RunId
+from .direct import Part
 from .keys import BUCKET, Keys, ShardKeys
 from .runs import Runs
-from .scripts import FORGET, SWEEP, TIDY, Part
+from .scripts import FORGET, SWEEP, TIDY
 
 T = TypeVar("T")
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from redis import Redis
 
+from .direct import Command, exchange
 from .keys import ShardKeys
 from .scripts import DUE
 
@@ -85,7 +86,6 @@ class Inboxes:
     def __init__(self, client: Redis) -> None:
         self.client = client
         self._count = self.asked = READ_COUNT // 8
-        client.set_response_callback("XREAD", _flat)
 
     def read(self, after: Mapping[str, bytes], block_ms: int) -> tuple[dict[str, list[Entry]], int]:
         """New entries of the inboxes and Redis's time, one round trip; waits up to `block_ms` for the first entry.
@@ -95,12 +95,10 @@ class Inboxes:
             block_ms: at least 1.
         """
         self.asked = self._count
-        with self.client.pipeline(transaction=False) as pipe:
-            pipe.execute_command(
-                "XREAD", "COUNT", self._count, "BLOCK", max(block_ms, 1), "STREAMS", *after.keys(), *after.values()
-            )
-            pipe.time()
-            found, (seconds, micros) = pipe.execute()
+        how: Command = ("COUNT", self._count, "BLOCK", max(block_ms, 1))
+        command: Command = ("XREAD", *how, "STREAMS", *after.keys(), *after.values())
+        answer, (seconds, micros) = exchange(self.client, [command, ("TIME",)])
+        found = {stream.decode(): [Entry(*entry) for entry in entries] for stream, entries in answer or ()}
         self._adapt(found)
         return found, int(seconds) * 1000 + int(micros) // 1000
 
@@ -162,10 +160,3 @@ class Inboxes:
             expected=[it.decode() for it in expected if it != b"all"],
             approvals=[it.decode() for it in approvals],
         )
-
-
-def _flat(reply: Any, **_options: Any) -> dict[str, list[Entry]]:
-    """XREAD's reply without turning fields into a dict: a report's fields repeat."""
-    if not reply:
-        return {}
-    return {stream.decode(): [Entry(id_, fields) for id_, fields in entries] for stream, entries in reply}

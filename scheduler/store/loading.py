@@ -14,6 +14,7 @@ from ..core.run import Run
 from ..core.waits import Signal
 from ..errors import StoreUnsafe
 from ..wire import RunId
+from .direct import hashes
 from .keys import BUCKET, ShardKeys
 from .summaries import summary_of
 
@@ -43,22 +44,13 @@ def load_in_steps(
 def _load(
     client: Any, keys_of: Callable[[RunId], ShardKeys], runs: Sequence[RunId], broken: Broken | None
 ) -> Iterator[Run | None]:
-    with client.pipeline(transaction=False) as pipe:
-        for run in runs:
-            keys = keys_of(run)
-            pipe.hgetall(keys.run(run))
-            pipe.hgetall(keys.spec(run))
-            pipe.hgetall(keys.signals(run))
-        answers = pipe.execute()
-    found = [it for it in zip(runs, answers[::3], answers[1::3], answers[2::3], strict=True) if it[1]]
-    with client.pipeline(transaction=False) as pipe:
-        for run, fields, _, _ in found:
-            keys = keys_of(run)
-            for bucket in range(-(-int(fields[b"nodes"]) // BUCKET)):
-                pipe.hgetall(keys.nodes(run, bucket))
-        buckets = iter(pipe.execute())
+    keys = {run: keys_of(run) for run in runs}
+    asked = hashes(client, [key for run, it in keys.items() for key in (it.run(run), it.spec(run), it.signals(run))])
+    found = [it for it in zip(runs, asked[::3], asked[1::3], asked[2::3], strict=True) if it[1]]
+    nodes = [keys[run].nodes(run, bucket) for run, fields, *_ in found for bucket in range(_buckets(fields))]
+    buckets = iter(hashes(client, nodes))
     for run, fields, spec, signals in found:
-        mine = [next(buckets) for _ in range(-(-int(fields[b"nodes"]) // BUCKET))]
+        mine = [next(buckets) for _ in range(_buckets(fields))]
         try:
             for loaded in _loaded(run, fields, spec, mine):
                 if loaded is not None:
@@ -70,6 +62,11 @@ def _load(
             if broken is None:
                 raise unsafe from damage
             broken(run, unsafe)
+
+
+def _buckets(fields: Mapping[bytes, bytes]) -> int:
+    """How many hashes hold the records of a run."""
+    return -(-int(fields[b"nodes"]) // BUCKET)
 
 
 def signals_of(fields: Mapping[bytes, bytes]) -> Iterator[Signal]:

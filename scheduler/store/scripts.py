@@ -11,9 +11,9 @@ from importlib import resources
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError
 
-Part = str | bytes | int | float
+from .direct import Command, Part, exchange
 
 
 class Script:
@@ -26,30 +26,15 @@ class Script:
 
     def __call__(self, client: Redis, keys: Sequence[str], args: Sequence[Part]) -> Any:
         """Run it: one round trip, two when Redis does not know the text."""
-        try:
-            return client.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
-        except NoScriptError:
-            return client.execute_command("EVAL", self.text, len(keys), *keys, *args)
+        told = (len(keys), *keys, *args)
+        [answer] = exchange(client, [("EVALSHA", self.sha, *told)], raising=False)
+        if isinstance(answer, NoScriptError):
+            [answer] = exchange(client, [("EVAL", self.text, *told)])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
-    def at_once(self, client: Redis, keys: Sequence[str], args: Sequence[Part]) -> Any:
-        """The same past the layers of redis-py that watch and repeat commands: a third of their CPU, for who calls it
-        thousands of times a second, one after the other.
-        """
-        pool = client.connection_pool
-        connection = pool.get_connection()
-        try:
-            connection.send_command("EVALSHA", self.sha, len(keys), *keys, *args)
-            return connection.read_response()
-        except NoScriptError:
-            pass
-        except ResponseError:
-            raise
-        except BaseException:  # its answer may still come, and would be taken for that of the next
-            connection.disconnect()
-            raise
-        finally:
-            pool.release(connection)
-        return self(client, keys, args)
+    at_once = __call__
 
     def many(self, client: Redis, calls: Sequence[tuple[Sequence[str], Sequence[Part]]]) -> list[Any]:
         """Run it once for each (keys, arguments), all in one round trip; in three when Redis does not know the text.
@@ -58,10 +43,8 @@ class Script:
             redis.exceptions.RedisError: the first that a call met; the other calls have been made all the same.
         """
         for _ in range(2):
-            with client.pipeline(transaction=False) as pipe:
-                for keys, args in calls:
-                    pipe.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
-                answers = pipe.execute(raise_on_error=False)
+            commands: list[Command] = [("EVALSHA", self.sha, len(keys), *keys, *args) for keys, args in calls]
+            answers = exchange(client, commands, raising=False)
             broken = [answer for answer in answers if isinstance(answer, Exception)]
             if not broken:
                 return answers

@@ -20,8 +20,9 @@ from ..core.states import RunState
 from ..errors import KeyReused, StoreFull, StoreUnsafe
 from ..wire import RunId, shard_of
 from .connection import refusal
+from .direct import Part
 from .keys import STAGED_SECONDS, Keys, ShardKeys
-from .scripts import STAGE, SUBMIT, Part
+from .scripts import STAGE, SUBMIT
 
 PAGES_IN_FLIGHT = 8
 MEMORY_GUARD = 0.85
