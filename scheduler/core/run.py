@@ -339,11 +339,11 @@ class Run:
     def way(self, node: int) -> Profile:
         """How the current attempt of a node is run: as declared, or as the step of its ladder says."""
         profile = self.profiles[self.profile[node]]
-        return profile.ways[self.rungs[node][0]] if node in self.rungs else profile
+        return profile.ways[self.rungs[node][0]] if self.rungs and node in self.rungs else profile
 
     def template(self, node: int) -> Template:
         """The inputs of its current attempt."""
-        if node in self.rungs:
+        if self.rungs and node in self.rungs:
             return self.step_inputs.get((node, self.rungs[node][0]), self.inputs[node])
         return self.inputs[node]
 
@@ -559,16 +559,16 @@ class Run:
     def record(self, node: int) -> str:
         """What the store keeps of a node, as _take_record reads it."""
         state = self.state[node]
-        past = self.past.get(node)
+        past = self.past.get(node) if self.past else None
         if state >= FIRST_ENDED:
             now = self.ended.get(node, "")
             kind = self.output_kind[node]
             last = chr(kind) if kind else str(self.cause.get(node, ""))
-            if node in self.closed:
+            if self.closed and node in self.closed:
                 last += f":{','.join(map(str, self.closed[node]))}"
         else:
             last = str(self.excused[node] or "")
-            if node in self.leaving:
+            if self.leaving and node in self.leaving:
                 last += f"!{self.leaving[node]}"
             if state in IN_FLIGHT:
                 ready = self.ready_at[node]
@@ -580,11 +580,11 @@ class Run:
             else:
                 now = ""
         timeline = f"{past};{now}" if past and now else past or now
-        failures = str(self.failures[node])
-        if node in self.rungs:
-            failures += ".{}.{}".format(*self.rungs[node])
-        counts = f"{self.attempt[node]}|{failures}|{self.losses[node]}"
-        return f"{LETTERS[state]}|{self.epoch[node]}|{counts}|{timeline}|{last}"
+        failures: int | str = self.failures[node]
+        if self.rungs and node in self.rungs:
+            failures = f"{failures}.{self.rungs[node][0]}.{self.rungs[node][1]}"
+        begin = f"{LETTERS[state]}|{self.epoch[node]}|{self.attempt[node]}|{failures}"
+        return f"{begin}|{self.losses[node]}|{timeline}|{last}"
 
     def recall_end(self, node: int, raw: bytes) -> None:
         """The timeline entry of the attempt that ended a node, from its record, where memory has let go of it."""
@@ -610,7 +610,9 @@ class Run:
             worker = _UNSAFE.sub("?", worker)
         if claimed_at_ms is None:
             return f"{ready},{dispatched - ready},,{ended - dispatched},{end},{worker}"
-        claimed = min(max(claimed_at_ms - self.created_at_ms, dispatched), ended)
+        claimed = claimed_at_ms - self.created_at_ms
+        if not dispatched <= claimed <= ended:
+            claimed = dispatched if claimed < dispatched else ended
         return f"{ready},{dispatched - ready},{claimed - dispatched},{ended - claimed},{end},{worker}"
 
     def keep_try(self, node: int, entry: str) -> None:

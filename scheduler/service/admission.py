@@ -24,7 +24,7 @@ from ..store.capabilities import Binding
 from ..store.routes import Routes
 from ..versions import fits, is_compatible, version_of
 from ..wire import capability_of, is_found_later
-from .bundling import Bundling, Draft, Taken
+from .bundling import Bundling, Draft, Taken, has_been_tried
 from .chains import WorkOf, may_chain, steps_after
 from .refusals import Refusal, denied, not_allowed, other_version, too_late, unknown_tool
 from .windows import Window
@@ -354,10 +354,17 @@ class Admission:
         shares, going = draft.slots > 0, run.run_state is _RUNNING
         chains = shares and not self._paused and not self.may_object(run) and may_chain(run)
         step_us = self._step_us(queue_class)
+        works: dict[int, int | None] = {}  # by profile, for nodes that have not been tried before
         while nodes and len(turn) < most:
             node = nodes[0]
             if going and run.state[node] == _READY:
-                work = self.bundling.work_us(run, node, self.bound(run.way(node)), queue_class) if shares else None
+                number = -1 if not shares or run.rungs or has_been_tried(run, node) else run.profile[node]
+                if number in works:
+                    work = works[number]
+                else:
+                    work = self.bundling.work_us(run, node, self.bound(run.way(node)), queue_class) if shares else None
+                    if number >= 0:
+                        works[number] = work
                 follow: list[int] = []
                 if chains and work is not None:
                     follow, work = steps_after(run, node, work, draft.left_us, step_us)

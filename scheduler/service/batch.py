@@ -7,6 +7,7 @@ often it moved; a node that became ready is not written at all, for that follows
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from ..core.events import Decision, Event
@@ -26,8 +27,14 @@ LOG_PAGE = 1000
 _READY, _DISPATCH, _SUCCEED = int(MoveKind.READY), int(MoveKind.DISPATCH), int(MoveKind.SUCCEED)
 _WORDS = tuple(kind.word for kind in MoveKind)
 _K = MoveKind
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _WITH_ERROR = frozenset(map(int, (_K.FAIL, _K.RETRY, _K.LOSE, _K.CANCEL, _K.REFUSE, _K.SKIP, _K.EXPIRE, _K.ASK)))
 _BEGIN_TO_ASK = frozenset(map(int, (_K.PARK, _K.ASK)))
+
+
+Sent = tuple[int, str, str, int, str]
+"""An attempt that goes out: node, id, state for the claim, instant by which a worker must have claimed it, and the rule
+that has chosen its executor, "" for none."""
 
 
 class Pages:
@@ -213,18 +220,18 @@ class Batch:
         others = [it for it in self.ready if it[0] is not run]
         self.ready = others + [(run, node) for node, state in enumerate(run.state) if state == NodeState.READY]
 
-    def send(self, run: Run, node: int, attempt: str, state: str, claim_by_ms: int, why: str = "") -> None:
-        """An attempt goes out: its state for the claim, until when a worker must have claimed it, and the rule that has
-        chosen its executor, if one has.
-        """
-        page = self.page(run)
-        page.dirty[node] = None
-        if run.rungs and (rung := run.rung_words(node)):
-            why = f"{rung}; {why}" if why else rung
-        page.log.append([node, "dispatch", run.attempt[node], -1, why])
-        self.sent.append(attempt)
-        self.states[attempt] = state
-        self.deadlines[attempt] = claim_by_ms
+    def send(self, run: Run, sent: Iterable[Sent]) -> None:
+        """Attempts of a run go out."""
+        page, attempt = self.page(run), run.attempt
+        for node, id_, state, claim_by_ms, why in sent:
+            page.dirty[node] = None
+            words = why
+            if run.rungs and (rung := run.rung_words(node)):
+                words = f"{rung}; {why}" if why else rung
+            page.log.append([node, "dispatch", attempt[node], -1, words])
+            self.sent.append(id_)
+            self.states[id_] = state
+            self.deadlines[id_] = claim_by_ms
 
     def goes_on(self, run: Run, node: int) -> None:
         """A next step of a chain: its worker has begun it with the report of the one before, and holds its claim."""
@@ -299,7 +306,7 @@ class Batch:
         if page.signals:
             commit.signals(run, page.signals)
         for at in range(0, len(page.log), LOG_PAGE):
-            moves = json.dumps(page.log[at : at + LOG_PAGE], ensure_ascii=False, separators=(",", ":"))
+            moves = _json(page.log[at : at + LOG_PAGE])
             told = _told(page, at) if page.told else None
             commit.log(run, moves.encode("utf-8", "replace"), page.run.n, told)
 
@@ -315,7 +322,7 @@ class Batch:
 
     def _facts(self, page: Pages) -> dict[str, str | int]:
         run = page.run
-        facts: dict[str, str | int] = {"progress": json.dumps(run.tally_by_state(), separators=(",", ":"))}
+        facts: dict[str, str | int] = {"progress": _json(run.tally_by_state())}
         if page.changed:
             facts |= {"state": run.run_state.value, "reason": run.reason}
         if page.renumbered:
@@ -324,7 +331,7 @@ class Batch:
             facts["ended_at_ms"] = self.now
         if page.policy and run.policy is not None:
             facts["policy_version"] = run.policy.version
-            facts["policy"] = json.dumps(run.policy.record, ensure_ascii=False, separators=(",", ":"))
+            facts["policy"] = _json(run.policy.record)
         if page.acted:
             facts |= {"acts": json.dumps(run.acts, ensure_ascii=False), "priority": run.priority}
         if page.deadline and run.deadline_at_ms is not None:
@@ -335,8 +342,8 @@ class Batch:
 def _told(page: Pages, first: int) -> bytes | None:
     """What is told beside the lines of one entry, counted from its first; None for nothing."""
     told = [[at - first, it] for at, it in page.told if first <= at < first + LOG_PAGE]
-    return json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") if told else None
+    return _json(told).encode("utf-8", "replace") if told else None
 
 
 def _error_bytes(error: dict[str, Any]) -> bytes:
-    return json.dumps(error, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return _json(error).encode("utf-8", "replace")

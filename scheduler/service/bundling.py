@@ -150,7 +150,7 @@ class Bundling:
         Args:
             way: how it is run, with the executor that was found for a capability or tool.
         """
-        if run.failures[node] or run.losses[node] or run.excused[node]:
+        if has_been_tried(run, node):
             return None
         asked = (id(way), queue_class)
         found = self._may.get(asked)
@@ -170,6 +170,11 @@ class Bundling:
         """How long an attempt will run."""
         pace = self._paces.get(way.executor)
         return expected_us(way, self.contracts.get(way.executor, {}), None if pace is None else pace.us)
+
+
+def has_been_tried(run: Run, node: int) -> bool:
+    """Whether attempts of a node have failed or were lost, in this epoch of it."""
+    return bool(run.failures[node] or run.losses[node] or run.excused[node])
 
 
 def why_alone(way: Profile, contract: Mapping[str, Any], queue_class: QueueClass) -> str:

@@ -19,11 +19,10 @@ from ..core.run import Profile, Run
 from ..core.states import NodeState, RunState
 from ..settings import QueueClass, Settings
 from ..store.runs import Runs
-from ..wire import AttemptId, Report, RunId, placed, read_place
+from ..wire import AttemptId, Report, RunId, placed
 from .admission import UNKNOWN, Admission
-from .batch import Batch
-from .bundling import Parcel
-from .held import CHECK_MS, Held, chain_token
+from .batch import Batch, Sent
+from .held import CHECK_MS, Flight, Held
 from .outbox import Outbox, Outgoing
 from .policies import Policies
 from .publisher import scheduler_app
@@ -83,50 +82,36 @@ class Dispatch:
     def forget(self, held: Held) -> None:
         """A shard is not ours any more."""
         self.admission.forget(held.runs)
-        for id_, queue_class in held.flying.items():
-            self._frees(queue_class, held.parcels.get(id_))
+        for flight in held.flying.values():
+            self._frees(flight)
         held.flying.clear()
-        held.parcels.clear()
-        held.chained.clear()
-        held.bound.clear()
         self.outbox.forget(held)
 
     # -- in flight ----------------------------------------------------------------------------------
 
-    def flies(self, held: Held, id_: str, place: str, parcel: Parcel | None = None) -> None:
-        """An attempt takes a place in its class's window; those that share a message take one.
-
-        Args:
-            place: its class, with the executor that was found for a capability or tool (wire.placed).
-        """
-        queue_class = place
-        if "=" in place:
-            queue_class, held.bound[id_] = read_place(place)
-        held.flying[id_] = queue_class
+    def flies(self, held: Held, id_: str, flight: Flight) -> None:
+        """An attempt takes a place in its class's window; those that share a message take one."""
+        held.flying[id_] = flight
+        parcel = flight.parcel
         if parcel is not None:
-            held.parcels[id_] = parcel
             parcel.left += 1
             if parcel.left > 1:
                 return
-        self.admission.flying[queue_class] = self.admission.flying.get(queue_class, 0) + 1
+        self.admission.flying[flight.queue_class] = self.admission.flying.get(flight.queue_class, 0) + 1
 
     def landed(self, held: Held, id_: str) -> None:
         """An attempt gives its place back."""
-        queue_class = held.flying.pop(id_, None)
-        if queue_class is not None and self._frees(queue_class, held.parcels.pop(id_, None)):
-            self.landings[queue_class] += 1
+        flight = held.flying.pop(id_, None)
+        if flight is not None and self._frees(flight):
+            self.landings[flight.queue_class] += 1
         if self._passed_by:
             self._passed_by.pop(id_, None)
-        if held.bound:
-            held.bound.pop(id_, None)
-        if held.chained:
-            held.chained.pop(id_, None)
 
     def took(self, held: Held, run: Run, node: int, report: Report) -> None:
         """How long an attempt has run, for those of its executor that come after it. The run has not moved on yet."""
         if report.ran_us is not None:
-            bound = held.bound.get(report.id, "") if held.bound else ""
-            self.admission.bundling.took(bound or run.way(node).executor, report.ran_us)
+            _, found = held.place(report.id)
+            self.admission.bundling.took(found or run.way(node).executor, report.ran_us)
 
     def goes_on(self, held: Held, batch: Batch, run: Run, report: Report, at_ms: int) -> None:
         """The worker of an attempt that has just ended well has begun the next step of its chain. That takes the place
@@ -137,13 +122,12 @@ class Dispatch:
         """
         id_ = report.goes_on
         newest, node = batch.ready[-1] if batch.ready else (None, -1)
-        if (
-            newest is run
-            and run.attempt_id(held.keys.shard, node) == id_
-            and self._begun(held, batch, run, node, at_ms, report.chain)
-        ):
+        if newest is run and run.attempt_id(held.keys.shard, node) == id_ and self._begun(batch, run, node, at_ms):
             batch.ready.pop()
-            self.flies(held, id_, held.flying.get(report.id, self._default.name), held.parcels.get(report.id))
+            before = held.flying.get(report.id)
+            name, parcel = (self._default.name, None) if before is None else (before.queue_class, before.parcel)
+            epoch, attempt = run.epoch[node], run.attempt[node]
+            self.flies(held, id_, Flight(run.id, node, epoch, attempt, name, parcel=parcel, chain=report.chain))
         else:
             self.void(held, batch, id_)
 
@@ -158,21 +142,16 @@ class Dispatch:
             run, node = held.goes_on(id_, state) or (None, -1)
             if run is not None and run.state[node] == NodeState.READY:
                 at_ms = run.created_at_ms + run.ready_at[node]
-                if self._begun(held, batch, run, node, at_ms, chain_token(state)):
+                if self._begun(batch, run, node, at_ms):
                     batch.ready = [it for it in batch.ready if it[0] is not run or it[1] != node]
 
-    def _begun(self, held: Held, batch: Batch, run: Run, node: int, at_ms: int, token: str) -> bool:
-        """A ready node is dispatched, for a worker has begun it already; False when it is not to be.
-
-        Args:
-            token: of its claim.
-        """
+    def _begun(self, batch: Batch, run: Run, node: int, at_ms: int) -> bool:
+        """A ready node is dispatched, for a worker has begun it already; False when it is not to be."""
         decision = decide(run, Admitted([node], begun=True), at_ms)
         if decision.stale:
             return False
         evolve(run, decision, at_ms)
         batch.goes_on(run, node)
-        held.chained[run.attempt_id(held.keys.shard, node)] = token
         self.outbox.let_go(run, node)
         return True
 
@@ -182,18 +161,18 @@ class Dispatch:
         if id_ not in held.flying:
             batch.void.append(id_)
 
-    def _frees(self, queue_class: str, parcel: Parcel | None) -> bool:
+    def _frees(self, flight: Flight) -> bool:
         """An attempt needs its place no more; whether that is free now, for it shares it with none that does."""
-        if parcel is not None:
-            parcel.left -= 1
-            if parcel.left:
+        if flight.parcel is not None:
+            flight.parcel.left -= 1
+            if flight.parcel.left:
                 return False
-        self.admission.flying[queue_class] -= 1
+        self.admission.flying[flight.queue_class] -= 1
         return True
 
     def is_unsafe(self, held: Held, run: Run, node: int, id_: str) -> bool:
         """Whether the executor of a node's current attempt says that what may have begun must not be repeated."""
-        return self.admission.is_unsafe(run.way(node), held.bound.get(id_, ""))
+        return self.admission.is_unsafe(run.way(node), held.place(id_)[1])
 
     def is_cut_short(self, run: Run, node: int, queue_class: str, executor: str, state: Sequence[str]) -> bool:
         """Whether a claimed attempt ends before its time limit, because its executor may not be silent for so long.
@@ -232,9 +211,12 @@ class Dispatch:
         passed_by = self.landings[queue_class] + self.admission.flying[queue_class]
         return self.landings[queue_class] <= self._passed_by.setdefault(id_, passed_by)
 
-    def claim_by_ms(self, queue_class: str, run: Run, node: int) -> int:
-        """How long a message may stay unclaimed before it is looked for; doubled each time that one was lost."""
-        unclaimed = run.excused[node]
+    def claim_by_ms(self, queue_class: str, unclaimed: int) -> int:
+        """How long a message may stay unclaimed before it is looked for.
+
+        Args:
+            unclaimed: how often one of its node was lost; it is doubled each time.
+        """
         target = self._classes.get(queue_class, self._default).target_wait_seconds
         return (round(target * 1000) + CLAIM_GRACE_MS) << max(0, min(unclaimed, 6))
 
@@ -313,35 +295,43 @@ class Dispatch:
             if decision.stale:
                 continue
             evolve(run, decision, batch.now)
-            queue_class, run_id, shard = self._classes[name], RunId(run.id), held.keys.shard
+            queue_class, run_id, prefix = self._classes[name], RunId(run.id), f"{held.keys.shard}.{run.id}."
             shared = dict(zip(nodes, parcels, strict=True))
             known: dict[int, tuple[str, str, str]] = {}  # by id: a profile is long to hash, and its run keeps it
+            usual_ms = batch.now + self.claim_by_ms(name, 0)
+            sent: list[Sent] = []
             for node in may:
-                id_ = run.attempt_id(shard, node)
-                way = run.way(node)
-                if id(way) not in known:
-                    known[id(way)] = self._sending(run, way, queue_class, careful=careful)
-                place, state, why = known[id(way)]
-                batch.send(run, node, id_, state, batch.now + self.claim_by_ms(name, run, node), why)
+                way, epoch, attempt = run.way(node), run.epoch[node], run.attempt[node]
+                sending = known.get(id(way))
+                if sending is None:
+                    sending = known[id(way)] = self._sending(run, way, queue_class, careful=careful)
+                executor, state, why = sending
+                id_ = f"{prefix}{node}.{epoch}.{attempt}"
+                unclaimed = run.excused[node]
+                claim_by_ms = batch.now + self.claim_by_ms(name, unclaimed) if unclaimed else usual_ms
+                sent.append((node, id_, state, claim_by_ms, why))
                 parcel = shared[node]
-                self.flies(held, id_, place, parcel)
-                going.append(Outgoing(held, run_id, node, id_, parcel, steps.get(node, ())))
+                self.flies(held, id_, Flight(run_id, node, epoch, attempt, name, executor, parcel))
+                going.append(Outgoing(held, run_id, node, id_, parcel, steps.get(node, ()) if steps else ()))
+            batch.send(run, sent)
             held.look_by(batch.now + CHECK_MS)
         self.more = len(going) >= most
         return going
 
     def _sending(self, run: Run, way: Profile, queue_class: QueueClass, *, careful: bool) -> tuple[str, str, str]:
-        """How nodes of one profile go out: their place (wire.placed), the state of their attempts, and the log's words.
+        """How nodes of one profile go out: the executor that was found for a capability or tool, the state of their
+        attempts, and the log's words.
 
         Args:
             careful: something may speak against sending nodes of this run.
         """
         profile = self.admission.bound(way)
         limit = self.admission.limit_ms(profile, queue_class)
-        place = queue_class.name if profile is way else placed(queue_class.name, profile.executor)
+        found = "" if profile is way else profile.executor
+        place = placed(queue_class.name, found)
         state = f"s|{place}|{queue_class.lease_ms}|{min(limit, profile.silence_ms or limit)}"
         plain = profile is way and not careful
-        return place, state, "" if plain else self.admission.told(run, way, profile.executor)
+        return found, state, "" if plain else self.admission.told(run, way, profile.executor)
 
     def _may_go(self, run: Run, node: int, now: int) -> bool:
         """Whether nothing speaks against sending a node for which there is room; else it is refused."""

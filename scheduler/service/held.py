@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from ..core.run import Run
 from ..core.states import IN_FLIGHT, NodeState
@@ -25,16 +26,34 @@ def chain_token(state: str) -> str:
     return chain_of(parts[6]) if parts[0] == "c" else ""
 
 
+class Flight(NamedTuple):
+    """An attempt in flight.
+
+    Attributes:
+        run, node, epoch, attempt: which, as its id says.
+        queue_class: where it takes a place.
+        executor: who was found to do it when it was sent, where its node asks for a capability or tool; else "".
+        parcel: what it shares its message with; None when it travels alone.
+        chain: the token of the claim with which it was begun as the next step of a chain; "" when it was by a message.
+            The same id may be claimed so by somebody whose step before did not count.
+    """
+
+    run: str
+    node: int
+    epoch: int
+    attempt: int
+    queue_class: str
+    executor: str = ""
+    parcel: Parcel | None = None
+    chain: str = ""
+
+
 class Held:
     """One owned shard.
 
     Attributes:
         runs: live runs, by id.
-        flying: attempt id -> queue class, of attempts in flight.
-        parcels: attempt id -> what it shares its message with, of those that share one.
-        chained: attempts in flight that were begun as the next step of a chain, and not by a message -> the token of
-            that claim. The same id may be claimed so by somebody whose step before did not count.
-        bound: attempt id -> executor, of those whose node asks for a capability or tool: who was to do it when sent.
+        flying: attempts in flight, by id.
         batches_out: how many batches the store's outbox holds.
         published: how many of them, the oldest, have been sent and go with the next commit.
         read_after: the newest inbox entry that was read.
@@ -55,10 +74,7 @@ class Held:
         self.rewound_at_ms = self.missing = 0
         self.behind = False
         self.runs: dict[str, Run] = {}
-        self.flying: dict[str, str] = {}
-        self.parcels: dict[str, Parcel] = {}
-        self.chained: dict[str, str] = {}
-        self.bound: dict[str, str] = {}
+        self.flying: dict[str, Flight] = {}
         self.batches_out = 0
         self.published = 0
         self.read_after: bytes = b"0"
@@ -72,6 +88,11 @@ class Held:
     def unfinished(self) -> bool:
         """Whether the last turn left something behind that it had no time for."""
         return bool(self.to_load or self.loading or self.to_open or self.to_adopt)
+
+    def place(self, id_: str) -> tuple[str, str]:
+        """(queue class, executor that was found for a capability or tool) of an attempt in flight; "" for neither."""
+        flight = self.flying.get(id_)
+        return ("", "") if flight is None else (flight.queue_class, flight.executor)
 
     def look_by(self, at_ms: int) -> None:
         """Look for what has run out no later than at this instant."""
@@ -91,14 +112,11 @@ class Held:
         ready = run.state[node] == NodeState.READY and number == run.attempt[node]
         return (run, node) if attempt.epoch == run.epoch[node] and (pending or ready) else None
 
-    def is_current(self, id_: str) -> bool:
-        """Whether an attempt is the one that its node waits for. For adoption; off the hot path."""
+    def current(self, id_: str) -> AttemptId | None:
+        """An attempt if it is the one that its node waits for, else None. For adoption; off the hot path."""
         attempt = AttemptId.parse(id_)
         run = self.runs.get(attempt.run) if attempt else None
-        return (
-            attempt is not None
-            and run is not None
-            and attempt.node < run.n
-            and run.state[attempt.node] in IN_FLIGHT
-            and (attempt.epoch, attempt.attempt) == (run.epoch[attempt.node], run.attempt[attempt.node])
-        )
+        if attempt is None or run is None or attempt.node >= run.n or run.state[attempt.node] not in IN_FLIGHT:
+            return None
+        newest = run.epoch[attempt.node], run.attempt[attempt.node]
+        return attempt if (attempt.epoch, attempt.attempt) == newest else None

@@ -30,7 +30,7 @@ from .apply import apply, stopped_by
 from .batch import Batch
 from .dispatch import Dispatch
 from .facts import facts_of
-from .held import Held
+from .held import Flight, Held
 from .loading import Loading
 from .replies import Told, told
 from .requests import MOST_NAME, Requests
@@ -92,7 +92,7 @@ class Intake:
             Whether all of them were taken.
         """
         for entry in entries:
-            held.read_after = entry.id
+            held.read_after, at_ms = entry.id, entry.at_ms
             self.reading = f"{held.keys.shard}-{entry.id.decode()}"
             if self._stumbled and self._stumbled[self.reading] >= STUMBLES:
                 why = f"the scheduler stumbled {STUMBLES} times over this entry"
@@ -102,7 +102,7 @@ class Intake:
             for number, (kind, record, output) in enumerate(_paired(entry)):
                 try:
                     if kind == b"report":
-                        self._take_report(held, batch, record, output, entry.at_ms)
+                        self._take_report(held, batch, record, output, at_ms)
                     elif kind == b"submit":
                         self._take_submit(held, record)
                     else:
@@ -157,7 +157,8 @@ class Intake:
             raise WireError("report", f"has {len(raw):,} bytes, at most {MOST_REPORT_BYTES:,} are taken", raw[:200])
         report = Report.from_json(raw)
         id_ = report.id
-        run_id, event = _event_of(report, held.keys.shard, at_ms)
+        flight = held.flying.get(id_)
+        run_id, event = _event_of(report, flight, held.keys.shard, at_ms)
         self._counts["reports"] += 1
         run = held.runs.get(run_id)
         if run is None:
@@ -166,7 +167,7 @@ class Intake:
         if event.end != "succeeded" or run.policy is not None or run.guards is not None:
             report, event, output = self._looked_into(held, run, report, event, output)
         now = min(at_ms, batch.now) if report.goes_on else batch.now  # so that the next step begins when it did
-        mine = held.chained.get(id_, "") == (report.chain if report.chained else "")
+        mine = (flight.chain if flight is not None else "") == (report.chain if report.chained else "")
         decision = decide(run, event, now) if mine else STALE
         if decision.stale:
             self._late(held, batch, run, event, report)
@@ -225,8 +226,7 @@ class Intake:
     ) -> tuple[Report, Reported, bytes | None]:
         """The same as far as the policy goes."""
         _check_output(report, output, wanted=True)
-        place = held.flying.get(report.id, ""), held.bound.get(report.id, "")
-        denied = self._dispatch.policies.refused(run, event.node, *place, report.output, output)
+        denied = self._dispatch.policies.refused(run, event.node, *held.place(report.id), report.output, output)
         if denied is None:
             return report, event, output
         self._counts["denied"] += 1
@@ -244,8 +244,7 @@ class Intake:
         if run.policy is None or not isinstance(event, Completed) or event.error is not None:
             return event
         id_ = str(AttemptId(held.keys.shard, RunId(run.id), event.node, event.epoch, event.attempt))
-        place = held.flying.get(id_, ""), held.bound.get(id_, "")
-        denied = self._dispatch.policies.refused(run, event.node, *place, "inline", event.output)
+        denied = self._dispatch.policies.refused(run, event.node, *held.place(id_), "inline", event.output)
         return event if denied is None else event._replace(error=denied.error, output=b"null", facts=None)
 
     def _take_told(self, held: Held, batch: Batch, kind: str, id_: str, record: bytes) -> None:
@@ -269,32 +268,40 @@ def _is_to_be_checked(run: Run, event: Reported) -> bool:
     return wait is None or wait.kind != "outside"
 
 
-def _event_of(report: Report, shard: int, at_ms: int) -> tuple[str, Reported]:
+def _event_of(report: Report, flight: Flight | None, shard: int, at_ms: int) -> tuple[str, Reported]:
     """(run, event) of a report to a shard.
+
+    Args:
+        flight: its attempt, if that is in flight.
 
     Raises:
         WireError: it is about no attempt of this shard.
     """
+    run_id, node, epoch, attempt = _attempt_of(report.id, shard) if flight is None else flight[:4]
+    return run_id, Reported(
+        node,
+        epoch,
+        attempt,
+        report.end,
+        report.output,
+        report.worker[:MOST_NAME],
+        report.claimed_at_ms,
+        at_ms,
+        report.error,
+        report.retry_after_ms,
+        random.random(),
+    )
+
+
+def _attempt_of(id_: str, shard: int) -> tuple[str, int, int, int]:
     try:
-        mine, run_id, node, epoch, attempt = report.id.split(".")
-        if not (node + epoch + attempt).isdigit() or not report.id.isascii() or int(mine) != shard:
+        mine, run_id, node, epoch, attempt = id_.split(".")
+        if not (node + epoch + attempt).isdigit() or not id_.isascii() or int(mine) != shard:
             raise ValueError
-        return run_id, Reported(
-            int(node),
-            int(epoch),
-            int(attempt),
-            report.end,
-            report.output,
-            report.worker[:MOST_NAME],
-            report.claimed_at_ms,
-            at_ms,
-            report.error,
-            report.retry_after_ms,
-            random.random(),
-        )
+        return run_id, int(node), int(epoch), int(attempt)
     except ValueError:
         problem = "id is no attempt of this shard, shard.run.node.epoch.attempt"
-        raise WireError("report", problem, report.id) from None
+        raise WireError("report", problem, id_) from None
 
 
 def _dead_message(record: bytes) -> Dead:

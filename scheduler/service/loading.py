@@ -147,7 +147,7 @@ class Loading:
         """
         commit = Commit(held.keys, held.epoch, held.count)
         attempts = found.attempts.items()
-        known = {id_ for id_, state in attempts if held.is_current(id_) or held.goes_on(id_, state)}
+        known = {id_ for id_, state in attempts if held.current(id_) or held.goes_on(id_, state)}
         commit.over([id_ for id_ in dict.fromkeys((*found.attempts, *found.leases)) if id_ not in known])
         done = []
         for timer in found.timers:

@@ -19,7 +19,7 @@ from ..core.mappers import MappingError
 from ..core.mapping import Mappings
 from ..core.run import Profile, Run, references
 from ..core.states import IN_FLIGHT, NodeState
-from ..settings import QueueClass, Settings
+from ..settings import Settings
 from ..store.attempts import Attempts
 from ..store.runs import Runs
 from ..wire import Report, RunId, error_record
@@ -44,6 +44,10 @@ BROKER_PAUSE_SECONDS = (0.1, 2.0)
 
 _IN_FLIGHT = frozenset(map(int, IN_FLIGHT))
 _NO_OUTPUT = ord("n")
+
+
+Made = tuple[Template, tuple[int, int] | None]
+"""A template, and Letter.silence."""
 
 
 class Outgoing(NamedTuple):
@@ -81,6 +85,7 @@ class Outbox:
     ) -> None:
         self.unsent: list[Outgoing] = []
         self._refused: list[Report] = []
+        self._made: dict[tuple[int, str, str], Made] = {}
         self._classes = settings.classes
         self._default = settings.default_class
         self._templates = Templates(app)
@@ -110,8 +115,11 @@ class Outbox:
         """Send everything that is committed and not sent, unless the broker took nothing a moment ago."""
         if not self.unsent or time.monotonic() < self._send_at:
             return
-        self._fetch_values(runs)
+        asking = [it for it in self.unsent if self._asks(it)]
+        if asking:
+            self._fetch_values(runs, asking)
         self._refused.clear()
+        self._made.clear()  # profiles are told apart by their ids, which is right while their runs keep them
         mappings = Mappings(fetcher(runs))
         letters = self._messages(mappings)
         if self._refused:  # their nodes fail by a report like any other, and no broker is burdened
@@ -129,7 +137,10 @@ class Outbox:
             log.warning("the broker takes messages again")
             self._pauses.over()
         self._announcer.tell(letters)
-        self._let_go()
+        for held, run_id, node, *_ in asking:
+            run = held.runs.get(run_id)
+            if run is not None:
+                self.let_go(run, node)
         self._counts["published"] += len(self.unsent)
         self._counts["messages"] += len(letters)
         for going in self.unsent:
@@ -181,7 +192,7 @@ class Outbox:
         """What follows an attempt in its message, as far as it can be told by now and is not too much text."""
         found: list[tuple[Template, Letter]] = []
         before, shard = node, held.keys.shard
-        queue_class = self._classes.get(held.flying.get(run.attempt_id(shard, node), ""), self._default)
+        queue_class = self._classes.get(held.place(run.attempt_id(shard, node))[0], self._default)
         for step in steps:
             if run.state[step] != NodeState.PENDING or not can_be_bound(run, step, before):
                 break
@@ -206,12 +217,8 @@ class Outbox:
         Args:
             claim, before: of a step that follows another in its message: for its claim, and that node.
         """
-        profile = self._admission.bound(run.way(node), held.bound.get(id_, "")) if held.bound else run.way(node)
-        name = claim.partition("|")[0] or held.flying.get(id_, "")
-        queue_class = self._classes.get(name, self._default)
-        template = self._templates.get(
-            profile.executor, queue_class, self._admission.timeout_ms(profile), self._admission.soft_timeout_ms(profile)
-        )
+        name, executor = held.place(id_)
+        template, silence = self._made_for(run.way(node), executor, claim.partition("|")[0] or name)
         try:
             text, deferred = resolve(run, run.template(node), run.outputs, mappings)
         except MappingError as failed:
@@ -240,8 +247,8 @@ class Outbox:
             run.deadline_at_ms,
             run.correlation_id,
             deferred,
-            run.secret_places(node),
-            self._silence(profile, queue_class),
+            run.secret_places(node) if run.secrets else (),
+            silence,
             claim=claim,
             holes=holes(run.template(node), before) if claim else (),
         )
@@ -250,30 +257,39 @@ class Outbox:
         """The attempt does not go out, and is reported as failed."""
         self._refused.append(Report(id_, "failed", "", None, "none", error))
 
-    def _silence(self, profile: Profile, queue_class: QueueClass) -> tuple[int, int] | None:
-        if profile.silence_ms is None:
-            return None
-        return profile.silence_ms, self._admission.limit_ms(profile, queue_class)
+    def _made_for(self, way: Profile, executor: str, name: str) -> Made:
+        """What letters of one profile have in common: their template, and how long their executor may be silent.
 
-    def _fetch_values(self, runs: Runs) -> None:
+        Args:
+            executor: that was found for a capability or tool; "" for none.
+            name: of their class.
+        """
+        asked = id(way), executor, name
+        found = self._made.get(asked)
+        if found is None:
+            profile, queue_class = self._admission.bound(way, executor), self._classes.get(name, self._default)
+            limits = self._admission.timeout_ms(profile), self._admission.soft_timeout_ms(profile)
+            silence = None
+            if profile.silence_ms is not None:
+                silence = profile.silence_ms, self._admission.limit_ms(profile, queue_class)
+            found = self._made[asked] = self._templates.get(profile.executor, queue_class, *limits), silence
+        return found
+
+    def _asks(self, going: Outgoing) -> bool:
+        """Whether the inputs of an attempt, or of the steps that follow it, may refer to other nodes."""
+        run = going.held.runs.get(going.run)
+        return run is not None and (bool(going.steps) or type(run.template(going.node)) is not str)
+
+    def _fetch_values(self, runs: Runs, asking: Sequence[Outgoing]) -> None:
         """Outputs and errors that the inputs of outgoing attempts refer to and that are not in memory."""
         missing: dict[str, tuple[Run, set[int]]] = {}
-        for held, run_id, node, *_, steps in self.unsent:
-            run = held.runs.get(run_id)
-            if run is None or (type(run.template(node)) is str and not steps):
-                continue
+        for held, run_id, node, *_, steps in asking:
+            run = held.runs[run_id]
             for source in (it for asking in (node, *steps) for it in references(run.template(asking))):
                 if source not in run.outputs and run.output_kind[source] != _NO_OUTPUT:
                     missing.setdefault(run_id, (run, set()))[1].add(source)
         for run, nodes in missing.values():
             run.outputs |= runs.values(RunId(run.id), sorted(nodes))
-
-    def _let_go(self) -> None:
-        """What has been sent has its inputs."""
-        for held, run_id, node, *_ in self.unsent:
-            run = held.runs.get(run_id)
-            if run is not None:
-                self.let_go(run, node)
 
     def let_go(self, run: Run, node: int) -> None:
         """A node has its inputs: forget outputs that no other will ask for; one that is asked for again is fetched."""

@@ -94,7 +94,7 @@ class Overdue:
         if attempt is not None and run is not None and len(parts) >= 4:
             claimed, (queue_class, executor) = parts[0] == "c", read_place(parts[1])
             if not claimed and self._dispatch.still_queued(id_, queue_class, seen):
-                pause = self._dispatch.claim_by_ms(queue_class, run, attempt.node)
+                pause = self._dispatch.claim_by_ms(queue_class, run.excused[attempt.node])
                 batch.deadlines[id_] = now + pause
                 if now - run.created_at_ms - run.dispatched_at[attempt.node] < 2 * pause:
                     queued.setdefault((run.id, queue_class), []).append(attempt.node)

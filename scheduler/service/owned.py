@@ -17,11 +17,11 @@ from ..store.commits import Commit, send_commits
 from ..store.inboxes import Inboxes
 from ..store.owners import Owners
 from ..store.runs import Runs
-from ..wire import RunId
+from ..wire import RunId, read_place
 from .batch import Batch
 from .clock import Clock
 from .dispatch import Dispatch
-from .held import Held, chain_token
+from .held import Flight, Held, chain_token
 from .loading import Loading
 from .retention import Retention
 from .rewinds import Rewinds
@@ -187,10 +187,10 @@ class Owned:
                 return
             self._committed(held, broken_off)
         for id_, state in found.attempts.items():
-            if held.is_current(id_):
-                self._dispatch.flies(held, id_, state.split("|", 2)[1])
-                if token := chain_token(state):
-                    held.chained[id_] = token
+            if (attempt := held.current(id_)) is not None:
+                queue_class, executor = read_place(state.split("|", 2)[1])
+                flight = Flight(*attempt[1:], queue_class, executor, chain=chain_token(state))
+                self._dispatch.flies(held, id_, flight)
         self._dispatch.outbox.republish(held, found.attempts, found.outbox)
         settle({shard: batch}, now)
 

@@ -244,7 +244,7 @@ class BundleTemplate(Template):
     def parts(self, letter: Any) -> tuple[str, str, str, str]:
         """As Template.parts; what Flower shows names the runs, the number of attempts and the executors."""
         letters: Sequence[tuple[Template, Letter]] = letter.letters
-        runs = dict.fromkeys(it.run for _, it in letters)
+        runs = {it.run for _, it in letters}
         more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
         names = Counter(it.executor for it, _ in every(letters))
         executors = ", ".join(f"{name} x{n}" for name, n in names.items())

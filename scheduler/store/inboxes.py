@@ -104,7 +104,7 @@ class Inboxes:
 
     def _adapt(self, found: dict[str, list[Entry]]) -> None:
         """Fewer entries at a time while they are large, more again when they are not."""
-        size = sum(len(part) for entries in found.values() for entry in entries for part in entry.fields)
+        size = sum(sum(map(len, entry.fields)) for entries in found.values() for entry in entries)
         if size > READ_BYTES:
             self._count = max(1, self._count * READ_BYTES // size)
         else:

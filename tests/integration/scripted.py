@@ -85,7 +85,8 @@ class Scripted:
         assert not decision.stale
         evolve(self.run, decision, into.now)
         for key in keys:
-            into.send(self.run, self.node(key), self.attempt(key), "s|standard-low|20000|3600000", into.now + 75_000)
+            sent = self.node(key), self.attempt(key), "s|standard-low|20000|3600000", into.now + 75_000, ""
+            into.send(self.run, [sent])
         if batch is None:
             self.commit(into)
 

@@ -80,8 +80,7 @@ class Journal:
             if self.told and (not follows or getattr(event, "facts", None) is not None):
                 batch.heard(self.run, event)
             if isinstance(event, Admitted):
-                for move in decision.moves:
-                    batch.send(self.run, move.node, "", "", 0)
+                batch.send(self.run, [(move.node, "", "", 0, "") for move in decision.moves])
             else:
                 ended = isinstance(event, Reported) and event.end == "succeeded"
                 output = json.dumps(self.brought[event.node]).encode() if ended else None  # type: ignore[union-attr]
