@@ -34,6 +34,7 @@ import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from .guards import Facts, Guards
@@ -103,7 +104,7 @@ class Profile:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Profile:
         """Read a profile of a compiled graph; fields of later versions are ignored."""
-        known = {it.name: record[it.name] for it in fields(cls) if it.name in record and it.name not in _READ_APART}
+        known = {name: record[name] for name in _PLAIN_FIELDS if name in record}
         it = cls(rule=parse_rule(record.get("rule", "all_success")), never=frozenset(record.get("never", ())), **known)
         if "steps" not in record:
             return it
@@ -125,7 +126,7 @@ class Profile:
         )
 
 
-_READ_APART = frozenset({"rule", "steps", "never", "ways"})
+_PLAIN_FIELDS = tuple(it.name for it in fields(Profile) if it.name not in ("rule", "steps", "never", "ways"))
 
 
 class Try(NamedTuple):
@@ -177,6 +178,7 @@ ACT_REASON = 500
 MAX_WORKER = 200
 """Characters of a worker's name that a timeline keeps."""
 
+SMALL_PAGE_BYTES = 4096
 STEP = 2000
 """Nodes or records of one step of loading."""
 _UNSAFE = re.compile(r"[|;\ud800-\udfff]")
@@ -411,7 +413,7 @@ class Run:
             )
         guarded = []
         for raw in pages:
-            page = json.loads(zlib.decompress(raw))
+            page = _small_page(raw) if len(raw) <= SMALL_PAGE_BYTES else _page(raw)
             it._take_page(page)
             if "guards" in page:
                 guarded.append(page["guards"])
@@ -656,6 +658,16 @@ class Run:
         most = max((it.max_attempts + it.max_losses * max(len(it.steps), 1) for it in self.profiles), default=0)
         self.floor = max(self.floor, max(self.attempt, default=0)) + 2 * most + UNCLAIMED_AT_MOST
         self.renumbered_at_ms = at_ms
+
+
+def _page(raw: bytes) -> dict[str, Any]:
+    """A page of a compiled graph. What it holds is not to be changed."""
+    page: dict[str, Any] = json.loads(zlib.decompress(raw))
+    return page
+
+
+_small_page = lru_cache(256)(_page)
+"""The same, remembered: a small graph is often run many times."""
 
 
 def _read_try(number: int, entry: str, created_at_ms: int) -> Try:

@@ -45,6 +45,8 @@ class Pacing:
             self._at = now
         longest = 0.0
         for name, count in flying.items():
+            if count == 1:  # perhaps of a chain: what its worker does next is found when it has ended
+                return 0.0
             if count:
                 pace = self._pace.get(name, 0.0)
                 if not pace:

@@ -1,4 +1,4 @@
-"""Runs read from the store into memory, many by two round trips, in steps that leave time for other things."""
+"""Runs read from the store into memory, many by one or two round trips, in steps that leave time for other things."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from redis import Redis
 
-from ..core.run import Run
+from ..core.run import SMALL_PAGE_BYTES, Run
 from ..core.waits import Signal
 from ..errors import StoreUnsafe
 from ..wire import RunId
@@ -28,7 +29,8 @@ def load_in_steps(
 ) -> Iterator[Run | None]:
     """Runs with all their nodes, in steps of some milliseconds each: a run, or None for not yet.
 
-    LOADED_AT_ONCE by two round trips; those that are not there are left out. O(nodes + edges).
+    LOADED_AT_ONCE by one round trip, and one more where there are larger ones; those that are not there are left out.
+    O(nodes + edges).
 
     Args:
         keys_of: the keys of a run's shard.
@@ -45,12 +47,12 @@ def _load(
     client: Any, keys_of: Callable[[RunId], ShardKeys], runs: Sequence[RunId], broken: Broken | None
 ) -> Iterator[Run | None]:
     keys = {run: keys_of(run) for run in runs}
-    asked = hashes(client, [key for run, it in keys.items() for key in (it.run(run), it.spec(run), it.signals(run))])
-    found = [it for it in zip(runs, asked[::3], asked[1::3], asked[2::3], strict=True) if it[1]]
-    nodes = [keys[run].nodes(run, bucket) for run, fields, *_ in found for bucket in range(_buckets(fields))]
-    buckets = iter(hashes(client, nodes))
-    for run, fields, spec, signals in found:
-        mine = [next(buckets) for _ in range(_buckets(fields))]
+    asked = hashes(client, [key for run, it in keys.items() for key in _first_keys(run, it)])
+    found = [it for it in zip(runs, *(asked[at::4] for at in range(4)), strict=True) if it[1]]
+    rest = [keys[run].nodes(run, bucket) for run, fields, *_ in found for bucket in range(1, _buckets(fields))]
+    buckets = iter(hashes(client, rest))
+    for run, fields, spec, signals, first in found:
+        mine = [first, *(next(buckets) for _ in range(1, _buckets(fields)))]
         try:
             for loaded in _loaded(run, fields, spec, mine):
                 if loaded is not None:
@@ -62,6 +64,11 @@ def _load(
             if broken is None:
                 raise unsafe from damage
             broken(run, unsafe)
+
+
+def _first_keys(run: RunId, keys: ShardKeys) -> tuple[str, ...]:
+    """What every run has, and the records of a small one."""
+    return keys.run(run), keys.spec(run), keys.signals(run), keys.nodes(run, 0)
 
 
 def _buckets(fields: Mapping[bytes, bytes]) -> int:
@@ -92,6 +99,19 @@ def _order(id_: bytes) -> tuple[int, ...]:
     return tuple(int(part) for part in re.split(rb"[-.]", id_))
 
 
+def _read_header(raw: bytes) -> Mapping[str, Any]:
+    header: dict[str, Any] = json.loads(zlib.decompress(raw))
+    return header
+
+
+_small_header = lru_cache(256)(_read_header)
+
+
+def _header(raw: bytes) -> Mapping[str, Any]:
+    """Of a compiled graph; that of a small one, which is often run many times, is remembered."""
+    return _small_header(raw) if len(raw) <= SMALL_PAGE_BYTES else _read_header(raw)
+
+
 def _loaded(
     run: RunId, fields: Mapping[bytes, bytes], spec: Mapping[bytes, bytes], buckets: Iterable[Mapping[bytes, bytes]]
 ) -> Iterator[Run | None]:
@@ -100,7 +120,7 @@ def _loaded(
     summary = summary_of(run, fields)
     for loaded in Run.load_in_steps(
         run,
-        json.loads(zlib.decompress(fields[b"header"])),
+        _header(fields[b"header"]),
         pages,
         ((int(node), record) for bucket in buckets for node, record in bucket.items()),
         created_at_ms=summary.created_at_ms,

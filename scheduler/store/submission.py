@@ -1,7 +1,8 @@
 """How a graph becomes a run: its pages are staged, then one script makes the run of them, or nothing at all.
 
 Until that script has run there is no run; staged pages vanish after an hour. Whether there is room is asked together
-with the first page, by the script that stages it, so a graph that is refused has stored nothing.
+with the first page, by the script that stages it, so a graph that is refused has stored nothing. A graph of one page
+goes straight into that one script, on a Redis without a limit of memory.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
+import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -26,6 +28,8 @@ from .scripts import STAGE, SUBMIT
 
 PAGES_IN_FLIGHT = 8
 MEMORY_GUARD = 0.85
+LIMIT_SECONDS = 1.0
+"""For so long a Redis that had no limit of memory is taken to have none."""
 NODE_BYTES = 500
 """What a node may come to take: its record, its share of the log and of an inbox, and a small output."""
 
@@ -68,12 +72,15 @@ class Submission:
         self.shards = shards
         self._limited = True
         """Whether Redis has a maxmemory, as far as it is known."""
+        self._known_until = 0.0
+        """When to ask again, by time.monotonic(), if it has none."""
 
     def _shard(self, run: RunId) -> ShardKeys:
         return self.keys.shard(shard_of(run, self.shards))
 
     def __call__(self, run: RunId, graph: Compiled, facts: Mapping[str, Part]) -> tuple[bool, int]:
-        """Make a run of a graph: pages first, in batches, then the run itself in one step.
+        """Make a run of a graph: pages first, in batches, then the run itself in one step. One round trip for a graph
+        of one page, three and more for others.
 
         Args:
             run: its id.
@@ -88,26 +95,33 @@ class Submission:
             StoreFull: Redis has no room for another run. Nothing is stored.
         """
         keys = self._shard(run)
+        if graph.header["pages"] == 1 and not (self._limited and self.memory_guard):
+            made = self._make(run, "", list(graph.pages()), graph, facts)
+            if made is not None:
+                return made
         if "key" in facts and self._exists(run, graph, facts):  # spares the pages of a repeated submit
             return False, 0
         # a name of its own: of two that submit the same graph at once, each stages its own order of nodes
         staged = keys.staged(run, f"{graph.hash}:{secrets.token_hex(8)}")
         try:
-            return self._make(run, staged, self._stage(staged, graph), graph, facts)
+            self._stage(staged, graph)
+            made = self._make(run, staged, (), graph, facts)
+            assert made is not None  # noqa: S101  a limit is asked for with pages only
+            return made
         except RedisError as refused:
             if refusal(refused):  # room is short, and removing needs none
                 with contextlib.suppress(RedisError):
                     self.client.unlink(staged)
             raise
 
-    def _stage(self, staged: str, graph: Compiled) -> int:
-        """Put the pages of a graph aside; how many they are. Asks for room with the first."""
+    def _stage(self, staged: str, graph: Compiled) -> None:
+        """Put the pages of a graph aside. Asks for room with the first."""
         guard, count = self.memory_guard, 0
         pages = graph.pages()
         while True:
             batch = [page for _, page in zip(range(PAGES_IN_FLIGHT), pages, strict=False)]
             if not batch:
-                return count
+                return
             parts = [part for at, page in enumerate(batch, count) for part in (at, page)]
             arguments = [guard, STAGED_SECONDS, *parts]
             expected = 0
@@ -122,6 +136,7 @@ class Submission:
                 raise StoreFull(used_bytes=used, expected_bytes=expected, limit_bytes=limit, max_bytes=most)
             if guard:
                 self._limited = bool(most)
+                self._known_until = time.monotonic() + LIMIT_SECONDS
             guard, count = 0, count + len(batch)
 
     def _stage_and_ask(self, keys: Sequence[str], arguments: Sequence[Part]) -> tuple[list[Any], int]:
@@ -141,10 +156,13 @@ class Submission:
         return answer, sum(int(it or 0) for it in sums)
 
     def _make(
-        self, run: RunId, staged: str, count: int, graph: Compiled, facts: Mapping[str, Part]
-    ) -> tuple[bool, int]:
-        """The run, of pages that have been staged."""
-        keys = self._shard(run)
+        self, run: RunId, staged: str, pages: Sequence[bytes], graph: Compiled, facts: Mapping[str, Part]
+    ) -> tuple[bool, int] | None:
+        """The run, of pages that have been staged or of these; None when Redis has a limit of memory now, and there
+        may be no room for it.
+        """
+        keys, count = self._shard(run), graph.header["pages"]
+        asks = bool(pages) and self.memory_guard > 0 and time.monotonic() >= self._known_until
         header = zlib.compress(json.dumps(graph.header, ensure_ascii=False).encode(), 1)
         fields: dict[str, Part] = {
             "name": graph.header["name"],
@@ -156,17 +174,21 @@ class Submission:
         }
         if "version" in graph.header:
             fields["graph_version"] = graph.header["version"]
-        named = [keys.run(run), staged, keys.spec(run), keys.live, keys.inbox, keys.archived(run), keys.gone]
-        answer = SUBMIT(
-            self.client,
-            [*named, keys.expected],
-            [run, count, graph.header["nodes"] * NODE_BYTES, *(part for pair in fields.items() for part in pair)],
-        )
+        named = [keys.run(run), staged or keys.spec(run), keys.spec(run), keys.live, keys.inbox, keys.archived(run)]
+        along = [part for pair in enumerate(pages) for part in pair]
+        given = [run, count, graph.header["nodes"] * NODE_BYTES, int(asks), len(along), *along]
+        given += (part for pair in fields.items() for part in pair)
+        answer = SUBMIT(self.client, [*named, keys.gone, keys.expected], given)
         word = answer[0]
+        if asks and word in (b"accepted", b"limited"):
+            self._limited, self._known_until = word == b"limited", time.monotonic() + LIMIT_SECONDS
+        if word == b"limited":
+            return None
         if word == b"accepted":
             return True, int(answer[1])
         if word in (b"exists", b"archived"):
-            self.client.unlink(staged)
+            if staged:
+                self.client.unlink(staged)
             _same_graph(run, answer[1], graph, facts)
             return False, 0
         raise StoreUnsafe(
