@@ -12,13 +12,12 @@ and event loops, and holds no connection until it needs one.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from ..errors import ExecutorNotAllowed, GraphError, RunNotFound, quoted
+from ..errors import ExecutorNotAllowed, RunNotFound, quoted
 from ..graph import CompiledGraph, Graph
 from ..graph.limits import Duration, name_of
 from ..store import policies
@@ -41,8 +40,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DEFAULT_NAMESPACE, DEFAULT_SHARDS = "cel", 16
-CONTRACTS_SECONDS = 0.05
-"""For so long what workers have published is taken as it was read; what is refused by it is checked anew at once."""
 SUBMIT_PAUSES_SECONDS = (0.05, 0.2, 0.5)
 """Before each repetition of a submit whose reply was lost; the same run id makes that harmless."""
 
@@ -84,8 +81,6 @@ class Client(Scopes):
             archive_url if archive_url is not None or settings is None else settings.archive,
         )
         self._contracts: tuple[int, Mapping[str, Mapping[str, Any]]] | None = None
-        self._contracts_until = 0.0
-        """Until when they are taken as they are, by time.monotonic()."""
 
     @classmethod
     def from_env(cls, **overrides: Any) -> Self:
@@ -265,13 +260,6 @@ class Client(Scopes):
     def _compile(self, graph: Graph, check: bool) -> CompiledGraph:
         if not check:
             return graph.compile()
-        if time.monotonic() < self._contracts_until:
-            with contextlib.suppress(GraphError):  # what it misses may have been published since then
-                return self._checked(graph)
-        self._contracts_until = 0.0
-        return self._checked(graph)
-
-    def _checked(self, graph: Graph) -> CompiledGraph:
         contracts = self._access.reach(self._published)
         classes = None if self._settings is None else self._access.reach(lambda: self._classes(contracts))
         compiled = graph.compile(contracts=contracts, classes=classes)
@@ -301,14 +289,11 @@ class Client(Scopes):
                     raise ExecutorNotAllowed(executor, name, declared[name].executors, at)
 
     def _published(self) -> Mapping[str, Mapping[str, Any]]:
-        """What workers have published; read again only when it has changed, which is asked for once in a moment."""
-        runs, known = self._access.runs, self._contracts
-        if known is not None and time.monotonic() < self._contracts_until:
-            return known[1]
-        version = runs.contracts_version()
+        """What workers have published; read again only when it has changed."""
+        runs = self._access.runs
+        version, known = runs.contracts_version(), self._contracts
         if known is None or known[0] != version:
             known = self._contracts = (version, runs.contracts())
-        self._contracts_until = time.monotonic() + CONTRACTS_SECONDS
         return known[1]
 
     def _classes(self, contracts: Mapping[str, Mapping[str, Any]]) -> set[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -47,6 +48,8 @@ CHUNK = 500
 MOST_CAUSES = 100
 _ENDS = frozenset(kind.word for kind in MoveKind if TARGET[kind] >= FIRST_ENDED)
 _EVENT_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})(?:\.([0-9]{1,9}))?")
+LULL_PART, LONGEST_LULL_SECONDS = 0.02, 0.02
+"""Who waits for the end of a run or node need not be woken by each of its thousand decisions."""
 _PAUSES_SECONDS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, *([1.0] * 60))
 """Before each look at a node whose end is in the log and whose record is not there yet."""
 
@@ -124,9 +127,13 @@ class RunSteps:
 
     def end(self) -> Steps[RunState]:
         """The run's state, once it has ended."""
+        state: RunState = yield Ask(self.state)
+        if state in ENDED_RUNS:  # most are, where many are waited for one after the other
+            return state
         after: str = yield Ask(self.log_end)
+        began = time.monotonic()
         while True:
-            state: RunState = yield Ask(self.state)
+            state = yield Ask(self.state)
             if state in ENDED_RUNS:
                 return state
             while entries := (yield Follow(after, state.value)):
@@ -134,6 +141,7 @@ class RunSteps:
                 ended = _run_end(entries)
                 if ended is not None:
                     return ended
+                yield Pause(_lull(began))
 
     def retry(self, ask: Callable[[], None]) -> Steps[None]:
         """Ask for an ended run to be tried again, and wait until its scheduler has taken it up."""
@@ -280,6 +288,7 @@ class RunSteps:
     def _node_end(self, node: int, key: str) -> Steps[Outcome]:
         """A node's outcome, once it has ended."""
         after: str = yield Ask(self.log_end)
+        began = time.monotonic()
         yield Ask(self.state)  # a run that is not there has no nodes either
         while True:
             found: dict[int, Outcome] = yield Ask(partial(read_outcomes, self.runs, self.run, [node]))
@@ -291,6 +300,7 @@ class RunSteps:
                 if _run_end(entries) or any(move[1] in _ENDS for move in moves):
                     settled = yield from self._settled([node])
                     return settled[node]
+                yield Pause(_lull(began))
             yield Ask(self.state)
 
     def _settled(self, nodes: Sequence[int]) -> Steps[dict[int, Outcome]]:
@@ -410,6 +420,15 @@ class RunSteps:
             f"run {self.run}: the large output of node {shown(key)} {problem}",
             "Redis lost what it had acknowledged; check maxmemory-policy (noeviction)",
         )
+
+
+def _lull(began: float) -> float:
+    """Seconds in which the log may gather before it is read on: a small part of how long somebody has been waiting.
+
+    Args:
+        began: since when, by time.monotonic().
+    """
+    return min(LULL_PART * (time.monotonic() - began), LONGEST_LULL_SECONDS)
 
 
 def _run_end(entries: Entries) -> RunState | None:

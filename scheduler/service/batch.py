@@ -7,7 +7,7 @@ often it moved; a node that became ready is not written at all, for that follows
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..core.events import Decision, Event
@@ -27,6 +27,7 @@ LOG_PAGE = 1000
 _READY, _DISPATCH, _SUCCEED = int(MoveKind.READY), int(MoveKind.DISPATCH), int(MoveKind.SUCCEED)
 _WORDS = tuple(kind.word for kind in MoveKind)
 _K = MoveKind
+_NO_QUEUES: Mapping[str, Sequence[bytes]] = {}
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _WITH_ERROR = frozenset(map(int, (_K.FAIL, _K.RETRY, _K.LOSE, _K.CANCEL, _K.REFUSE, _K.SKIP, _K.EXPIRE, _K.ASK)))
 _BEGIN_TO_ASK = frozenset(map(int, (_K.PARK, _K.ASK)))
@@ -268,8 +269,14 @@ class Batch:
         """How many entries the commit adds to the outbox."""
         return -(-len(self.sent) // NODES_PER_CALL)
 
-    def commit(self, published: int, count: int | None = None) -> Commit:
-        """All of it as one commit; `published` batches of the outbox have been sent, `count` commits made before."""
+    def commit(
+        self, published: int, count: int | None = None, queues: Mapping[str, Sequence[bytes]] = _NO_QUEUES
+    ) -> Commit:
+        """All of it as one commit; `published` batches of the outbox have been sent, `count` commits made before.
+
+        Args:
+            queues: messages of all that goes out, for a broker that is the store's own Redis.
+        """
         commit = Commit(self.keys, self.epoch, count)
         for run in self.reopened:
             commit.reopened(RunId(run.id), run.created_at_ms)
@@ -287,6 +294,7 @@ class Batch:
         for run in self.ended:
             commit.ended(RunId(run.id), self.now)
         commit.outbox(self.sent, published)
+        commit.push(queues)
         commit.dead(self.dead)
         commit.consumed(self.consumed)
         return commit

@@ -286,9 +286,13 @@ class Scheduler:
             self._queue(batches, held_of, batch_of)
             self._dispatch.more = True
         self._waits.look(lambda: (runs.workers(), runs.now_ms()), lambda run: batch_of(held_of(run.id)))
-        self._owned.commit(batches)
-        self._dispatch.outbox.unsent += [it for it in going if it.held.keys.shard in held]
-        self._dispatch.outbox.publish(runs)
+        outbox = self._dispatch.outbox
+        laid = outbox.lay(going, batches, runs)
+        if self._owned.commit(batches, laid) and laid is not None:
+            outbox.gone(laid)
+        else:
+            outbox.unsent += [it for it in going if it.held.keys.shard in held]
+        outbox.publish(runs)
 
     def _hear_workers(self) -> None:
         """What workers announce, while anything waits to be sent: their slots, and whether they take bundles. Then the

@@ -26,12 +26,13 @@ from ..wire import Report, RunId, error_record
 from .admission import Admission
 from .announcer import Announcer
 from .aside import fetcher
+from .batch import Batch
 from .bundling import Parcel
 from .chains import can_be_bound
 from .held import Held
 from .pauses import Pauses
 from .publisher import Bundled, Letter, Template, Templates
-from .transport import Transport
+from .transport import RedisTransport, Transport
 
 log = logging.getLogger("celeriac.scheduler")
 
@@ -39,6 +40,8 @@ MOST_INPUT_CHARACTERS = 16 * 1_048_576
 """Of one message's inputs; the broker holds them twice while a worker runs the attempt."""
 MOST_SHARED_CHARACTERS = 1_048_576
 """Of the inputs of attempts that share a message; one that takes an eighth of it travels alone."""
+LAID_AT_MOST = 100
+"""Attempts whose messages may go with their commit."""
 BROKER_PAUSE_SECONDS = (0.1, 2.0)
 """First and longest wait before a broker that took nothing is tried again; the loop does not stand still meanwhile."""
 
@@ -66,6 +69,20 @@ class Outgoing(NamedTuple):
     steps: Sequence[int] = ()
 
 
+class Laid(NamedTuple):
+    """Messages that are to go with the commit of their attempts: the broker's queues are lists beside the store.
+
+    Attributes:
+        going: all that goes out in this turn, of one shard.
+        queues: list -> messages.
+    """
+
+    held: Held
+    going: Sequence[Outgoing]
+    letters: Sequence[tuple[Template, Letter]]
+    queues: Mapping[str, Sequence[bytes]]
+
+
 class Outbox:
     """Attempts on their way out.
 
@@ -90,6 +107,7 @@ class Outbox:
         self._default = settings.default_class
         self._templates = Templates(app)
         self._transport = transport
+        self._beside = transport if isinstance(transport, RedisTransport) and transport.is_beside else None
         self._announcer = Announcer(transport)
         self._admission = admission
         self._counts = counts
@@ -115,13 +133,7 @@ class Outbox:
         """Send everything that is committed and not sent, unless the broker took nothing a moment ago."""
         if not self.unsent or time.monotonic() < self._send_at:
             return
-        asking = [it for it in self.unsent if self._asks(it)]
-        if asking:
-            self._fetch_values(runs, asking)
-        self._refused.clear()
-        self._made.clear()  # profiles are told apart by their ids, which is right while their runs keep them
-        mappings = Mappings(fetcher(runs))
-        letters = self._messages(mappings)
+        letters = self._letters(self.unsent, runs, {})
         if self._refused:  # their nodes fail by a report like any other, and no broker is burdened
             Attempts(runs.client, runs.namespace).report((report, None) for report in self._refused)
         try:
@@ -136,22 +148,61 @@ class Outbox:
         if self._pauses.now:
             log.warning("the broker takes messages again")
             self._pauses.over()
-        self._announcer.tell(letters)
-        for held, run_id, node, *_ in asking:
-            run = held.runs.get(run_id)
-            if run is not None:
-                self.let_go(run, node)
-        self._counts["published"] += len(self.unsent)
-        self._counts["messages"] += len(letters)
+        self._sent(self.unsent, letters)
         for going in self.unsent:
             going.held.published = going.held.batches_out
         self.unsent.clear()
 
-    def _messages(self, mappings: Mappings) -> list[tuple[Template, Letter]]:
-        """What is unsent, as messages; what shares a parcel shares one, unless it is too much text."""
+    def lay(self, going: Sequence[Outgoing], batches: Mapping[int, Batch], runs: Runs) -> Laid | None:
+        """The messages of what is about to be committed, to go with that: then nothing is to be sent after it, and no
+        worker waits for that. Only what a small turn of one shard brings, where the broker is the store's own Redis;
+        None otherwise.
+        """
+        if not 0 < len(going) <= LAID_AT_MOST or self.unsent or self._beside is None:
+            return None
+        held = going[0].held
+        if any(it.held is not held for it in going):
+            return None
+        written = {id_: page.values for id_, page in batches[held.keys.shard].pages.items() if page.values}
+        letters = self._letters(going, runs, written)
+        if self._refused or not letters:
+            return None
+        return Laid(held, going, letters, self._beside.lists(letters))
+
+    def gone(self, laid: Laid) -> None:
+        """They have been committed, and their messages with them."""
+        self._sent(laid.going, laid.letters)
+
+    def _sent(self, sent: Sequence[Outgoing], letters: Sequence[tuple[Template, Letter]]) -> None:
+        """The broker has these messages: tell of them, and let go of what was kept for them."""
+        self._announcer.tell(letters)
+        for going in sent:
+            run = going.held.runs.get(going.run)
+            if run is not None and type(run.template(going.node)) is not str:
+                self.let_go(run, going.node)
+        self._counts["published"] += len(sent)
+        self._counts["messages"] += len(letters)
+
+    def _letters(
+        self, sent: Sequence[Outgoing], runs: Runs, written: Mapping[str, Mapping[int, bytes]]
+    ) -> list[tuple[Template, Letter]]:
+        """What goes out, as messages; what is not to go is in `_refused` then.
+
+        Args:
+            written: run -> node -> output or error, of what is not in the store yet.
+        """
+        self._refused.clear()
+        self._made.clear()  # profiles are told apart by their ids, which is right while their runs keep them
+        asking = [it for it in sent if self._asks(it)]
+        if asking:
+            self._fetch_values(runs, asking, written)
+        return self._messages(sent, Mappings(fetcher(runs)))
+
+    def _messages(self, sent: Sequence[Outgoing], mappings: Mappings) -> list[tuple[Template, Letter]]:
+        """Messages; what shares a parcel shares one, unless it is too much text."""
         found: list[tuple[Template, Letter]] = []
         together: dict[Parcel, list[tuple[Template, Letter]]] = {}
-        for going in self.unsent:
+        for going in sent:
             message = self._message(going, mappings)
             if message is None:
                 continue
@@ -280,7 +331,7 @@ class Outbox:
         run = going.held.runs.get(going.run)
         return run is not None and (bool(going.steps) or type(run.template(going.node)) is not str)
 
-    def _fetch_values(self, runs: Runs, asking: Sequence[Outgoing]) -> None:
+    def _fetch_values(self, runs: Runs, asking: Sequence[Outgoing], written: Mapping[str, Mapping[int, bytes]]) -> None:
         """Outputs and errors that the inputs of outgoing attempts refer to and that are not in memory."""
         missing: dict[str, tuple[Run, set[int]]] = {}
         for held, run_id, node, *_, steps in asking:
@@ -289,7 +340,10 @@ class Outbox:
                 if source not in run.outputs and run.output_kind[source] != _NO_OUTPUT:
                     missing.setdefault(run_id, (run, set()))[1].add(source)
         for run, nodes in missing.values():
-            run.outputs |= runs.values(RunId(run.id), sorted(nodes))
+            here = written.get(run.id, {})
+            run.outputs |= {node: here[node] for node in nodes if node in here}
+            if there := sorted(node for node in nodes if node not in here):
+                run.outputs |= runs.values(RunId(run.id), there)
 
     def let_go(self, run: Run, node: int) -> None:
         """A node has its inputs: forget outputs that no other will ask for; one that is asked for again is fetched."""

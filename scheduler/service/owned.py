@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from ..settings import Settings
@@ -23,6 +23,7 @@ from .clock import Clock
 from .dispatch import Dispatch
 from .held import Flight, Held, chain_token
 from .loading import Loading
+from .outbox import Laid
 from .retention import Retention
 from .rewinds import Rewinds
 from .shards import RENEWALS_PER_LEASE, Shards
@@ -201,22 +202,31 @@ class Owned:
 
     # -- commits ------------------------------------------------------------------------------------
 
-    def commit(self, batches: Mapping[int, Batch]) -> None:
-        """One script call per shard. A shard that is not ours any more is forgotten."""
+    def commit(self, batches: Mapping[int, Batch], laid: Laid | None = None) -> bool:
+        """One script call per shard. A shard that is not ours any more is forgotten.
+
+        Args:
+            laid: messages of all that goes out, of one shard.
+
+        Returns:
+            Whether these messages have gone with the commit of their shard.
+        """
         commits = [
             (held, batch, commit)
             for held, batch in ((self.held[shard], batch) for shard, batch in batches.items())
-            if (commit := batch.commit(held.published, held.count))
+            if (commit := batch.commit(held.published, held.count, _queues(laid, held)))
         ]
+        pushed = False
         if not commits:
-            return
+            return False
         refused = send_commits(self._client, [commit for _, _, commit in commits])
         for held, batch, commit in commits:
             if held.keys.shard in refused:
                 self._refused(held.keys.shard, rewound=commit.rewound)
                 continue
             self._committed(held, commit)
-            held.batches_out += batch.outbox_batches - held.published
+            pushed |= commit.pushed
+            held.batches_out += (0 if commit.pushed else batch.outbox_batches) - held.published
             held.published = 0
             for due_at_ms in batch.timers.values():
                 held.look_by(due_at_ms)
@@ -226,6 +236,7 @@ class Owned:
             if batch.ended:
                 self._retention.ended(held.keys.shard)
             self._dispatch.admission.forget(run.id for run in batch.ended)
+        return pushed
 
     def fenced(self, shards: Collection[int]) -> None:
         """Something else than a commit of ours was refused: these shards are another's now."""
@@ -248,3 +259,8 @@ class Owned:
             log.warning("shard %d belongs to another scheduler now; a commit was refused", shard)
             self.shards.owned.pop(shard, None)
             self._retention.own(self.held)
+
+
+def _queues(laid: Laid | None, held: Held) -> Mapping[str, Sequence[bytes]]:
+    """The messages that are to go with the commit of this shard, by queue."""
+    return laid.queues if laid is not None and laid.held is held else {}

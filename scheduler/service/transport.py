@@ -71,10 +71,15 @@ class Transport(Protocol):
 
 
 class RedisTransport:
-    """Straight into kombu's lists. 4 to 15 us a message."""
+    """Straight into kombu's lists. 4 to 15 us a message.
+
+    Attributes:
+        is_beside: the broker is the store's own Redis, so what is laid into its lists may go with a commit.
+    """
 
     def __init__(self, settings: Settings) -> None:
         url = settings.broker_url or settings.redis_url or ""
+        self.is_beside = url == settings.redis_url
         self.client: Any = connect(url, timeout_seconds=ANSWER_SECONDS)
         self._announcement: dict[str, Any] | None = None
         options = settings.celery_settings().get("broker_transport_options", {})
@@ -84,10 +89,14 @@ class RedisTransport:
 
     def send(self, outgoing: Outgoing) -> None:
         """One command per queue, one round trip."""
-        queues: dict[str, list[bytes]] = defaultdict(list)
+        exchange(self.client, [("LPUSH", name, *messages) for name, messages in self.lists(outgoing).items()])
+
+    def lists(self, outgoing: Outgoing) -> dict[str, list[bytes]]:
+        """Messages as the broker's lists have them, by the name of the list."""
+        found: dict[str, list[bytes]] = defaultdict(list)
         for template, letter in outgoing:
-            queues[template.queue].append(template.on_redis(letter))
-        exchange(self.client, [("LPUSH", self._prefix + queue, *messages) for queue, messages in queues.items()])
+            found[self._prefix + template.queue].append(template.on_redis(letter))
+        return found
 
     def waiting(self, queue: str) -> frozenset[str] | None:
         """Reads the whole queue: it is as short as the class's window."""

@@ -47,6 +47,7 @@ class Commit:
     Attributes:
         cuts: how many calls it took, once they have been made; each counts as a commit of the shard.
         rewound: it was refused because Redis has lost commits that it had acknowledged.
+        pushed: its messages go with it, and so are not in the outbox; known once the calls have been made.
     """
 
     def __init__(self, keys: ShardKeys, epoch: str | int, count: int | None = None) -> None:
@@ -54,14 +55,16 @@ class Commit:
         self.epoch = str(epoch)
         self.count = count
         self.cuts = 0
-        self.rewound = False
+        self.rewound = self.pushed = False
         self._first: list[Write] = []
+        self._outbox: list[Write] = []
+        self._queues: list[Write] = []
         self._records: list[Write] = []
         self._log: list[Write] = []
         self._last: list[Write] = []
 
     def __bool__(self) -> bool:
-        return bool(self._first or self._records or self._log or self._last)
+        return bool(self._first or self._outbox or self._records or self._log or self._last)
 
     def records(self, run: RunId, records: Mapping[int, str]) -> None:
         """Nodes that moved: node -> record."""
@@ -153,7 +156,13 @@ class Commit:
         if published:
             self._last.append(("LTRIM", self.keys.outbox, (published, -1)))
         for at in range(0, len(attempts), NODES_PER_CALL):
-            self._first.append(("RPUSH", self.keys.outbox, (" ".join(attempts[at : at + NODES_PER_CALL]),)))
+            self._outbox.append(("RPUSH", self.keys.outbox, (" ".join(attempts[at : at + NODES_PER_CALL]),)))
+
+    def push(self, queues: Mapping[str, Sequence[bytes]]) -> None:
+        """Messages of all attempts that go out, for lists of this Redis: they go with the commit, and need not stand in
+        the outbox until they are sent; but only if that is one call, of which all is done or nothing.
+        """
+        self._queues += (("LPUSH", name, messages) for name, messages in queues.items())
 
     def dead(self, letters: Sequence[Dead]) -> None:
         """What nobody could use, put aside with its cause."""
@@ -172,7 +181,12 @@ class Commit:
         """(keys, arguments) of each script call, in order. What is consumed goes with the last."""
         self.cuts = 0
         numbers, keys, arguments = self._blank()
-        for command, key, given in (*self._first, *self._records, *self._log, *self._last):
+        writes = [*self._first, *self._outbox, *self._records, *self._log, *self._last]
+        if self._queues:
+            whole = [*self._first, *self._records, *self._log, *self._last, *self._queues]
+            self.pushed = sum(3 + len(given) for _, _, given in whole) <= _ARGUMENTS_PER_CALL
+            writes = whole if self.pushed else writes
+        for command, key, given in writes:
             if numbers and len(arguments) > _ARGUMENTS_PER_CALL:
                 yield keys, arguments
                 numbers, keys, arguments = self._blank()

@@ -17,6 +17,7 @@ from ..core.run import Run
 from ..core.states import NodeState
 from ..errors import RunNotFound, StoreTooNew
 from ..wire import VERSION, RunId, is_run_id, shard_of
+from .direct import exchange
 from .keys import BUCKET, LAYOUT, Keys, ShardKeys
 from .loading import Broken, load_in_steps
 from .submission import Submission
@@ -246,7 +247,8 @@ class Runs:
 
     def contracts_version(self) -> int:
         """Goes up whenever a worker publishes contracts."""
-        return int(self.client.get(self.keys.executors_version) or 0)
+        [version] = exchange(self.client, [("GET", self.keys.executors_version)])
+        return int(version or 0)
 
     def paces(self) -> dict[str, int]:
         """How long attempts of executors run, as schedulers have measured it: name -> us."""

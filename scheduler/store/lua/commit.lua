@@ -2,7 +2,7 @@
 --
 -- KEYS[1]  string   the shard's token                        keys.epoch
 -- KEYS[2]  string   number of commits                        keys.commits
--- KEYS[3…] the keys that the writes name, all of the same shard
+-- KEYS[3…] the keys that the writes name, all of the same shard; but for queues of a broker that is this very Redis
 -- ARGV     token, number of commits that the caller expects or "", then for each write: command, number of its key
 --          in KEYS, count of arguments, arguments
 -- Returns  "committed" | "fenced" | "overtaken" | "rewound" (commits that the caller was promised are missing)
@@ -13,7 +13,7 @@
 -- it held off the sum in the field "all"; done again it changes nothing.
 local allowed = {
   HSET = "hash", HDEL = "hash", HINCRBY = "hash", ZADD = "zset", ZREM = "zset", XADD = "stream", XDEL = "stream",
-  RPUSH = "list", LTRIM = "list", PERSIST = "any", UNLINK = "any", STILL = "hash", LEAVE = "hash",
+  RPUSH = "list", LPUSH = "list", LTRIM = "list", PERSIST = "any", UNLINK = "any", STILL = "hash", LEAVE = "hash",
 }
 if redis.call("GET", KEYS[1]) ~= ARGV[1] then return "fenced" end
 if ARGV[2] ~= "" then
