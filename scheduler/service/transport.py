@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from celery import Celery
 from kombu.entity import Queue
 
-from ..settings import Settings, is_rabbit
+from ..settings import Settings, broker_url_of, is_rabbit
 from ..store.connection import connect
 from ..store.direct import exchange
 from ..wire import carried, first_of
@@ -79,7 +79,8 @@ class RedisTransport:
 
     def __init__(self, settings: Settings) -> None:
         url = settings.broker_url or settings.redis_url or ""
-        self.is_beside = url == settings.redis_url
+        same = settings.redis_url or ""
+        self.is_beside = url in (same, broker_url_of(same))
         self.client: Any = connect(url, timeout_seconds=ANSWER_SECONDS)
         self._announcement: dict[str, Any] | None = None
         options = settings.celery_settings().get("broker_transport_options", {})
