@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from json.encoder import encode_basestring as _quoted
 from typing import Any, Literal, NamedTuple, NewType
 from urllib.parse import quote, unquote
 
@@ -245,7 +246,7 @@ def carried(task_id: object, header: object) -> list[str]:
         return []
     told = header.get("attempts")
     found = [it.get("id") for it in told if isinstance(it, dict)] if isinstance(told, list) else []
-    return [it for it in found if isinstance(it, str) and AttemptId.parse(it) is not None]
+    return [it for it in found if isinstance(it, str) and _ATTEMPT_ID.fullmatch(it)]
 
 
 @lru_cache(256)
@@ -299,24 +300,24 @@ class Report(NamedTuple):
         Args:
             goes_on, chain: in the place of these fields.
         """
-        record: dict[str, Any] = {"v": VERSION, "id": self.id, "end": self.end, "worker": self.worker}
+        text = f'{{"v":{VERSION},"id":{_quoted(self.id)},"end":{_quoted(self.end)},"worker":{_quoted(self.worker)}'
         if self.claimed_at_ms is not None:
-            record["claimed_at_ms"] = self.claimed_at_ms
+            text += f',"claimed_at_ms":{self.claimed_at_ms}'
         if self.output != "none":
-            record["output"] = self.output
+            text += f',"output":{_quoted(self.output)}'
         if self.error is not None:
-            record["error"] = self.error
+            text += f',"error":{_json(self.error)}'
         if self.retry_after_ms is not None:
-            record["retry_after_ms"] = self.retry_after_ms
+            text += f',"retry_after_ms":{self.retry_after_ms}'
         if self.ran_us is not None:
-            record["ran_us"] = self.ran_us
+            text += f',"ran_us":{self.ran_us}'
         if goes_on := goes_on or self.goes_on:
-            record["goes_on"] = goes_on
+            text += f',"goes_on":{_quoted(goes_on)}'
         if self.chained:
-            record["chained"] = True
+            text += ',"chained":true'
         if chain := chain or self.chain:
-            record["chain"] = chain
-        return _json(record).encode("utf-8", "backslashreplace")
+            text += f',"chain":{_quoted(chain)}'
+        return f"{text}}}".encode("utf-8", "backslashreplace")
 
     @classmethod
     def from_json(cls, raw: bytes) -> Report:

@@ -12,6 +12,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from redis import Redis
@@ -75,8 +76,7 @@ class Attempts:
         for shard, mine in _by_shard(ids).items():
             keys = self.keys.shard(shard)
             replies = CLAIM(self.client, [keys.attempts, keys.leases], [worker, token, *mine])
-            for id_, answer in zip(mine, replies, strict=True):
-                answers[id_] = Claim(Verdict(answer[0].decode()), *map(int, answer[1:]))
+            answers.update(zip(mine, (_claim(*reply) for reply in replies), strict=True))
         return [answers[id_] for id_ in ids]
 
     def proceed(
@@ -101,7 +101,7 @@ class Attempts:
         fields = ("report", report.to_json(goes_on, tokens[1]), "output", output)
         arguments = (worker, *tokens, report.id, goes_on, place, *fields)
         answer = PROCEED.at_once(self.client, [keys.attempts, keys.leases, keys.inbox], arguments)
-        return Claim(Verdict(answer[0].decode()), *map(int, answer[1:]))
+        return _claim(*answer)
 
     def renew(self, ids: Sequence[str], worker: str) -> dict[str, bool]:
         """Heartbeat: attempt id -> still ours. False means ended, cancelled or given to another worker."""
@@ -218,6 +218,12 @@ class Attempts:
     def forget_worker(self, name: str) -> None:
         """Say that a worker has gone, at its shutdown."""
         self.client.hdel(self.keys.workers, name)
+
+
+@lru_cache(16)
+def _claim(verdict: bytes, *instants: int) -> Claim:
+    """Remembered, for attempts that are claimed together mostly get the same answer."""
+    return Claim(Verdict(verdict.decode()), *instants)
 
 
 def _by_shard(ids: Sequence[str]) -> dict[int, list[str]]:

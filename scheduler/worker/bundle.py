@@ -16,10 +16,10 @@ import secrets
 import signal
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery.exceptions import NotRegistered, SoftTimeLimitExceeded, TimeLimitExceeded
 
@@ -59,6 +59,18 @@ def register_bundles(installation: Installation) -> None:
     installation.app.task(bundle, name=BUNDLE, bind=True, typing=False, shared=False, ignore_result=True)
 
 
+class _Running(NamedTuple):
+    """What runs now: an attempt, since when by time.monotonic(), and its time limits in seconds."""
+
+    id: str = ""
+    since: float = 0.0
+    hard: float | None = None
+    soft: float | None = None
+
+
+_NOTHING = _Running()
+
+
 class Bundle:
     """One bundle while it runs.
 
@@ -75,45 +87,56 @@ class Bundle:
         self.token = secrets.token_hex(8)
         self.claims: dict[str, Claim] = {}
         self.counts: Counter[str] = Counter()
-        self._outer = outer
         self._hostname = str(outer.hostname or "worker")
         self._events = heard_by(installation, self._hostname)
         self._entries = entries
         self._refused: Counter[str] = Counter()
-        self._given_back: set[str] = set()
+        self._left: deque[dict[str, Any]] = deque()
+        """Ours, and their turn has not come. Each is taken out once: to run, or to go back."""
+        self._may_run: dict[str, bool] = {}
+        self._alike = {
+            "lang": "py",
+            "origin": "celeriac",
+            "hostname": outer.hostname,
+            "delivery_info": outer.delivery_info,
+            "reply_to": outer.reply_to,
+            "retries": 0,
+            "is_eager": False,
+        }
+        """What Celery's requests of all attempts have in common."""
         self._steps: set[str] = set()
         """Attempts that were begun as the next step of a chain."""
         self._goes_on = False
         self._kept: tuple[Report, bytes] | None = None
         """What is reported together with the claim of the next step."""
         self._lock = threading.Lock()
-        """Of what is running, what is given back, and what waits to be sent."""
+        """Of what waits to be sent, and of signals on their way to what runs."""
         self._sending = threading.Lock()
         self._reports: list[tuple[Report, bytes | None]] = []
         self._bytes = 0
         self._since = 0.0
         """When the oldest report that waits was made; 0 while none does."""
         self._sent_at = time.monotonic()
-        self._current = ""
-        self._began = 0.0
-        self._begun = 0
+        self._running = _NOTHING
         self._lap = 0.0
-        self._limits: tuple[float | None, float | None] = (None, None)
-        self._warned = False
+        self._warned = ""
+        """The attempt that those behind it have been given back for."""
         self._in_pool = installation.in_pool_process
+        self._progress = installation.progress if self._in_pool else None
         self._slot = slot_here() if self._in_pool else 0
 
     def run(self) -> str:
         """All attempts that are ours to run, in their order; what became of them, for people."""
         self.claims = self._claim()
+        self._left.extend(it for it in self._entries if it["id"] in self.claims)
         self._lap = time.perf_counter()
         token = BUNDLED.set(self)
         own = self._listen()
         TICKER.watch(self)
         try:
-            for entry in self._entries:
-                if self._comes_next(entry):
-                    self._run_from(entry)
+            while (entry := self._taken()) is not None:
+                self._note(entry["id"])
+                self._run_from(entry)
             self._note("")
         finally:
             TICKER.forget(self)
@@ -135,23 +158,20 @@ class Bundle:
         for claim in answers.values():
             if claim.verdict is not Verdict.GRANTED:
                 self._refused[claim.verdict.value] += 1
-        if self._in_pool and self.installation.progress is not None:
-            self.installation.progress.refuses(self._slot, self._refused)
+        if self._progress is not None:
+            self._progress.refuses(self._slot, self._refused)
         else:
             count_refused(self._refused)
         return {id_: it for id_, it in answers.items() if it.verdict is Verdict.GRANTED}
 
     # -- one after another --------------------------------------------------------------------------
 
-    def _comes_next(self, entry: dict[str, Any]) -> bool:
-        """The turn of an attempt has come; False when it is not ours, or not any more."""
-        id_ = str(entry["id"])
-        with self._lock:
-            self._begun += 1
-            if id_ not in self.claims or id_ in self._given_back:
-                return False
-        self._note(id_)
-        return True
+    def _taken(self) -> dict[str, Any] | None:
+        """The next attempt, which is the caller's from now on; None when there is none left."""
+        try:
+            return self._left.popleft()
+        except IndexError:
+            return None
 
     def _run_from(self, entry: dict[str, Any]) -> None:
         """An attempt, and the steps of its chain for as long as each ends well and soon."""
@@ -178,7 +198,7 @@ class Bundle:
         """What was kept for the claim of a next step goes its ordinary way."""
         kept, self._kept = self._kept, None
         if kept is not None:
-            self._queue([kept])
+            self._queue(*kept)
 
     def _proceed(self, report: Report, output: bytes, step: dict[str, Any]) -> bool:
         """Report the one and claim the other; False when neither was done."""
@@ -193,7 +213,7 @@ class Bundle:
             back = lost(GIVEN_BACK, "given back before its turn: Redis did not answer")
             token = self.token + CHAINED
             told = Report(id_, back.end, self._hostname, None, "none", back.error, chained=True, chain=token)
-            self._queue([(told, None)])
+            self._queue(told, None)
             return False
         if claim is None:
             return False
@@ -212,29 +232,30 @@ class Bundle:
     @property
     def step(self) -> str:
         """The attempt that runs now, if it is the next step of a chain and so does not stand in the header; else ""."""
-        current = self._current
+        current = self._running.id
         return current if current in self._steps else ""
 
     def _begin(self, entry: dict[str, Any]) -> None:
         hard, soft = entry.get("timelimit") or (None, None)
-        with self._lock:
-            self._began, self._warned = time.monotonic(), False
-            self._limits = (hard, soft)
-            self._current = str(entry["id"])
+        self._running = _Running(entry["id"], time.monotonic(), hard, soft)
 
     def _end(self) -> None:
-        self._limits = (None, None)  # first: what the signal's handler looks at
-        with self._lock:
-            self._current = ""
+        ended, self._running = self._running, _NOTHING
+        if ended.soft is not None:
+            with self._lock:  # a signal that is just being sent comes before the next one begins
+                pass
 
     def _one(self, entry: dict[str, Any]) -> Any:
         """An attempt, by Celery's own tracer of its task; what that answers."""
-        id_, name = str(entry["id"]), str(entry["task"])
+        id_, name = entry["id"], entry["task"]
         task = self.installation.app._tasks.get(name)
         if task is None:
             self._tell(id_, ending(NotRegistered(name)))
             return None
-        if not may_run(name):
+        may = self._may_run.get(name)
+        if may is None:
+            may = self._may_run[name] = may_run(name)
+        if not may:
             told = f"task {name!r} may not run in the queue class of this worker (executors, queues.toml)"
             error = error_record("permanent", NOT_ALLOWED, told, origin="policy", phase="route")
             self._tell(id_, Ending("failed", error))
@@ -249,17 +270,17 @@ class Bundle:
 
     def _request(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Celery's request of an attempt, as if it had had a message of its own."""
-        outer, header, id_ = self._outer, entry["celeriac"], str(entry["id"])
+        id_, header, (args, kwargs) = entry["id"], entry["celeriac"], entry["inputs"]
         _, run, node, _, attempt = id_.split(".")
         trace = traceparent(run, int(node), int(attempt))
         return {
-            "lang": "py",
+            **self._alike,
             "id": id_,
             "task": entry["task"],
             "root_id": run,
             "parent_id": run,
-            "args": entry["inputs"][0],
-            "kwargs": entry["inputs"][1],
+            "args": args,
+            "kwargs": kwargs,
             "argsrepr": f"run={run} node={header.get('node', node)} attempt={attempt}",
             "timelimit": entry.get("timelimit") or [None, None],
             "ignore_result": entry.get("ignore_result", True),
@@ -267,12 +288,6 @@ class Bundle:
             "traceparent": trace,
             "headers": {"celeriac": header, "traceparent": trace},  # Celery would look for them, at 10 us
             "correlation_id": id_,
-            "origin": "celeriac",
-            "hostname": outer.hostname,
-            "delivery_info": outer.delivery_info,
-            "reply_to": outer.reply_to,
-            "retries": 0,
-            "is_eager": False,
         }
 
     # -- reports ------------------------------------------------------------------------------------
@@ -290,14 +305,13 @@ class Bundle:
             if self._goes_on and output is not None and report.output == "inline" and len(output) <= chain.MOST_BYTES:
                 self._kept = report, output
             else:
-                self._queue([(report, output)])
+                self._queue(report, output)
 
-    def _queue(self, reports: Iterable[tuple[Report, bytes | None]]) -> None:
+    def _queue(self, report: Report, output: bytes | None) -> None:
+        now = time.monotonic()
         with self._lock:
-            for report, output in reports:
-                self._reports.append((report, output))
-                self._bytes += len(output or b"")
-            now = time.monotonic()
+            self._reports.append((report, output))
+            self._bytes += len(output or b"")
             self._since = self._since or now
             full = self._bytes > TOGETHER_BYTES or now - self._sent_at > LATEST_SECONDS - TICK_SECONDS
         if full:
@@ -351,16 +365,12 @@ class Bundle:
 
     def _give_back(self, why: str) -> None:
         """Attempts whose turn has not come go back to the scheduler at once."""
-        with self._lock:
-            left = [str(it["id"]) for it in self._entries[self._begun :]]
-            left = [it for it in left if it in self.claims and it not in self._given_back]
-            self._given_back.update(left)
-        for id_ in left:
-            self._tell(id_, lost(GIVEN_BACK, f"given back before its turn: {why}"))
+        while (entry := self._taken()) is not None:
+            self._tell(entry["id"], lost(GIVEN_BACK, f"given back before its turn: {why}"))
 
     def _note(self, id_: str) -> None:
-        if self._in_pool and self.installation.progress is not None:
-            self.installation.progress.begins(self._slot, id_)
+        if self._progress is not None:
+            self._progress.begins(self._slot, id_)
 
     # -- time ---------------------------------------------------------------------------------------
 
@@ -374,37 +384,37 @@ class Bundle:
         """Runs in the main thread: a signal that comes when its attempt has ended just then is nobody's any more. One
         that we have not sent is Celery's, for a limit of the whole pool.
         """
-        hard, soft = self._limits
-        if self._current and (soft is None or time.monotonic() - self._began >= soft):
-            self._limits = (hard, inf)
+        running = self._running
+        if running.id and (running.soft is None or time.monotonic() - running.since >= running.soft):
+            self._running = running._replace(soft=inf)
             raise SoftTimeLimitExceeded
 
     def tick(self) -> None:
         """From the ticker's thread: send what has waited, look after whoever takes too long."""
         now = time.monotonic()
+        running = self._running
+        ran = now - running.since
         with self._lock:
             late = self._reports and now - self._since >= LATEST_SECONDS - TICK_SECONDS
-            current, ran, (hard, soft) = self._current, now - self._began, self._limits
-        if current and ran > PATIENCE_SECONDS and not self._warned:
-            self._warned = True
+        if running.id and ran > PATIENCE_SECONDS and self._warned != running.id:
+            self._warned = running.id
             self._give_back(f"the attempt before it has been running for {ran:.1f} s")
             late = True
         if late:
             self._send()
-        if not current or not self._in_pool:
+        if not running.id or not self._in_pool:
             return
-        if hard is not None and ran >= hard:
-            self._kill(current, hard)
-        elif soft is not None and ran >= soft:
+        if running.hard is not None and ran >= running.hard:
+            self._kill(running.id, running.hard)
+        elif running.soft is not None and ran >= running.soft:
             with self._lock:  # so that no signal is sent for an attempt that has ended
-                if self._current == current:
+                if self._running is running:
                     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
     def _kill(self, id_: str, hard: float) -> None:
         """A hard time limit has passed: told, and the process ends, as Celery ends it for a lone attempt."""
-        with self._lock:
-            if self._current != id_:
-                return
+        if self._running.id != id_:
+            return
         log.error("Hard time limit (%ss) exceeded for attempt %s", hard, id_)
         self._give_back("the attempt before it ran out of time")
         self._tell(id_, ending(TimeLimitExceeded(hard)))

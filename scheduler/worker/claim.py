@@ -52,14 +52,15 @@ def begin(installation: Installation, task: Any, task_id: Any, args: Any, kwargs
         return
     hostname = request.hostname or "worker"
     bundle = BUNDLED.get()
-    if bundle is not None and task_id in bundle.claims:
-        claim, token = bundle.claims[task_id], bundle.token_of(task_id)
+    claimed = None if bundle is None else bundle.claims.get(task_id)
+    if bundle is not None and claimed is not None:
+        claim, token = claimed, bundle.token_of(task_id)
     else:
         bundle, token = None, secrets.token_hex(8)
         [claim] = ask(installation, [task_id], claimant(hostname), token)
     if claim.verdict is not Verdict.GRANTED:
         raise AttemptRefused(claim.verdict.value)
-    it = Held(installation, task, request, attempt, token, hostname)
+    it = Held(installation, task, request, task_id, attempt, token, hostname)
     it.bundle = bundle
     it.claimed_at_ms = claim.now_ms
     it.hard_end_ms = claim.hard_end_ms
@@ -68,13 +69,14 @@ def begin(installation: Installation, task: Any, task_id: Any, args: Any, kwargs
     if attempt.attempt > 1:
         request.retries = max(request.retries or 0, attempt.attempt - 1)
     header = request.get("celeriac")
-    if isinstance(header, dict) and header.get("silence"):
-        it.silence = tuple(header["silence"])
-    if isinstance(header, dict) and header.get("deferred"):
-        fetch(installation.attempts(), header["deferred"], args, kwargs)
-    if isinstance(header, dict) and header.get("secrets"):
-        it.secrets = Resolved.into(header["secrets"], args, kwargs, installation.secrets)
-        watch_logs(secrets_here)
+    if isinstance(header, dict):
+        if header.get("silence"):
+            it.silence = tuple(header["silence"])
+        if header.get("deferred"):
+            fetch(installation.attempts(), header["deferred"], args, kwargs)
+        if header.get("secrets"):
+            it.secrets = Resolved.into(header["secrets"], args, kwargs, installation.secrets)
+            watch_logs(secrets_here)
     it.began = time.perf_counter()
 
 

@@ -96,13 +96,13 @@ class Held:
     )
 
     def __init__(
-        self, installation: Installation, task: Any, request: Any, parsed: AttemptId, token: str, worker: str
+        self, installation: Installation, task: Any, request: Any, id_: str, parsed: AttemptId, token: str, worker: str
     ) -> None:
         self.installation = installation
         self.task = task
         self.request = request
+        self.id = id_
         self.parsed = parsed
-        self.id = str(parsed)
         self.token = token
         self.worker = worker
         self.claimed_at_ms = 0

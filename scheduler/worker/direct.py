@@ -10,6 +10,8 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import hiredis
+
 
 class Direct:
     """Looks like a redis-py client; `execute_command` is short, everything else is the client's own.
@@ -26,7 +28,7 @@ class Direct:
         self._mine = threading.local()
 
     def execute_command(self, *args: Any) -> Any:
-        """One command, one answer as Redis gave it.
+        """One command, whose name is one word, and one answer as Redis gave it.
 
         Raises:
             redis.exceptions.RedisError: as the client would, but a connection that died unnoticed is not replaced
@@ -36,7 +38,7 @@ class Direct:
         if connection is None:
             connection = self._mine.connection = self._taken()
         try:
-            connection.send_command(*args)
+            connection.send_packed_command([hiredis.pack_command(args)])
             return connection.read_response()
         except BaseException:  # a time limit may strike between question and answer
             self._mine.connection = None  # the pool knows where the next one leads: after a failover not to the same

@@ -40,6 +40,7 @@ from .queues import Patience, declare_as_told
 from .reconnect import come_back_soon, guard_channels, guard_pool
 from .rejects import not_a_message, surviving_consumer
 from .report import Courier, end, tell
+from .stacks import quicken
 from .tee import failure_of, tee_app
 from .threads import leaving_pool
 
@@ -153,6 +154,7 @@ def _on_worker_init(sender: Any, **_: Any) -> None:
     tells = installation.sends_events()
     sender.app.finalize()
     adopt_all(installation)
+    quicken(sender.app)
     guard_channels()
     guard_pool()
     come_back_soon(sender.app)

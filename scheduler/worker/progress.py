@@ -48,8 +48,9 @@ class Progress:
         """Claims refused in all processes of this pool so far, by verdict."""
         found: Counter[str] = Counter()
         for slot in range(_SLOTS):
-            _, *counts, _ = _SLOT.unpack_from(self._shared, slot * _SIZE)
-            found.update(dict(zip(_REFUSED, counts, strict=True)))
+            pid, *counts, _ = _SLOT.unpack_from(self._shared, slot * _SIZE)
+            if pid:
+                found.update(dict(zip(_REFUSED, counts, strict=True)))
         return +found
 
 

@@ -45,6 +45,8 @@ def encode(output: Any) -> bytes:
     Raises:
         EncodeError: not JSON, as NaN, infinities, lone surrogates and foreign objects are not; or nested too deeply.
     """
+    if output is None:  # of many tasks, and the encoder is slow to begin
+        return b"null"
     try:
         data = bytes(_encode(output).encode())
     except (TypeError, ValueError, RecursionError, OverflowError) as problem:
@@ -98,7 +100,7 @@ def succeed(held: Held, data: bytes) -> None:
     if len(data) > INLINE_LIMIT_BYTES:
         put_aside, kind = data, "blob"
     chain, at = _chain(held), held.claimed_at_ms
-    report = Report(held.id, "succeeded", held.worker, at, kind, ran_us=ran_us, chained=bool(chain), chain=chain)
+    report = Report(held.id, "succeeded", held.worker, at, kind, None, None, ran_us, "", bool(chain), chain)
     deliver(held, report, data, put_aside)
 
 

@@ -35,6 +35,8 @@ ABANDONED = "the worker stopped before the task had ended"
 refused: dict[str, int] = {}
 """Claims refused in this worker since its start, by verdict, messages of tasks that its class does not take, and
 rejected messages that became no dead letter ("passed over"); the heartbeat announces them."""
+_SIMPLEST = {"id", "task", "celeriac", "inputs"}
+"""What most attempts of a bundle bring; the rest is looked at where there is any."""
 _PLACE = re.compile(r"[^|]*\|[0-9]{1,15}\|[0-9]{1,15}")
 """What a next step of a chain brings for its claim."""
 _counting = threading.Lock()
@@ -179,19 +181,28 @@ def _check_bundle(args: Any, ids: list[str]) -> None:
         raise InvalidTaskError("body: expected one list of attempts")
     if not ids or [it.get("id") for it in entries] != ids:
         raise InvalidTaskError("body: its attempts are not those of the header")
-    for it in (it for entry in entries for it in (entry, *_steps(entry))):
+    for entry in entries:
+        _check_entry(entry)
+        if "then" in entry:
+            for step in _steps(entry):
+                _check_entry(step)
+
+
+def _check_entry(it: dict[str, Any]) -> None:
+    """An attempt of a bundle, whose id has been looked at already."""
+    if not it.keys() <= _SIMPLEST:
         _check_fields(it)
-        if not isinstance(it.get("task"), str) or not isinstance(it.get("celeriac"), dict):
-            raise InvalidTaskError(f"attempt {it['id']}: expected a task and a header")
-        inputs = it.get("inputs")
-        if not isinstance(inputs, list) or list(map(type, inputs)) != [list, dict]:
-            raise InvalidTaskError(f"attempt {it['id']}: expected a list of args and a mapping of kwargs as inputs")
-        _check_header(it["celeriac"])
+    header, inputs = it.get("celeriac"), it.get("inputs")
+    if not isinstance(it.get("task"), str) or not isinstance(header, dict):
+        raise InvalidTaskError(f"attempt {it['id']}: expected a task and a header")
+    if not isinstance(inputs, list) or list(map(type, inputs)) != [list, dict]:
+        raise InvalidTaskError(f"attempt {it['id']}: expected a list of args and a mapping of kwargs as inputs")
+    _check_header(header)
 
 
 def _steps(entry: dict[str, Any]) -> list[dict[str, Any]]:
     """The steps of a chain that follow an attempt."""
-    steps = entry.get("then", [])
+    steps = entry["then"]
     if not isinstance(steps, list) or not all(isinstance(it, dict) for it in steps):
         raise InvalidTaskError(f"attempt {entry['id']}: expected a list of attempts to follow it")
     for it in steps:

@@ -157,6 +157,16 @@ def test_a_report_is_read_back(report: Report) -> None:
     assert Report.from_json(raw) == report
 
 
+@given(REPORTS)
+def test_a_report_is_compact_json(report: Report) -> None:
+    """Byte for byte what an encoder makes of its fields, in their order."""
+    record = json.loads(report.to_json())
+    made = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+    assert report.to_json() == made
+    fields = ("v", *Report._fields)
+    assert list(record) == [name for name in fields if name in record]
+
+
 @given(REPORTS, st.dictionaries(st.text(min_size=1), JSON, max_size=3))
 def test_fields_of_a_later_version_are_ignored(report: Report, more: dict[str, Any]) -> None:
     """Old and new processes run side by side during an upgrade."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import hiredis
 import pytest
 
 from scheduler.worker.direct import Direct
@@ -18,8 +19,8 @@ class Connection:
         self.trouble: BaseException | None = None
         self.closed = 0
 
-    def send_command(self, *args: Any) -> None:
-        self.asked.append(args)
+    def send_packed_command(self, command: list[bytes]) -> None:
+        self.asked.append(b"".join(command))
 
     def read_response(self) -> Any:
         if self.trouble is not None:
@@ -54,12 +55,17 @@ class Client:
         return f"value of {key}"
 
 
+def packed(*args: Any) -> bytes:
+    """A command as it travels."""
+    return bytes(hiredis.pack_command(args))
+
+
 @pytest.mark.parametrize("old", [False, True])
 def test_a_thread_keeps_its_connection(old: bool) -> None:
     """One for all its commands, none shared with another thread; what is no command is the client's own."""
     client = Client(old=old)
     direct = Direct(client)
-    assert [direct.execute_command("A", 1), direct.execute_command("B")] == [("A", 1), ("B",)]
+    assert [direct.execute_command("A", 1), direct.execute_command("B")] == [packed("A", 1), packed("B")]
     other = threading.Thread(target=direct.execute_command, args=("C",))
     other.start()
     other.join()
@@ -78,4 +84,4 @@ def test_whatever_goes_wrong_closes_the_connection(trouble: BaseException) -> No
         direct.execute_command("B")
     assert client.given[0].closed == 1
     assert client.returned == client.given[:1]
-    assert direct.execute_command("C") == ("C",)
+    assert direct.execute_command("C") == packed("C")
