@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis import Redis
 
@@ -45,6 +45,23 @@ class Claim:
     lease_end_ms: int = 0
     hard_end_ms: int = 0
     now_ms: int = 0
+
+
+class Onward(NamedTuple):
+    """From an attempt that has ended well to the next step of its chain.
+
+    Attributes:
+        report, output: of the one.
+        id: of the other, an attempt of the same run.
+        place: its "class|lease ms|timeout ms", as its message says.
+        tokens: of the claim that has ended, and of the new one.
+    """
+
+    report: Report
+    output: bytes
+    id: str
+    place: str
+    tokens: tuple[str, str]
 
 
 class Attempts:
@@ -79,29 +96,30 @@ class Attempts:
             answers.update(zip(mine, (_claim(*reply) for reply in replies), strict=True))
         return [answers[id_] for id_ in ids]
 
-    def proceed(
-        self, report: Report, output: bytes, goes_on: str, place: str, worker: str, tokens: tuple[str, str]
-    ) -> Claim:
-        """Report an attempt that has ended well and claim the next step of its chain, both or neither. One script call.
+    def proceed(self, steps: Sequence[Onward], worker: str) -> list[Claim]:
+        """Report attempts that have ended well, and claim of each the next step of its chain, both or neither. One
+        round trip, a script call each, in their order.
 
         Args:
-            goes_on: that step, an attempt of the same run.
-            place: its "class|lease ms|timeout ms", as its message says.
             worker: who asks; the name under which it renews.
-            tokens: of the claim that has ended, and of the new one. Repeating them after a lost answer is harmless.
 
         Raises:
             WireError: these are not attempts of one run.
-            redis.exceptions.RedisError: no answer; ask again with the same tokens.
+            redis.exceptions.RedisError: no answer, so any of them may have been done. Repeating the last of those that
+                were is harmless; those before it, from which it has gone on, would be refused.
         """
-        attempt, following = AttemptId.parse(report.id), AttemptId.parse(goes_on)
-        if attempt is None or following is None or following[:2] != attempt[:2]:
-            raise WireError("report", "not two attempts shard.run.node.epoch.attempt of one run", [report.id, goes_on])
-        keys = self.keys.shard(attempt.shard)
-        fields = ("report", report.to_json(goes_on, tokens[1]), "output", output)
-        arguments = (worker, *tokens, report.id, goes_on, place, *fields)
-        answer = PROCEED.at_once(self.client, [keys.attempts, keys.leases, keys.inbox], arguments)
-        return _claim(*answer)
+        calls = []
+        for it in steps:
+            attempt, following = AttemptId.parse(it.report.id), AttemptId.parse(it.id)
+            if attempt is None or following is None or following[:2] != attempt[:2]:
+                of = [it.report.id, it.id]
+                raise WireError("report", "not two attempts shard.run.node.epoch.attempt of one run", of)
+            keys = self.keys.shard(attempt.shard)
+            fields = ("report", it.report.to_json(it.id, it.tokens[1]), "output", it.output)
+            arguments = (worker, *it.tokens, it.report.id, it.id, it.place, *fields)
+            calls.append(([keys.attempts, keys.leases, keys.inbox], arguments))
+        answers = [PROCEED(self.client, *calls[0])] if len(calls) == 1 else PROCEED.many(self.client, calls)
+        return [_claim(*answer) for answer in answers]
 
     def renew(self, ids: Sequence[str], worker: str) -> dict[str, bool]:
         """Heartbeat: attempt id -> still ours. False means ended, cancelled or given to another worker."""

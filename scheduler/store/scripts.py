@@ -34,8 +34,6 @@ class Script:
             raise answer
         return answer
 
-    at_once = __call__
-
     def many(self, client: Redis, calls: Sequence[tuple[Sequence[str], Sequence[Part]]]) -> list[Any]:
         """Run it once for each (keys, arguments), all in one round trip; in three when Redis does not know the text.
 

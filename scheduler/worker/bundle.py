@@ -23,12 +23,13 @@ from typing import Any, NamedTuple
 
 from celery.exceptions import NotRegistered, SoftTimeLimitExceeded, TimeLimitExceeded
 
-from ..store.attempts import Claim, Verdict
+from ..store.attempts import Claim, Onward, Verdict
 from ..wire import BUNDLE, CHAINED, Report, error_record, traceparent
 from . import chain
 from .attempt_events import heard_by
 from .claim import ask
 from .context import BUNDLED
+from .contracts import purity_of
 from .endings import GIVEN_BACK, Ending, ending, lost
 from .installation import Installation, claimant
 from .progress import slot_here
@@ -106,6 +107,14 @@ class Bundle:
         """What Celery's requests of all attempts have in common."""
         self._steps: set[str] = set()
         """Attempts that were begun as the next step of a chain."""
+        self._begun: list[Onward] = []
+        """On from one step to the next that has begun already: pure ones begin ahead."""
+        self._begun_at = 0.0
+        self._settling = threading.Lock()
+        self._void: set[str] = set()
+        """Steps that have begun ahead and are not ours after all."""
+        self._is_over = False
+        """The chain ends with what runs now, for what was begun ahead did not come to what it should."""
         self._goes_on = False
         self._kept: tuple[Report, bytes] | None = None
         """What is reported together with the claim of the next step."""
@@ -121,6 +130,8 @@ class Bundle:
         self._lap = 0.0
         self._warned = ""
         """The attempt that those behind it have been given back for."""
+        self._redis_ms = 0
+        """Redis's clock ahead of time.monotonic(), ms."""
         self._in_pool = installation.in_pool_process
         self._progress = installation.progress if self._in_pool else None
         self._slot = slot_here() if self._in_pool else 0
@@ -144,6 +155,7 @@ class Bundle:
                 signal.signal(signal.SIGUSR1, own)
             BUNDLED.reset(token)
             self._tell_kept()
+            self._settle()
             self._give_back("the message was left")
             self.flush()
         said = ", ".join(f"{count} {end}" for end, count in sorted((self.counts + self._refused).items()))
@@ -162,7 +174,9 @@ class Bundle:
             self._progress.refuses(self._slot, self._refused)
         else:
             count_refused(self._refused)
-        return {id_: it for id_, it in answers.items() if it.verdict is Verdict.GRANTED}
+        granted = {id_: it for id_, it in answers.items() if it.verdict is Verdict.GRANTED}
+        self._redis_ms = next((it.now_ms for it in granted.values()), 0) - round(time.monotonic() * 1000)
+        return granted
 
     # -- one after another --------------------------------------------------------------------------
 
@@ -198,13 +212,21 @@ class Bundle:
         """What was kept for the claim of a next step goes its ordinary way."""
         kept, self._kept = self._kept, None
         if kept is not None:
-            self._queue(*kept)
+            self._settle()
+            if kept[0].id not in self._void:
+                self._queue(*kept)
 
     def _proceed(self, report: Report, output: bytes, step: dict[str, Any]) -> bool:
-        """Report the one and claim the other; False when neither was done."""
-        if not chain.bind(step, output):
+        """Report the one and claim the other, or begin that ahead; False when neither was done."""
+        if self._is_over or not chain.bind(step, output):
             return False
         id_ = str(step["id"])
+        if self._is_pure(step["task"]):
+            self._begin_ahead(chain.onward_of(report, output, step, self.token), step)
+            return id_ not in self._void
+        self._settle()
+        if report.id in self._void or self._is_over:
+            return False
         self._note(id_)
         try:
             claim = chain.proceed(self.installation, report, output, step, self._hostname, self.token)
@@ -220,6 +242,45 @@ class Bundle:
         self._steps.add(id_)
         self.claims[id_] = claim
         return True
+
+    def _is_pure(self, name: str) -> bool:
+        """Whether a task has no effect but its output, as it says."""
+        task = self.installation.app._tasks.get(name)
+        return task is not None and purity_of(task) == "pure"
+
+    def _begin_ahead(self, onward: Onward, step: dict[str, Any]) -> None:
+        """The next step begins now, and the end of the one before it is kept soon."""
+        now = time.monotonic()
+        self._kept = None
+        self._steps.add(onward.id)
+        self.claims[onward.id] = chain.assumed(step, self._redis_ms + round(now * 1000))
+        with self._lock:
+            self._begun_at = self._begun_at if self._begun else now
+            self._begun.append(onward)
+        if len(self._begun) >= chain.MOST_AHEAD or now - self._begun_at >= chain.AHEAD_SECONDS:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Tell of what was begun ahead, and claim it. What is not to be is void, and so is all that follows from it."""
+        with self._settling:
+            with self._lock:
+                begun, self._begun = self._begun, []
+            if not begun:
+                return
+            try:
+                done = chain.settle(self.installation, begun, self._hostname)
+            except Exception:  # noqa: BLE001  no answer, or a time limit: each is told again, and counts if it is wanted
+                self._is_over = True
+                for it in begun:
+                    self._queue(it.report, it.output)
+                return
+            if done:
+                self._note(begun[done - 1].id)
+            if done < len(begun):
+                self._is_over = True
+                if begun[done].report.id not in self._void:
+                    self._queue(begun[done].report, begun[done].output)
+                self._void.update(it.id for it in begun[done:])
 
     def chain_of(self, id_: str) -> str:
         """The token of an attempt that was begun as the next step of a chain; "" of others."""
@@ -297,12 +358,17 @@ class Bundle:
         one there is nothing to gain by waiting, and a process that dies would take its report along.
         """
         for report, output in reports:
+            small = output is not None and report.output == "inline" and len(output) <= chain.MOST_BYTES
+            kept, keeps = self._kept, self._goes_on and small
+            if not keeps:
+                self._settle()
+            if report.id in self._void:
+                continue
             self.counts[report.end] += 1
             self._events.reported(report)
-            kept = self._kept
             if kept is not None and kept[0].id == report.id:  # there is more to say of it; what was said first stands
                 self._tell_kept()
-            if self._goes_on and output is not None and report.output == "inline" and len(output) <= chain.MOST_BYTES:
+            if keeps and output is not None:
                 self._kept = report, output
             else:
                 self._queue(report, output)
@@ -400,6 +466,8 @@ class Bundle:
             self._warned = running.id
             self._give_back(f"the attempt before it has been running for {ran:.1f} s")
             late = True
+        if self._begun and now - self._begun_at >= chain.AHEAD_SECONDS:
+            self._settle()
         if late:
             self._send()
         if not running.id or not self._in_pool:

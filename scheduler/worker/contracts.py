@@ -21,6 +21,7 @@ from ..errors import InvalidValue
 from ..wire import BUNDLE, CAPABILITY_NAME, VERSION, read_tool
 from .installation import Installation
 
+PURITIES = ("pure", "idempotent", "keyed", "unsafe")
 _PLAIN = {int, float, str, bool, type(None)}
 
 
@@ -55,7 +56,7 @@ def contract_of(task: Any, queue_class: str | None) -> dict[str, Any]:
         "timeout_seconds": task.time_limit,
         "soft_timeout_seconds": task.soft_time_limit,
         "cost": None,
-        "purity": None,
+        "purity": purity_of(task),
         "version": None,
         "capabilities": _plain_capabilities(task),
         "celery_retries": celery_retries(task),
@@ -137,6 +138,22 @@ def _plain_expected(task: Any) -> float | None:
     if not 0 < found < float("inf"):
         where = f"task {task.name}: expected_seconds"
         raise InvalidValue(where, found, "is not a positive number", "Give one above 0, or none.")
+    return found
+
+
+def purity_of(task: Any) -> str | None:
+    """What a task says of its effects: its executor does, or @app.task(purity=...); what is no text there is its own.
+
+    Raises:
+        InvalidValue: a text that says nothing.
+    """
+    own = getattr(task, "celeriac_executor", None)
+    found = getattr(task, "purity", None) if own is None else own.purity
+    if not isinstance(found, str):
+        return None
+    if found not in PURITIES:
+        where = f"task {task.name}: purity"
+        raise InvalidValue(where, found, "is not known", f"Use one of {', '.join(PURITIES)}.")
     return found
 
 

@@ -26,14 +26,13 @@ from ..errors import ContractBroken, InvalidInput, InvalidValue
 from ..wire import CAPABILITY, VERSION, is_found_later
 from .adopt import adopt
 from .context import Context, attempt
-from .contracts import Call, checked_capabilities, checked_tools, checking_instances, first_line, input_schema
+from .contracts import PURITIES, Call, checked_capabilities, checked_tools, checking_instances, first_line, input_schema
 from .endings import ErrorTable, check_errors
 from .installation import Installation, installation_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Purity = Literal["pure", "idempotent", "keyed", "unsafe"]
-_PURITIES = typing.get_args(Purity)
 _lock = threading.Lock()
 _known: dict[str, Executor[..., Any]] = {}
 _installations: list[Installation] = []
@@ -73,8 +72,8 @@ class Executor(Generic[P, T]):
         for field, value in numbers.items():
             if value is not None and not _is_positive(value):
                 raise InvalidValue(f"{where}: {field}", value, "is not a positive number", "Give one above 0, or none.")
-        if purity is not None and purity not in _PURITIES:
-            raise InvalidValue(f"{where}: purity", purity, "is not known", f"Use one of {', '.join(_PURITIES)}.")
+        if purity is not None and purity not in PURITIES:
+            raise InvalidValue(f"{where}: purity", purity, "is not known", f"Use one of {', '.join(PURITIES)}.")
         if errors is not None:
             check_errors(errors, f"{where}: errors")
         if is_found_later(self.name):

@@ -15,21 +15,24 @@ from .shapes import Shape
 
 NODE = "bench.node"
 """The executor: returns at once, with nothing."""
+PURE = "bench.pure"
+"""The same, which says that it is pure: in a chain it may begin ahead of the record of what comes before it."""
 BUSY = "bench.busy"
 """Another: keeps its process busy for some milliseconds."""
 QUEUE_CLASS = "standard-low"
 
 
-def graph_of(shape: Shape, *, alone: bool = False) -> Graph:
+def graph_of(shape: Shape, *, alone: bool = False, executor: str = NODE) -> Graph:
     """The shape as a user would write it.
 
     Args:
         alone: each node asks for a message of its own.
+        executor: of all nodes.
     """
     graph = Graph(shape.name)
     nodes: list[Node[None]] = []
     for up in shape.up:
-        nodes.append(graph.add(NODE, after=[nodes[at] for at in up], timing=Timing(alone=True) if alone else None))
+        nodes.append(graph.add(executor, after=[nodes[at] for at in up], timing=Timing(alone=True) if alone else None))
     return graph
 
 

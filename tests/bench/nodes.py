@@ -16,7 +16,7 @@ from scheduler.settings import Settings
 from scheduler.worker import install
 
 from . import reference
-from .celeriac import BUSY, NODE, QUEUE_CLASS
+from .celeriac import BUSY, NODE, PURE, QUEUE_CLASS
 
 settings = Settings.load(redis_url=os.environ.get("BENCH_REDIS"))
 app = Celery("nodes", set_as_current=False)
@@ -32,6 +32,11 @@ def busy(length_ms: float) -> None:
     until = time.perf_counter() + length_ms / 1e3
     while time.perf_counter() < until:
         pass
+
+
+@app.task(name=PURE, purity="pure")
+def pure(*_: Any) -> None:
+    """Returns at once."""
 
 
 @app.task(name=NODE)

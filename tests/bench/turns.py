@@ -70,6 +70,7 @@ def workloads(place: Place, sizes: Sizes, wanted: Sequence[str]) -> list[Workloa
             "chain", [celeriac.graph_of(chain, alone=True)], lambda: celery_runs.canvas_chain(sizes.chain)
         ),
         "chain-fused": lambda: Workload("chain-fused", _built(chain)),
+        "chain-pure": lambda: Workload("chain-pure", [celeriac.graph_of(chain, executor=celeriac.PURE)]),
         "fan": lambda: Workload("fan", _built(fan), lambda: celery_runs.canvas_fan(sizes.fan)),
         "stencil": lambda: Workload(
             "stencil", _built(rows), lambda: celery_runs.canvas_rows(place, rows.up, sizes.width)
@@ -133,6 +134,7 @@ def _turn(place: Place, client: Client, it: Workload, children: dict[str, Child]
         it.spent.setdefault(name, []).append(seconds / it.nodes * 1e6)
 
 
+_HOPS = {"chain": "chain_hop_ms", "chain-fused": "chain_hop_fused_ms", "chain-pure": "chain_hop_pure_ms"}
 _WANTED = {"chain": "<= 0.5", "fan": ">= 5", "stencil": ">= 1.5"}
 
 
@@ -147,7 +149,7 @@ def _text(found: list[Workload], raw: list[float]) -> str:
         rows.append(
             [f"{it.name} ({it.nodes:,} nodes)", str(ours), theirs, against, _WANTED.get(it.name, ""), str(by_raw)]
         )
-        if it.name in ("chain", "chain-fused"):
+        if it.name in _HOPS:
             hops = [str(Spread.of(s / it.nodes * 1e3 for s in seconds)) for seconds in (it.ours, it.theirs) if seconds]
             rows.append(["    ms a hop", *hops, *[""] * (5 - len(hops))])
     head = ["nodes a second", "celeriac", "canvas", "against it", "wanted", "by raw Celery"]
@@ -155,7 +157,8 @@ def _text(found: list[Workload], raw: list[float]) -> str:
     costs = table(["us of CPU a node", *(found[0].spent if found else ())], spent)
     note = (
         "against it: chain as time a hop, ours by theirs; the others as speed. chain: a message for each node, as in "
-        "canvas; chain-fused: as users write it. Raw: flat, no edges, worker alone."
+        "canvas; chain-fused: as users write it; chain-pure: the same of pure executors. Raw: flat, no edges, worker "
+        "alone."
     )
     return f"raw Celery: {rate} tasks a second\n\n{table(head, rows)}\n\n{note}\n\n{costs}"
 
@@ -185,9 +188,8 @@ def _values(found: list[Workload], raw: list[float], prefix: str) -> dict[str, f
             values[prefix + _NAMES[it.name]] = _against(it).middle
         if it.name in ("fan", "flat"):
             values[f"{prefix}flat_vs_celery"] = ratio(rates, raw).middle
-        if it.name in ("chain", "chain-fused"):
-            key = "chain_hop_ms" if it.name == "chain" else "chain_hop_fused_ms"
-            values[f"{prefix}{key}"] = Spread.of(seconds / it.nodes * 1e3 for seconds in it.ours).middle
+        if it.name in _HOPS:
+            values[f"{prefix}{_HOPS[it.name]}"] = Spread.of(seconds / it.nodes * 1e3 for seconds in it.ours).middle
     return values
 
 

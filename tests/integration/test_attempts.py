@@ -9,7 +9,7 @@ import pytest
 
 from scheduler.errors import WireError
 from scheduler.service.held import chain_token
-from scheduler.store.attempts import BLOB_SECONDS, Attempts, Claim, Verdict
+from scheduler.store.attempts import BLOB_SECONDS, Attempts, Claim, Onward, Verdict
 from scheduler.store.connection import connect
 from scheduler.store.scripts import Script
 from scheduler.wire import CHAINED, Report, new_run_id
@@ -283,7 +283,8 @@ def proceed(
     """Go on from an attempt that ended with the output 7 to the next step, which has half the usual time."""
     report = Report(ended, "succeeded", worker, 5, "inline")
     place = f"some-class|{LEASE_MS}|{TIMEOUT_MS // 2}"
-    return attempts.proceed(report, b"7", begins, place, worker, (token, own or token + CHAINED))
+    [claim] = attempts.proceed([Onward(report, b"7", begins, place, (token, own or token + CHAINED))], worker)
+    return claim
 
 
 def taken(attempts: Attempts) -> list[list[bytes]]:

@@ -14,7 +14,7 @@ from scheduler import Client, WaitTimeout
 from scheduler.core.history import GOES_ON
 from scheduler.graph import Graph, Retry
 from scheduler.service.transport import MemoryTransport
-from scheduler.store.attempts import Attempts, Claim, Verdict
+from scheduler.store.attempts import Attempts, Claim, Onward, Verdict
 from scheduler.wire import BUNDLE, CHAINED, VERSION, Report, RunId, error_record
 from scheduler.worker import chain
 from tests.integration.echo import Echo, Task, tasks
@@ -60,7 +60,8 @@ class Hand:
         """Ends a node well and begins the one behind it."""
         report, said = self._told(node, output, chained=node > self.head)
         tokens = self.token + CHAINED if report.chained else self.token, self.token + CHAINED
-        return self.attempts.proceed(report, said, self.ids[node + 1], PLACE, self.name, tokens)
+        [claim] = self.attempts.proceed([Onward(report, said, self.ids[node + 1], PLACE, tokens)], self.name)
+        return claim
 
     def ends(self, node: int, output: Any = None, *, chained: bool) -> None:
         """Ends a node well, and the chain with it."""
@@ -211,7 +212,7 @@ class Chains(Echo):
                 (self.held.append if self.holds_back else self._tell)((report, output))
                 return
             tokens = own, token + CHAINED
-            claim = self.attempts.proceed(report, output, step["id"], step["claim"], self.name, tokens)
+            [claim] = self.attempts.proceed([Onward(report, output, step["id"], step["claim"], tokens)], self.name)
             assert claim.verdict is Verdict.GRANTED
             entry, own, chained = step, token + CHAINED, True
 

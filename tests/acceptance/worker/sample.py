@@ -307,3 +307,13 @@ def knows(topic: Topic, ctx: Context) -> str:
 @executor
 def plain(a: int) -> int:
     return a + 1
+
+
+@app.task(purity="pure")
+def pure(value: int = 0, seconds: float = 0.0, wrong: bool = False) -> int:
+    """One more than it got, after a while."""
+    if seconds:
+        sleeps(seconds)
+    if wrong:
+        raise ValueError("wrong")
+    return value + 1
