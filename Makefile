@@ -3,8 +3,11 @@
 VENV  := .venv
 STAMP := $(VENV)/installed
 BIN   := $(VENV)/bin
-# Tests wait more than they compute, so files run two at a time; JOBS=0 runs them one after the other.
-PYTEST = $(BIN)/python -m pytest --numprocesses $(or $(JOBS),2) --dist loadfile
+# Tests wait more than they compute, so files run three at a time, in the order that tests/conftest.py gives them; JOBS=0
+# runs them one after the other.
+PYTEST = $(BIN)/python -m pytest --numprocesses $(or $(JOBS),3) --dist loadfile --no-loadscope-reorder
+# Hundreds of processes are started: they read compiled code, also where the shell says that none is to be kept.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench bench-peers faults mutants soak up test-matrix clean
@@ -24,7 +27,7 @@ check: $(STAMP) ## ruff, mypy --strict, import rules and the other contracts: wh
 	$(BIN)/mypy --strict
 	$(PYTEST) tests/contract
 
-test: $(STAMP) ## all tests, on real Redis servers and real Celery workers; JOBS=2
+test: $(STAMP) ## all tests, on real Redis servers and real Celery workers; JOBS=3
 	$(PYTEST)
 
 # The constraints pin the newest Celery; another one brings its own kombu, redis and friends, so those lines are left out.

@@ -33,6 +33,45 @@ def _servers() -> dict[str, Path]:
 
 
 SERVERS = _servers()
+LONG = (
+    "acceptance/faults/test_rows.py",
+    "acceptance/faults/test_the_tests.py",
+    "acceptance/worker/test_outages.py",
+    "acceptance/test_cli.py",
+    "acceptance/test_durable_run.py",
+    "acceptance/test_chains.py",
+    "acceptance/test_sentinel.py",
+    "acceptance/test_bundles.py",
+    "acceptance/test_demos.py",
+)
+"""Files that take longest, longest first: none of them may be what one worker still does when the others are done."""
+COMPUTING = 2
+"""Files that mostly compute for each one that mostly waits."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Whoever runs files beside each other runs such that wait, those of real processes, beside such that compute.
+
+    xdist hands files out in this order (--no-loadscope-reorder); the tests of a file stay together and in theirs.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    here = Path(__file__).parent
+    names = {path: path.relative_to(here).as_posix() for path in files}
+    ranks = {name: rank for rank, name in enumerate(LONG)}
+    waiting = sorted(
+        (it for it in files if names[it].startswith("acceptance/")), key=lambda it: ranks.get(names[it], len(ranks))
+    )
+    computing = [it for it in files if not names[it].startswith("acceptance/")]
+    order = []
+    for number, path in enumerate(waiting):
+        order += [path, *computing[number * COMPUTING : (number + 1) * COMPUTING]]
+    order += computing[len(waiting) * COMPUTING :]
+    items[:] = [item for path in order for item in files[path]]
 
 
 def pytest_report_header() -> list[str]:

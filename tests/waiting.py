@@ -13,9 +13,11 @@ def eventually(look: Callable[[], T | None], what: str = "", seconds: float = 60
     """Look until there is something to see; the limit is generous because the machine may be busy."""
     until = time.monotonic() + seconds
     while True:
+        began = time.monotonic()
         found = look()
         if found:
             return found
-        if time.monotonic() > until:
+        now = time.monotonic()
+        if now > until:
             raise AssertionError(f"not within {seconds} s: {what or look}; last seen: {found!r:.500}")
-        time.sleep(0.01)  # between two looks
+        time.sleep(min(max(0.01, now - began), 0.05))  # longer where a look costs more

@@ -45,6 +45,8 @@ def apply(dispatch: Dispatch, held: Held, batch: Batch, run: Run, event: Event, 
     batch.take(run, decision, attempt)
     for id_ in fenced:
         batch.over.append(id_)
+        if chain := held.chain(id_):
+            held.graced[id_] = chain
         dispatch.landed(held, id_)
     if attempt:
         dispatch.landed(held, attempt)

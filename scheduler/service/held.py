@@ -54,6 +54,8 @@ class Held:
     Attributes:
         runs: live runs, by id.
         flying: attempts in flight, by id.
+        graced: attempts that are being cancelled and may end by themselves for a while, of those that were begun as the
+            next step of a chain -> Flight.chain.
         batches_out: how many batches the store's outbox holds.
         published: how many of them, the oldest, have been sent and go with the next commit.
         read_after: the newest inbox entry that was read.
@@ -75,6 +77,7 @@ class Held:
         self.behind = False
         self.runs: dict[str, Run] = {}
         self.flying: dict[str, Flight] = {}
+        self.graced: dict[str, str] = {}
         self.batches_out = 0
         self.published = 0
         self.read_after: bytes = b"0"
@@ -93,6 +96,11 @@ class Held:
         """(queue class, executor that was found for a capability or tool) of an attempt in flight; "" for neither."""
         flight = self.flying.get(id_)
         return ("", "") if flight is None else (flight.queue_class, flight.executor)
+
+    def chain(self, id_: str) -> str:
+        """Flight.chain of an attempt whose report may count; "" where nothing is known of it."""
+        flight = self.flying.get(id_)
+        return self.graced.get(id_, "") if flight is None else flight.chain
 
     def look_by(self, at_ms: int) -> None:
         """Look for what has run out no later than at this instant."""

@@ -167,7 +167,7 @@ class Intake:
         if event.end != "succeeded" or run.policy is not None or run.guards is not None:
             report, event, output = self._looked_into(held, run, report, event, output)
         now = min(at_ms, batch.now) if report.goes_on else batch.now  # so that the next step begins when it did
-        mine = (flight.chain if flight is not None else "") == (report.chain if report.chained else "")
+        mine = held.chain(id_) == (report.chain if report.chained else "")
         decision = decide(run, event, now) if mine else STALE
         if decision.stale:
             self._late(held, batch, run, event, report)

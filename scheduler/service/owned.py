@@ -234,6 +234,8 @@ class Owned:
                 held.runs.pop(run.id, None)
                 self._counts[f"runs {run.run_state}"] += 1
             if batch.ended:
+                ended = {run.id for run in batch.ended}
+                held.graced = {id_: it for id_, it in held.graced.items() if id_.split(".")[1] not in ended}
                 self._retention.ended(held.keys.shard)
             self._dispatch.admission.forget(run.id for run in batch.ended)
         return pushed

@@ -124,6 +124,37 @@ def test_the_scheduler_follows_a_chain(stage: Stage, memory: MemoryTransport) ->
     idle(stage)
 
 
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_step_that_ends_well_in_its_grace_has_succeeded(
+    stage: Stage, memory: MemoryTransport, client: Client, by_name: bool
+) -> None:
+    """A run, or a node of it, is cancelled while a step of a chain runs: what that comes to counts, and nobody waits for
+    the end of its grace.
+    """
+    takes_bundles(stage)
+    with stage.scheduler(memory):
+        run = stage.submit(line(4))
+        is_out(stage, run)
+        hand = Hand(stage, run)
+        hand.begins()
+        assert hand.goes_on(0, "first").verdict is Verdict.GRANTED
+        eventually(lambda: begun(stage, run) == [1], "the second has begun")
+        client.run(run).cancel("enough", nodes=["n1"] if by_name else None)
+        eventually(lambda: hand.ids[1] not in stage.in_flight(), "it has been let go")
+        assert hand.goes_on(1, "second").verdict is Verdict.STALE
+        hand.ends(1, "second", chained=True)
+        if by_name:
+            is_out(stage, run, 2)
+            other = Hand(stage, run, "other")
+            other.begins(2)
+            other.goes_on(2)
+            other.ends(3, chained=True)
+        assert stage.ended(run) == ["succeeded" if by_name else "cancelled"]
+    assert list(stage.states(run).values())[:2] == ["succeeded"] * 2
+    assert "late" not in stage.words(run, 1)
+    idle(stage)
+
+
 @pytest.mark.parametrize("went_on", [1, 2, 4])
 def test_what_was_begun_while_nobody_scheduled_is_taken_over(
     stage: Stage, memory: MemoryTransport, went_on: int

@@ -59,6 +59,9 @@ class Post:
         self.keys = Keys("cel").shard(0)
         self.run = new_run_id(round(time.time() * 1000))
         self._numbers = itertools.count()
+        newest: Any = self.client.xrevrange(self.keys.inbox, count=1)  # what came before is about others
+        self._last: str = newest[0][0].decode() if newest else "0-0"
+        self._entries: list[list[bytes]] = []
         self.opened.append(self)
 
     @classmethod
@@ -108,17 +111,24 @@ class Post:
     def told(self, id_: str) -> list[Told]:
         """All reports about an attempt so far. An entry may carry several, so its fields are no mapping."""
         found = []
-        for _, fields in self.client.eval("return redis.call('XRANGE', KEYS[1], '-', '+')", 1, self.keys.inbox):
+        for fields in self._heard():
             pairs = [*zip(fields[::2], fields[1::2], strict=True), (b"", b"")]
             for (name, value), (next_name, next_value) in itertools.pairwise(pairs):
-                if name == b"report" and (report := json.loads(value))["id"] == id_:
+                if name == b"report" and id_.encode() in value and (report := json.loads(value))["id"] == id_:
                     found.append(Told(report, json.loads(next_value) if next_name == b"output" else None))
         return found
 
     def dead(self) -> list[dict[str, Any]]:
-        """What the inbox has been told of rejected messages so far."""
-        entries = self.client.eval("return redis.call('XRANGE', KEYS[1], '-', '+')", 1, self.keys.inbox)
-        return [json.loads(fields[1]) for _, fields in entries if fields[0] == b"dead"]
+        """What the inbox has been told of rejected messages since this began to listen."""
+        return [json.loads(fields[1]) for fields in self._heard() if fields[0] == b"dead"]
+
+    def _heard(self) -> list[list[bytes]]:
+        """Fields of all entries since this began to listen; only what has come since the last look is read."""
+        read = "return redis.call('XRANGE', KEYS[1], ARGV[1], '+')"
+        for entry, fields in self.client.eval(read, 1, self.keys.inbox, f"({self._last}"):
+            self._last = entry.decode()
+            self._entries.append(fields)
+        return self._entries
 
     def wait(self, id_: str, seconds: float = GENEROUS_SECONDS) -> Told:
         """The first report about an attempt."""

@@ -78,11 +78,13 @@ def listener(store: str) -> Iterator[Listener]:
     it.close()
 
 
-@pytest.fixture(params=["processes", "threads"])
-def tells(request: pytest.FixtureRequest, start: Start) -> Worker:
-    """A worker of either pool that was asked for these events, and has its own switched on."""
+@pytest.fixture(scope="module", params=["processes", "threads"])
+def tells(request: pytest.FixtureRequest, store: str, home: Path) -> Iterator[Worker]:
+    """A worker of either pool that was asked for these events, and has its own switched on; one for the file."""
     secret = {"CELERIAC_SECRET_CODE": "rosebud"}
-    return start(f"tells-{request.param}", *POOLS[request.param], "-E", **ASKED, **secret)
+    worker = Worker(store, home, f"tells-{request.param}", *POOLS[request.param], "-E", **ASKED, **secret)
+    yield worker.ready()
+    worker.close()
 
 
 @pytest.fixture
