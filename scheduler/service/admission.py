@@ -330,7 +330,8 @@ class Admission:
                 priority = max(levels)
                 queue = levels[priority]
                 id_, (run, nodes) = queue.popitem(last=False)
-                turn, steps = self._turn(draft, name, run, nodes, min(TURN, limit) if queue else limit)
+                alone = len(nodes) == 1 and not queue and len(levels) == 1
+                turn, steps = self._turn(draft, name, run, nodes, min(TURN, limit) if queue else limit, alone=alone)
                 if nodes:
                     queue[id_] = (run, nodes)
                     queue.move_to_end(id_, last=bool(turn))
@@ -344,7 +345,7 @@ class Admission:
         return taken
 
     def _turn(
-        self, draft: Draft, queue_class: str, run: Run, nodes: deque[int], most: int
+        self, draft: Draft, queue_class: str, run: Run, nodes: deque[int], most: int, *, alone: bool
     ) -> tuple[list[int], dict[int, list[int]]]:
         """The next nodes of a run that there is room for, at most so many; they leave the queue. And for those that
         begin a chain the steps that follow in the same message.
@@ -367,7 +368,7 @@ class Admission:
                         works[number] = work
                 follow: list[int] = []
                 if chains and work is not None:
-                    follow, work = steps_after(run, node, work, draft.left_us, step_us)
+                    follow, work = steps_after(run, node, work, draft.left_us(alone=alone), step_us)
                 if not draft.takes(work):
                     break
                 turn.append(node)

@@ -243,10 +243,13 @@ class Draft:
         self._works: list[int] = []
         self._taken: list[Taken] = []
 
-    @property
-    def left_us(self) -> int:
-        """Work that one more node may bring along."""
-        return min(self._most_us, self._shared_us)
+    def left_us(self, *, alone: bool) -> int:
+        """Work that one more node may bring along.
+
+        Args:
+            alone: nothing else of its class is ready, so nobody waits for the slot that it keeps for longer.
+        """
+        return self._shared_us if alone else min(self._most_us, self._shared_us)
 
     def takes(self, work_us: int | None) -> bool:
         """Whether one more node finds room; then it has it.

@@ -26,7 +26,7 @@ from .report import Patience
 
 log = logging.getLogger(__name__)
 
-MOST_AHEAD, AHEAD_SECONDS = 16, 0.005
+MOST_AHEAD, AHEAD_SECONDS = 100, 0.01
 """Steps that begin before the ends of those before them are kept, at most, and for how long."""
 MOST_BYTES = 64 * 1024
 """Of an output that goes from one step to the next; a larger one goes by the scheduler, which may put it aside."""

@@ -128,7 +128,7 @@ def test_the_scheduler_follows_a_chain(stage: Stage, memory: MemoryTransport) ->
 def test_a_step_that_ends_well_in_its_grace_has_succeeded(
     stage: Stage, memory: MemoryTransport, client: Client, by_name: bool
 ) -> None:
-    """A run, or a node of it, is cancelled while a step of a chain runs: what that comes to counts, and nobody waits for
+    """A run, or a node of it, is cancelled while a step runs: what that comes to counts, and nobody waits for
     the end of its grace.
     """
     takes_bundles(stage)

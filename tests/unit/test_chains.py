@@ -13,7 +13,7 @@ from scheduler.core.inputs import holes
 from scheduler.core.run import Run
 from scheduler.core.states import NodeState, RunState
 from scheduler.service.admission import Admission
-from scheduler.service.bundling import MOST_TOGETHER, OVERHEAD_US, SEEN, Draft
+from scheduler.service.bundling import KEPT, MOST_TOGETHER, OVERHEAD_US, SEEN, Draft
 from scheduler.service.chains import may_chain, steps_after
 from scheduler.settings import QueueClass
 from scheduler.wire import VERSION, Report
@@ -207,9 +207,23 @@ def test_a_chain_alone_is_a_message_of_several() -> None:
 
 
 def test_a_chain_is_as_long_as_a_message_holds() -> None:
-    """What is beyond the work of one is left to the scheduler."""
+    """What is beyond the work of one is left to the scheduler, while something else is ready too."""
     fit = CLASS.bundle_us // (STEP_US + OVERHEAD_US)
-    [steps] = taken(admission(), run_of(line(fit + 10))).values()
+    it = admission()
+    first, other = run_of(line(fit + 10)), run_of(line(1))
+    other.id = "other"
+    assert it.add(first, 0) == it.add(other, 0) == ""
+    found = it.take(1.0, 100)
+    assert [len(steps) for taken in found for steps in taken.steps.values()] == [fit - 1]
+
+
+def test_a_chain_that_nobody_waits_behind_is_longer() -> None:
+    """As long as all the work that may be out: two slots, and one message beyond them."""
+    it, slow_us = admission(), 10 * STEP_US
+    for _ in range(KEPT):
+        it.bundling.took("quick", slow_us)
+    fit = 3 * CLASS.bundle_us // (slow_us + OVERHEAD_US)
+    [steps] = taken(it, run_of(line(fit + 10))).values()
     assert len(steps) == fit - 1
 
 
