@@ -9,7 +9,7 @@ import time
 from celery import chain, chord, group
 
 from .place import Child, Place
-from .reference import QUEUE, app, next_row, node
+from .reference import QUEUE, app, bell, next_row, node
 
 _STAGED = f"{QUEUE}-staged"
 TIMEOUT_SECONDS = 300.0
@@ -35,6 +35,21 @@ def raw(place: Place, tasks: int, worker: Child) -> float:
     start = time.perf_counter()
     client.rename(_STAGED, QUEUE)
     place.until(done, f"{tasks} raw tasks", worker, seconds=TIMEOUT_SECONDS)
+    return time.perf_counter() - start
+
+
+def raw_hops(place: Place, count: int) -> float:
+    """Seconds in which so many messages go through the stock worker one after the other, each when the one before has
+    rung: what a hop takes without any scheduler. The message is made once.
+    """
+    client, key = place.client, f"{QUEUE}-bell"
+    bell.apply_async((key,), queue=_STAGED)
+    message = client.lpop(_STAGED)
+    start = time.perf_counter()
+    for _ in range(count):
+        client.lpush(QUEUE, message)
+        if client.blpop([key], TIMEOUT_SECONDS) is None:
+            raise RuntimeError("the worker did not ring")
     return time.perf_counter() - start
 
 

@@ -95,6 +95,7 @@ def turns(place: Place, sizes: Sizes, wanted: Sequence[str], repeats: int, *, sh
     reference.aim(place.redis.url)
     found = workloads(place, sizes, wanted)
     raw: list[float] = []
+    hops: list[float] = []
     with ExitStack() as stack:
 
         def held(child: Child) -> Child:
@@ -112,6 +113,7 @@ def turns(place: Place, sizes: Sizes, wanted: Sequence[str], repeats: int, *, sh
         celeriac.run_all(client, _built(shapes.fan(200)))
         for _ in range(repeats):
             raw.append(sizes.raw / celery_runs.raw(place, sizes.raw, theirs))
+            hops.append(celery_runs.raw_hops(place, sizes.chain) / sizes.chain * 1e3)
             for it in found:
                 if it.canvas is not None:
                     it.theirs.append(it.canvas())
@@ -119,7 +121,9 @@ def turns(place: Place, sizes: Sizes, wanted: Sequence[str], repeats: int, *, sh
                 gc.collect()  # handles of results unsubscribe when they go: not in somebody else's turn
                 _turn(place, client, it, {"scheduler": scheduler, "worker, main": ours})
     title = "In turns with celeriac's own worker settings" if shipped else "In turns, real workers, prefork -c 2"
-    return Section(title, _text(found, raw), _values(found, raw, "shipped_" if shipped else ""))
+    prefix = "shipped_" if shipped else ""
+    values = {f"{prefix}raw_celery_hop_ms": Spread.of(hops).middle, **_values(found, raw, prefix)}
+    return Section(title, _text(found, raw, hops), values)
 
 
 def _turn(place: Place, client: Client, it: Workload, children: dict[str, Child]) -> None:
@@ -138,7 +142,7 @@ _HOPS = {"chain": "chain_hop_ms", "chain-fused": "chain_hop_fused_ms", "chain-pu
 _WANTED = {"chain": "<= 0.5", "fan": ">= 5", "stencil": ">= 1.5"}
 
 
-def _text(found: list[Workload], raw: list[float]) -> str:
+def _text(found: list[Workload], raw: list[float], raw_hops: list[float]) -> str:
     rate = Spread.of(raw)
     rows = []
     for it in found:
@@ -160,7 +164,8 @@ def _text(found: list[Workload], raw: list[float]) -> str:
         "canvas; chain-fused: as users write it; chain-pure: the same of pure executors. Raw: flat, no edges, worker "
         "alone."
     )
-    return f"raw Celery: {rate} tasks a second\n\n{table(head, rows)}\n\n{note}\n\n{costs}"
+    hop = f"one message after the other {Spread.of(raw_hops)} ms each"
+    return f"raw Celery: {rate} tasks a second; {hop}\n\n{table(head, rows)}\n\n{note}\n\n{costs}"
 
 
 def _against(it: Workload) -> Spread:
