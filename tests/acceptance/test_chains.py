@@ -136,6 +136,32 @@ def test_a_killed_scheduler_costs_no_step_another_attempt(tmp_path: Path) -> Non
         is_whole(stack, run)
 
 
+def test_pure_steps_count_once_whoever_is_killed(tmp_path: Path) -> None:
+    """SIGKILL for a scheduler and a worker while pure steps begin ahead: each has one outcome, made of the one before;
+    what was computed twice was counted, and is little.
+    """
+    stack = installed(tmp_path, seconds=0.5)
+    with running(stack, "first") as client:
+        graph = Graph("next")
+        last: Any = 0
+        for n in range(MANY):
+            last = graph.add("shop.next", key=f"s{n}", args=[last, 0.003], timing=SHORT, retry=Retry(3))
+        graph.returns(last)
+        run = client.submit(graph)
+        eventually(lambda: gone_on(client, run) > 20, "some have gone on")
+        stack.kill("scheduler")
+        stack.scheduler("second-scheduler")
+        eventually(lambda: gone_on(client, run) > 60, "more have gone on")
+        stack.kill("first")
+        stack.worker(name="second")
+        assert run.wait(120) is RunState.SUCCEEDED
+        assert run.result() == MANY
+        attempts = [it.attempt for it in run.nodes()]
+        assert {it.state.word for it in run.nodes()} == {"succeeded"}
+        assert attempts.count(1) >= MANY - 2, "more was begun in the store than one chain holds"
+        is_whole(stack, run)
+
+
 def test_a_cancelled_chain_ends_soon(tmp_path: Path) -> None:
     """What has ended stands; the step that was just beginning counts for nothing, and no other begins after it."""
     stack = installed(tmp_path, seconds=2.0)

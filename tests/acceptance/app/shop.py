@@ -38,6 +38,13 @@ def step(name: str, seconds: float = 0.0, after: Any = None) -> str:
     return name
 
 
+@app.task(name="shop.next", purity="pure")
+def following(value: int, seconds: float) -> int:
+    """One more, after a while."""
+    time.sleep(seconds)
+    return value + 1
+
+
 @app.task(name="shop.add", capabilities=["sum"])
 def add(x: float, y: float) -> float:
     """Add."""
