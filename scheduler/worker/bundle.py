@@ -23,9 +23,10 @@ from typing import Any, NamedTuple
 
 from celery.exceptions import NotRegistered, SoftTimeLimitExceeded, TimeLimitExceeded
 
-from ..store.attempts import Claim, Onward, Verdict
+from ..store.attempts import Claim, Verdict
 from ..wire import BUNDLE, CHAINED, Report, error_record, traceparent
 from . import chain
+from .ahead import Ahead, assumed
 from .attempt_events import heard_by
 from .claim import ask
 from .context import BUNDLED
@@ -107,14 +108,7 @@ class Bundle:
         """What Celery's requests of all attempts have in common."""
         self._steps: set[str] = set()
         """Attempts that were begun as the next step of a chain."""
-        self._begun: list[Onward] = []
-        """On from one step to the next that has begun already: pure ones begin ahead."""
-        self._begun_at = 0.0
-        self._settling = threading.Lock()
-        self._void: set[str] = set()
-        """Steps that have begun ahead and are not ours after all."""
-        self._is_over = False
-        """The chain ends with what runs now, for what was begun ahead did not come to what it should."""
+        self._ahead = Ahead(installation, self._hostname, self._queue, self._note)
         self._goes_on = False
         self._kept: tuple[Report, bytes] | None = None
         """What is reported together with the claim of the next step."""
@@ -155,7 +149,7 @@ class Bundle:
                 signal.signal(signal.SIGUSR1, own)
             BUNDLED.reset(token)
             self._tell_kept()
-            self._settle()
+            self._ahead.settle()
             self._give_back("the message was left")
             self.flush()
         said = ", ".join(f"{count} {end}" for end, count in sorted((self.counts + self._refused).items()))
@@ -190,6 +184,7 @@ class Bundle:
     def _run_from(self, entry: dict[str, Any]) -> None:
         """An attempt, and the steps of its chain for as long as each ends well and soon."""
         steps = iter(entry.get("then") or ())
+        self._ahead.is_over = False
         until = time.monotonic() + PATIENCE_SECONDS
         while True:
             step = next(steps, None)
@@ -212,20 +207,20 @@ class Bundle:
         """What was kept for the claim of a next step goes its ordinary way."""
         kept, self._kept = self._kept, None
         if kept is not None:
-            self._settle()
-            if kept[0].id not in self._void:
+            self._ahead.settle()
+            if kept[0].id not in self._ahead.void:
                 self._queue(*kept)
 
     def _proceed(self, report: Report, output: bytes, step: dict[str, Any]) -> bool:
         """Report the one and claim the other, or begin that ahead; False when neither was done."""
-        if self._is_over or not chain.bind(step, output):
+        if self._ahead.is_over or not chain.bind(step, output):
             return False
         id_ = str(step["id"])
         if self._is_pure(step["task"]):
-            self._begin_ahead(chain.onward_of(report, output, step, self.token), step)
-            return id_ not in self._void
-        self._settle()
-        if report.id in self._void or self._is_over:
+            self._begin_ahead(report, output, step)
+            return id_ not in self._ahead.void
+        self._ahead.settle()
+        if report.id in self._ahead.void or self._ahead.is_over:
             return False
         self._note(id_)
         try:
@@ -248,39 +243,12 @@ class Bundle:
         task = self.installation.app._tasks.get(name)
         return task is not None and purity_of(task) == "pure"
 
-    def _begin_ahead(self, onward: Onward, step: dict[str, Any]) -> None:
+    def _begin_ahead(self, report: Report, output: bytes, step: dict[str, Any]) -> None:
         """The next step begins now, and the end of the one before it is kept soon."""
-        now = time.monotonic()
         self._kept = None
-        self._steps.add(onward.id)
-        self.claims[onward.id] = chain.assumed(step, self._redis_ms + round(now * 1000))
-        with self._lock:
-            self._begun_at = self._begun_at if self._begun else now
-            self._begun.append(onward)
-        if len(self._begun) >= chain.MOST_AHEAD or now - self._begun_at >= chain.AHEAD_SECONDS:
-            self._settle()
-
-    def _settle(self) -> None:
-        """Tell of what was begun ahead, and claim it. What is not to be is void, and so is all that follows from it."""
-        with self._settling:
-            with self._lock:
-                begun, self._begun = self._begun, []
-            if not begun:
-                return
-            try:
-                done = chain.settle(self.installation, begun, self._hostname)
-            except Exception:  # noqa: BLE001  no answer, or a time limit: each is told again, and counts if it is wanted
-                self._is_over = True
-                for it in begun:
-                    self._queue(it.report, it.output)
-                return
-            if done:
-                self._note(begun[done - 1].id)
-            if done < len(begun):
-                self._is_over = True
-                if begun[done].report.id not in self._void:
-                    self._queue(begun[done].report, begun[done].output)
-                self._void.update(it.id for it in begun[done:])
+        self._steps.add(step["id"])
+        self.claims[step["id"]] = assumed(step, self._redis_ms + round(time.monotonic() * 1000))
+        self._ahead.begins(chain.onward_of(report, output, step, self.token))
 
     def chain_of(self, id_: str) -> str:
         """The token of an attempt that was begun as the next step of a chain; "" of others."""
@@ -361,8 +329,8 @@ class Bundle:
             small = output is not None and report.output == "inline" and len(output) <= chain.MOST_BYTES
             kept, keeps = self._kept, self._goes_on and small
             if not keeps:
-                self._settle()
-            if report.id in self._void:
+                self._ahead.settle()
+            if report.id in self._ahead.void:
                 continue
             self.counts[report.end] += 1
             self._events.reported(report)
@@ -466,8 +434,7 @@ class Bundle:
             self._warned = running.id
             self._give_back(f"the attempt before it has been running for {ran:.1f} s")
             late = True
-        if self._begun and now - self._begun_at >= chain.AHEAD_SECONDS:
-            self._settle()
+        self._ahead.tick(now)
         if late:
             self._send()
         if not running.id or not self._in_pool:

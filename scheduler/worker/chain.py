@@ -3,16 +3,11 @@
 A step that only waits for the one before it may come in that one's message. Its worker reports the one and claims the
 other in a single call, and puts the output in its place among the inputs. Whenever that cannot be, the chain simply
 ends: the report goes its ordinary way, and the scheduler sends what comes next by itself.
-
-A step whose executor is pure may begin ahead of that call: nobody can tell when a pure function was called, or whether.
-What is kept is kept in order all the same, at the latest after MOST_AHEAD steps or AHEAD_SECONDS; what turns out not to
-be wanted is forgotten.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
@@ -26,8 +21,6 @@ from .report import Patience
 
 log = logging.getLogger(__name__)
 
-MOST_AHEAD, AHEAD_SECONDS = 100, 0.01
-"""Steps that begin before the ends of those before them are kept, at most, and for how long."""
 MOST_BYTES = 64 * 1024
 """Of an output that goes from one step to the next; a larger one goes by the scheduler, which may put it aside."""
 
@@ -75,34 +68,6 @@ def onward_of(report: Report, output: bytes, step: dict[str, Any], token: str) -
     return Onward(report, output, step["id"], step["claim"], (report.chain or token, token + CHAINED))
 
 
-def assumed(step: dict[str, Any], now_ms: int) -> Claim:
-    """The claim of a step that begins ahead, as it will be."""
-    lease, timeout = map(int, step["claim"].rsplit("|", 2)[1:])
-    return Claim(Verdict.GRANTED, now_ms + min(lease, timeout), now_ms + timeout, now_ms)
-
-
-def settle(installation: Installation, steps: Sequence[Onward], hostname: str) -> int:
-    """Report and claim what was begun ahead, in order; of how many it was done. What follows the first of which it was
-    not is not wanted.
-
-    Raises:
-        OutcomeUnknown: Redis did not answer in time, so any of them may have been done.
-    """
-    try:
-        claims = installation.attempts().proceed(steps, claimant(hostname))
-    except SoftTimeLimitExceeded:
-        raise
-    except WireError as broken:
-        log.warning("a chain ends here: %s", broken)
-        return 0
-    except Exception:  # noqa: BLE001  no answer: the newest that is granted, again perhaps, tells of all before it
-        for count in range(len(steps), 0, -1):
-            if _granted(installation, steps[count - 1], hostname) is not None:
-                return count + (settle(installation, steps[count:], hostname) if count < len(steps) else 0)
-        return 0
-    return next((at for at, claim in enumerate(claims) if claim.verdict is not Verdict.GRANTED), len(claims))
-
-
 def proceed(
     installation: Installation, report: Report, output: bytes, step: dict[str, Any], hostname: str, token: str
 ) -> Claim | None:
@@ -111,10 +76,11 @@ def proceed(
     Raises:
         OutcomeUnknown: Redis did not answer in time, so both may have been done.
     """
-    return _granted(installation, onward_of(report, output, step, token), hostname)
+    return granted(installation, onward_of(report, output, step, token), hostname)
 
 
-def _granted(installation: Installation, onward: Onward, hostname: str) -> Claim | None:
+def granted(installation: Installation, onward: Onward, hostname: str) -> Claim | None:
+    """The same, patiently."""
     patience: Patience | None = None
     while True:
         try:

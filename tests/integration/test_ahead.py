@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from scheduler.store.attempts import Attempts, Claim, Onward, Verdict
 from scheduler.wire import CHAINED, Report
-from scheduler.worker import chain
+from scheduler.worker import ahead, chain
 from tests.integration.stage import Stage
 
 RUNS_OF_THEIR_OWN = False
@@ -52,9 +53,22 @@ class Begun:
             for at, report in enumerate(reports[:-1])
         ]
 
+    def loses(self, *does: int) -> None:
+        """Of the next calls, so many steps are done, and the answers are lost."""
+        self.store.does = does
+
     def settle(self) -> int:
         """Report and claim all of them."""
-        return chain.settle(self.installation, self.steps, "w@here")
+        return ahead.settle(self.installation, self.steps, "w@here")
+
+    def ahead(self) -> tuple[ahead.Ahead, list[str], list[str]]:
+        """As a bundle has it, all steps begun: with what goes its ordinary way, and what is noted as claimed."""
+        queued: list[str] = []
+        noted: list[str] = []
+        it = ahead.Ahead(self.installation, "w@here", lambda report, _: queued.append(report.id), noted.append)
+        for step in self.steps:
+            it.begins(step)
+        return it, queued, noted
 
     def told(self) -> list[tuple[str, str]]:
         """(attempt, the one that it goes on to) of each report in the inbox, in order."""
@@ -87,7 +101,7 @@ def test_all_are_kept_in_order(begun: Begun) -> None:
 @pytest.mark.parametrize("does", [(0,), (1,), (3,), (LENGTH,), (2, 0, 0), (0, 0), (3, 1), (LENGTH, 0, 1)])
 def test_a_lost_answer_changes_nothing(begun: Begun, does: tuple[int, ...]) -> None:
     """None, some or all had been done, and answers to the questions about that are lost as well: each is kept once."""
-    begun.store.does = does
+    begun.loses(*does)
     assert begun.settle() == LENGTH
     begun.is_kept(LENGTH)
 
@@ -97,7 +111,7 @@ def test_what_somebody_else_has_ends_it(begun: Begun, does: tuple[int, ...]) -> 
     """A step that is out already came another way: those before it are kept, it stays, and nothing follows."""
     sent = begun.ids[3]
     begun.store.client.hset(begun.keys.attempts, sent, "s|standard-low|20000|60000")
-    begun.store.does = does
+    begun.loses(*does)
     assert begun.settle() == 2
     assert begun.store.client.hget(begun.keys.attempts, sent) == b"s|standard-low|20000|60000"
     begun.store.client.hdel(begun.keys.attempts, sent)
@@ -111,3 +125,43 @@ def test_what_is_not_wanted_any_more_keeps_nothing(begun: Begun) -> None:
     assert begun.settle() == 0
     assert begun.told() == []
     assert begun.store.client.hlen(begun.keys.attempts) == 0
+
+
+@pytest.mark.parametrize("done", [0, 2, LENGTH])
+def test_the_ticker_does_not_wait_for_redis(begun: Begun, monkeypatch: pytest.MonkeyPatch, done: int) -> None:
+    """Whose answer it loses, it leaves to the next who may wait; that one finds out, and each is kept once."""
+    monkeypatch.setattr(ahead, "AHEAD_SECONDS", 3600.0)
+    it, queued, noted = begun.ahead()
+    monkeypatch.setattr(ahead, "AHEAD_SECONDS", 0.0)
+    begun.loses(done)
+    it.tick(time.monotonic())
+    assert begun.store.does == ()
+    it.tick(time.monotonic())
+    assert (queued, noted, it.is_over) == ([], [], False)
+    it.settle()
+    assert (queued, noted, it.is_over, it.void) == ([], begun.ids[-1:], False, set())
+    begun.is_kept(LENGTH)
+
+
+def test_who_gets_no_answer_tells_everything_again(begun: Begun) -> None:
+    """The outage lasts: all of it goes its ordinary way, the chain ends, and nothing is void, for it may be wanted."""
+    begun.installation.claim_wait_seconds = 0.0
+    begun.loses(1, 0, 0, 0, 0, 0, 0)
+    it, queued, _ = begun.ahead()
+    it.settle()
+    assert queued == begun.ids[:-1]
+    assert it.is_over
+    assert not it.void
+    begun.is_kept(1)
+
+
+def test_what_is_void_is_not_told(begun: Begun) -> None:
+    """The report before the refused step goes its ordinary way; that step and those behind it are void."""
+    begun.store.client.hset(begun.keys.attempts, begun.ids[3], "s|standard-low|20000|60000")
+    it, queued, noted = begun.ahead()
+    it.settle()
+    assert (queued, noted) == ([begun.ids[2]], [begun.ids[2]])
+    assert it.is_over
+    assert it.void == set(begun.ids[3:])
+    begun.store.client.hdel(begun.keys.attempts, begun.ids[3])
+    begun.is_kept(2)
