@@ -156,7 +156,7 @@ class Outbox:
     def lay(self, going: Sequence[Outgoing], batches: Mapping[int, Batch], runs: Runs) -> Laid | None:
         """The messages of what is about to be committed, to go with that: then nothing is to be sent after it, and no
         worker waits for that. Only what a small turn of one shard brings, where the broker is the store's own Redis;
-        None otherwise.
+        None otherwise, and where it is much text, for nothing else happens in Redis while a commit does.
         """
         if not 0 < len(going) <= LAID_AT_MOST or self.unsent or self._beside is None:
             return None
@@ -165,7 +165,7 @@ class Outbox:
             return None
         written = {id_: page.values for id_, page in batches[held.keys.shard].pages.items() if page.values}
         letters = self._letters(going, runs, written)
-        if self._refused or not letters:
+        if self._refused or not letters or sum(len(it.inputs) for _, it in letters) > MOST_SHARED_CHARACTERS:
             return None
         return Laid(held, going, letters, self._beside.lists(letters))
 
@@ -298,7 +298,7 @@ class Outbox:
             run.deadline_at_ms,
             run.correlation_id,
             deferred,
-            run.secret_places(node) if run.secrets else (),
+            run.secret_places(node),
             silence,
             claim=claim,
             holes=holes(run.template(node), before) if claim else (),

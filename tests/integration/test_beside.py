@@ -56,6 +56,19 @@ def test_wide_turns_and_other_brokers_go_by_the_outbox(stage: Stage, monkeypatch
     idle(stage)
 
 
+def test_much_text_goes_by_the_outbox(stage: Stage) -> None:
+    """A commit holds up everything else in Redis, so what is long does not go along."""
+    stage.publish("echo")
+    graph = Graph("long")
+    for n in range(3):
+        graph.add("echo", key=f"n{n}", text="x" * (outbox.MOST_SHARED_CHARACTERS // 3))
+    transport = Counting(stage.settings())
+    with EchoWorker(stage.url, [STANDARD]), stage.scheduler(transport):
+        assert stage.ended(stage.submit(graph)) == ["succeeded"]
+    assert len(transport.sent) == 3
+    idle(stage)
+
+
 def test_what_is_not_in_the_store_yet_goes_into_the_inputs(stage: Stage) -> None:
     """An error and an output that are committed with the message reach the node that reads them."""
     stage.publish("echo")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from scheduler import Client
+from scheduler import Client, Secret
 from scheduler.graph import Graph, Retry, again, changed, other
 from scheduler.service.transport import MemoryTransport
 from scheduler.store.audit import audit
@@ -32,6 +32,18 @@ AT_ONCE = "0s..0s"
 def moves_of(stage: Stage, run: Any, node: int, word: str) -> list[str]:
     """The reasons of one kind of move of a node, in order."""
     return [move[4] for move in stage.moves(run) if move[:2] == [node, word]]
+
+
+def test_a_rung_may_bring_secrets_that_no_other_has(stage: Stage, worker: Echo, at_once: AtOnce) -> None:
+    """Its message names where they go, though nothing else of the graph holds any."""
+    worker.act = lambda task: value(1) if task.attempt == 2 else failure()
+    graph = Graph("secret")
+    graph.add("echo", key="n", x=1, retry=Retry(steps=[again(1), changed({"z": Secret("api")}, 1, AT_ONCE)]))
+    with stage.scheduler(at_once):
+        assert stage.ended(stage.submit(graph)) == ["succeeded"]
+    first, second = (task.headers["celeriac"].get("secrets") for task in worker.done)
+    assert (first, second) == (None, [[1, "z"]])
+    idle(stage)
 
 
 def test_a_node_goes_down_its_ladder(stage: Stage, worker: Echo, at_once: AtOnce) -> None:
