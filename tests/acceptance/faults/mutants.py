@@ -85,7 +85,7 @@ MUTANTS = (
     Mutant(
         "a claim is granted while another holds the attempt",
         "store/lua/claim.lua",
-        'if status == "c" and holder ~= token then',
+        'if status == "c" and string.match(state, "^c|[^|]*|%d+|%d+|%d+|%d+|([^|]*)|") ~= token then',
         "if false then",
         ((18, "every message"),),
     ),
