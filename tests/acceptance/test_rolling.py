@@ -23,10 +23,10 @@ from .test_durable_run import ladder
 LATER = {
     "wire.py": [
         ("\nVERSION = 1\n", "\nVERSION = 2\n"),
-        ('{"v": VERSION, "id": self.id,', '{"v": VERSION, "novel": {"x": [1]}, "min_reader": 1, "id": self.id,'),
+        ('{{"v":{VERSION},"id":', '{{"v":{VERSION},"novel":{{"x":[1]}},"min_reader":1,"id":'),
     ],
     "service/publisher.py": [('{{"v":{VERSION},"run"', '{{"v":{VERSION},"novel":[1],"min_reader":1,"run"')],
-    "service/batch.py": [('= {"progress": json', '= {"novel": "a fact of the run", "progress": json')],
+    "service/batch.py": [('= {"progress": _json', '= {"novel": "a fact of the run", "progress": _json')],
     "store/commits.py": [('"*", "moves", entry', '"*", "novel", "of the log", "moves", entry')],
     "store/submission.py": [
         ('"state": RunState.RUNNING.value,\n', '"state": RunState.RUNNING.value,\n            "novel": 1,\n'),
