@@ -39,7 +39,7 @@ from ..store.summaries import Summary
 from ..wire import RunId
 from .access import Access
 from .views import Event, cause_text
-from .waiting import Ask, Follow, Pause, Steps, Tell
+from .waiting import Ask, Follow, Lull, Pause, Steps, Tell
 
 Decode = Callable[[bytes], Any]
 
@@ -141,7 +141,7 @@ class RunSteps:
                 ended = _run_end(entries)
                 if ended is not None:
                     return ended
-                yield Pause(_lull(began))
+                yield Lull(_lull(began))
 
     def retry(self, ask: Callable[[], None]) -> Steps[None]:
         """Ask for an ended run to be tried again, and wait until its scheduler has taken it up."""
@@ -300,7 +300,7 @@ class RunSteps:
                 if _run_end(entries) or any(move[1] in _ENDS for move in moves):
                     settled = yield from self._settled([node])
                     return settled[node]
-                yield Pause(_lull(began))
+                yield Lull(_lull(began))
             yield Ask(self.state)
 
     def _settled(self, nodes: Sequence[int]) -> Steps[dict[int, Outcome]]:

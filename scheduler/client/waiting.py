@@ -57,13 +57,21 @@ class Pause(NamedTuple):
     seconds: float
 
 
+class Lull(NamedTuple):
+    """A moment in which news may gather, for a thread that waits by itself. Coroutines share one reader, whom it would
+    spare nothing.
+    """
+
+    seconds: float
+
+
 class Tell(NamedTuple):
     """An item for the caller."""
 
     item: Any
 
 
-Step = Ask | Follow | Pause | Tell
+Step = Ask | Follow | Pause | Lull | Tell
 Steps = Generator[Step, Any, T]
 
 
@@ -120,7 +128,7 @@ class Waiting(Generic[T]):
             try:
                 if isinstance(step, Ask):
                     answer = step.call()
-                elif isinstance(step, Pause):
+                elif isinstance(step, Pause | Lull):
                     time.sleep(self._bounded(step.seconds))
                     answer = None
                 else:
@@ -148,6 +156,8 @@ class Waiting(Generic[T]):
                     answer = await asyncio.to_thread(step.call)
                 elif isinstance(step, Pause):
                     await asyncio.sleep(self._bounded(step.seconds))
+                    answer = None
+                elif isinstance(step, Lull):
                     answer = None
                 else:
                     answer = await self._access.afollow(self._run, step.after, self._follow_seconds(step))
