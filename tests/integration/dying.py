@@ -107,6 +107,7 @@ class Mortal(RedisTransport):
     def __init__(self, settings: Any, death: Death) -> None:
         super().__init__(settings)
         self.death = death
+        self.is_beside &= death.dies != "after publishing"  # there is no such instant where messages go with commits
 
     def send(self, outgoing: Outgoing) -> None:
         """As the product's, then perhaps death."""
