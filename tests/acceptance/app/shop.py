@@ -41,7 +41,7 @@ def step(name: str, seconds: float = 0.0, after: Any = None) -> str:
 @app.task(name="shop.next", purity="pure")
 def following(value: int, seconds: float) -> int:
     """One more, after a while."""
-    time.sleep(seconds)
+    time.sleep(seconds)  # the work itself
     return value + 1
 
 
