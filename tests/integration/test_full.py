@@ -122,6 +122,24 @@ def test_the_guard_costs_no_round_trip_and_can_be_off(hurt: Hurt) -> None:
     assert not runs.submit(run, graph, {"key": "repeated"})[0], "a run that is there is found, however full it is"
 
 
+def test_a_limit_that_comes_later_is_noticed(hurt: Hurt, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one a graph of one page is a single script; whether there is one by now is asked in it, now and then."""
+    stage = Stage(hurt.url)
+    graph, submit = diamond().compile(), stage.runs.submit
+    assert submit(stage.new_id(), graph, {})[0]
+    before = hurt.client.info("commandstats")
+    assert submit(stage.new_id(), graph, {})[0]
+    after = hurt.client.info("commandstats")
+    assert calls(after, "evalsha") - calls(before, "evalsha") == 1
+    hurt.client.setrange("somebody's", 4 * MB, "x")
+    hurt.client.config_set("maxmemory", int(used(hurt) / 0.9))
+    monkeypatch.setattr(submit, "_known_until", 0.0)  # as if the time had passed
+    refused = stage.new_id()
+    with pytest.raises(StoreFull):
+        submit(refused, graph, {})
+    assert not list(hurt.client.scan_iter(f"*{refused}*")), "something of it was stored"
+
+
 def calls(stats: Any, command: str) -> int:
     """How often a command was called."""
     return int(stats.get(f"cmdstat_{command}", {}).get("calls", 0))

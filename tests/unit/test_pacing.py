@@ -23,6 +23,8 @@ def paced(**per_second: int) -> tuple[Pacing, dict[str, int]]:
         (500, 800, LONGEST_SECONDS),  # 625 ms of work: a tenth is 62 ms, cut at 10
         (50, 800, 0.00625),  # 62 ms of work
         (1, 500, 0.0),  # a chain: 2 ms of work, a tenth is not worth a wake-up
+        (1, 20, 0.0),  # a slow chain: nobody else has anything to report
+        (2, 20, LONGEST_SECONDS),
         (0, 800, 0.0),  # nothing out there: nothing to gather
     ],
 )
