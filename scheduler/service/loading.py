@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from ..core.decide import decide
 from ..core.events import Opened
@@ -40,19 +40,24 @@ class Loading:
     Args:
         dispatch: knows which attempts fly.
         counts: of the scheduler; runs that cannot be read.
+        learn: reads what holds for all runs, such as the policy in force, if it has changed.
     """
 
-    def __init__(self, runs: Runs, dispatch: Dispatch, counts: Counter[str]) -> None:
+    def __init__(self, runs: Runs, dispatch: Dispatch, counts: Counter[str], learn: Callable[[], None]) -> None:
         self._runs = runs
         self._dispatch = dispatch
         self._counts = counts
+        self._learn = learn
 
-    def load(self, held: Held, batch: Batch, runs: Iterable[RunId], flying: Mapping[str, str] | None = None) -> None:
-        """Bring runs into memory and open them: what was decided and not recorded is decided again.
+    def load(self, held: Held, batch: Batch, runs: Sequence[RunId], flying: Mapping[str, str] | None = None) -> None:
+        """Bring the runs of a shard that was just read into memory and open them: what was decided and not recorded is
+        decided again. By what holds for all runs now, for it may have changed before the last of them was submitted.
 
         Args:
             flying: attempts in flight with their states, for runs that may have some.
         """
+        if runs:
+            self._learn()
         for run in self._runs.load_many([it for it in runs if it not in held.runs], self.unreadable):
             self._begin(held, batch, run, flying or {})
 

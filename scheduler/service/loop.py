@@ -161,7 +161,7 @@ class Scheduler:
         self._safety.check(self._client, anew=True)
         runs = self._owned.begin()
         self._dispatch.admission.bundling.recall(runs.paces())
-        self._loading = Loading(runs, self._dispatch, self.counts)
+        self._loading = Loading(runs, self._dispatch, self.counts, self._learn_contracts)
         self._overdue = Overdue(self._inboxes, self._dispatch, self.counts)
         self._intake = Intake(
             runs,

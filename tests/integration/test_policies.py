@@ -17,6 +17,8 @@ from scheduler.graph import Graph, Retry, Timing, again, other
 from scheduler.policy import policy_of
 from scheduler.service.transport import MemoryTransport
 from scheduler.store import policies
+from scheduler.store.inboxes import Inboxes, Shard
+from scheduler.store.keys import ShardKeys
 from scheduler.store.scopes import wake
 from scheduler.wire import RunId
 from tests.integration.echo import AtOnce, Echo, Ending, Task, echo, failure, tasks, value
@@ -187,6 +189,30 @@ def test_runs_that_began_without_a_policy_keep_none(stage: Stage, memory: Memory
         assert stage.ended(run, second) == ["succeeded", "succeeded"]
     assert stage.load(run).policy is None
     assert stage.load(second).policy is not None
+
+
+def test_a_run_of_a_shard_that_is_taken_just_now_has_the_policy_that_was_deployed_before_it(
+    stage: Stage, worker: Echo, at_once: AtOnce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scheduler that has read one shard, and reads the next only after a policy came, begins no run without it."""
+    stage.publish("echo")
+    stage.submit(one(), shard=0)
+    late: list[RunId] = []
+    adopt = Inboxes.adopt
+
+    def then_deployed(self: Inboxes, keys: ShardKeys) -> Shard:
+        if keys.shard == stage.shards - 1 and not late:
+            deployed(stage, "3")
+            late.append(stage.submit(one(), shard=keys.shard))
+        return adopt(self, keys)
+
+    monkeypatch.setattr(Inboxes, "adopt", then_deployed)
+    with stage.scheduler(at_once):
+        eventually(lambda: bool(late), "the last shard is taken")
+        assert stage.ended(*late) == ["succeeded"]
+    kept = stage.load(late[0]).policy
+    assert kept is not None
+    assert kept.version == "3"
 
 
 # --- safety checks ----------------------------------------------------------------------------------------------
