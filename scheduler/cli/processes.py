@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import logging
 import os
@@ -104,6 +105,7 @@ def scheduler_command(strict: bool, place: Place) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, scheduler.interrupt)
     logging.getLogger(__name__).info("scheduler %s", scheduler.name)
+    gc.freeze()  # modules stay for good; looking through them again takes 30 ms each time, which whatever is ready waits
     scheduler.run()
 
 

@@ -13,6 +13,7 @@ their task id alone.
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
 import os
 from collections.abc import Callable
@@ -183,10 +184,13 @@ def _on_worker_ready(sender: Any, **_: Any) -> None:
     beat.start()
     _working.append(installation)
     atexit.register(_goodbye, installation, os.getpid())
+    gc.collect()
+    gc.freeze()  # what stands by now stands for good; looking through it again takes 50 to 100 ms each time
 
 
 def _on_pool_process(**_: Any) -> None:
     """A pool process has begun: threads and connections stayed with its parent."""
+    gc.freeze()  # as in the worker's main process, which has not come that far when it starts its first ones
     for installation in _installed:
         installation.courier = None
         installation.in_pool_process = True
