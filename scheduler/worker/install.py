@@ -25,6 +25,7 @@ from celery import signals
 from celery.exceptions import Ignore
 from celery.utils.imports import symbol_by_name
 
+from ..collector import spare
 from ..errors import InvalidValue, SettingsError
 from .adopt import adopt_all
 from .attempt_events import AttemptEvents
@@ -185,12 +186,12 @@ def _on_worker_ready(sender: Any, **_: Any) -> None:
     _working.append(installation)
     atexit.register(_goodbye, installation, os.getpid())
     gc.collect()
-    gc.freeze()  # what stands by now stands for good; looking through it again takes 50 to 100 ms each time
+    spare()
 
 
 def _on_pool_process(**_: Any) -> None:
     """A pool process has begun: threads and connections stayed with its parent."""
-    gc.freeze()  # as in the worker's main process, which has not come that far when it starts its first ones
+    spare()  # the worker's main process has not come that far when it starts its first ones
     for installation in _installed:
         installation.courier = None
         installation.in_pool_process = True

@@ -7,7 +7,6 @@ With --samples it notes, at every tick of the CPU time that it uses, which funct
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import logging
 import os
@@ -15,6 +14,7 @@ import signal
 import time
 from pathlib import Path
 
+from scheduler.collector import spare
 from scheduler.service.loop import Scheduler
 from scheduler.settings import Settings
 from scheduler.store.inboxes import Entry
@@ -56,7 +56,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO)
     scheduler = Watched(Settings.load(redis_url=os.environ["BENCH_REDIS"])) if asked.turns else _plain()
     signal.signal(signal.SIGTERM, scheduler.interrupt)
-    gc.freeze()  # as `celeriac scheduler` does
+    spare()  # as `celeriac scheduler` does
     if samples is None:
         scheduler.run()
         if isinstance(scheduler, Watched):
