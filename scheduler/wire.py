@@ -44,6 +44,10 @@ TOOL_VERSION = r"(?:0|[1-9][0-9]{0,8})(?:\.(?:0|[1-9][0-9]{0,8}))?"
 
 BUNDLE = "celeriac.bundle"
 """Name of the Celery task that carries several attempts of one queue class in one message."""
+BUNDLES = 2
+"""The form of its messages, which workers announce that they read: in the first, attempts were lists, and are text now.
+Workers read both; schedulers write this one, and send nothing of the kind to a class that has workers of before.
+"""
 
 _BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
 _RUN_ID = re.compile(r"[0-9a-z]{26}")
@@ -235,8 +239,9 @@ def carried(task_id: object, header: object) -> list[str]:
     >>> one = "7.01jd0c0000000000000000000a.3.1.2"
     >>> carried(one, None), carried("8b0b3a4e", {"attempts": [{"id": one}]})
     (['7.01jd0c0000000000000000000a.3.1.2'], [])
-    >>> carried(bundle_id(one, 1), {"attempts": [{"id": one}, {"id": "else"}, 7]})
-    ['7.01jd0c0000000000000000000a.3.1.2']
+    >>> several = bundle_id(one, 1)
+    >>> carried(several, {"attempts": f"{one} else"}), carried(several, {"attempts": [{"id": one}, {"id": "else"}, 7]})
+    (['7.01jd0c0000000000000000000a.3.1.2'], ['7.01jd0c0000000000000000000a.3.1.2'])
     """
     if not isinstance(task_id, str):
         return []
@@ -245,7 +250,9 @@ def carried(task_id: object, header: object) -> list[str]:
     if _BUNDLE_ID.fullmatch(task_id) is None or not isinstance(header, dict):
         return []
     told = header.get("attempts")
-    found = [it.get("id") for it in told if isinstance(it, dict)] if isinstance(told, list) else []
+    if isinstance(told, str):
+        return [it for it in told.split(" ") if _ATTEMPT_ID.fullmatch(it)]
+    found = [it.get("id") for it in told if isinstance(it, dict)] if isinstance(told, list) else []  # of BUNDLES 1
     return [it for it in found if isinstance(it, str) and _ATTEMPT_ID.fullmatch(it)]
 
 

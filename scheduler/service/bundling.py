@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from ..core.run import Profile, Run
 from ..settings import QueueClass
 from ..store.workers import classes_of, silent_ms
+from ..wire import BUNDLES
 
 OVERHEAD_US = 60
 """What an attempt in a bundle costs its worker besides its own work."""
@@ -111,7 +112,8 @@ class Bundling:
                 slots = self._slots.setdefault(name, _Slots())
                 concurrency = it.get("concurrency")
                 slots.count += concurrency if type(concurrency) is int and concurrency > 0 else 1
-                slots.able &= type(it.get("bundles")) is int
+                form = it.get("bundles")
+                slots.able &= type(form) is int and form >= BUNDLES
         declared = (self.classes[name] for name in self._slots if name in self.classes)
         self.hurried = any(it.latency == "interactive" for it in declared)
 

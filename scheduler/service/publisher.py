@@ -212,7 +212,8 @@ class Bundled(NamedTuple):
     Attributes:
         id: Celery's, of the message.  run: of the first.
         letters: each with its own template; one alone has steps that follow it.
-        inputs: JSON text `[args],{kwargs}` of the task that carries them.
+        inputs: JSON text `[args],{kwargs}` of the task that carries them: all attempts as one JSON text, because Celery
+            gives each object of what it reads itself to a function, three times on an attempt's way.
     """
 
     id: str
@@ -225,7 +226,8 @@ class Bundled(NamedTuple):
         """Put letters into one."""
         first = letters[0][1]
         entries = ",".join(template.entry(letter) for template, letter in letters)
-        return cls(bundle_id(first.id, sum(1 for _ in every(letters))), first.run, letters, f"[[{entries}]],{{}}")
+        inputs = f"[{quoted(f'[{entries}]')}],{{}}"
+        return cls(bundle_id(first.id, sum(1 for _ in every(letters))), first.run, letters, inputs)
 
 
 def every(letters: Sequence[tuple[Template, Letter]]) -> Iterator[tuple[Template, Letter]]:
@@ -253,9 +255,9 @@ class BundleTemplate(Template):
             f"{{'run': '{letter.run}', 'attempts': {names.total()}, 'executors': {executors!r}, "
             f"'class': '{self.queue_class.name}'}}"
         )
-        ids = ",".join(f'{{"id":"{it.id}"}}' for _, it in letters)
+        ids = " ".join(it.id for _, it in letters)
         first = letters[0][1]
-        header = f'{{"v":{VERSION},"attempts":[{ids}]}}'
+        header = f'{{"v":{VERSION},"attempts":"{ids}"}}'
         return readable, searchable, header, traceparent(first.run, first.number, first.attempt)
 
 

@@ -32,6 +32,7 @@ from .claim import ask
 from .context import BUNDLED
 from .contracts import purity_of
 from .endings import GIVEN_BACK, Ending, ending, lost
+from .entries import entries_in
 from .installation import Installation, claimant
 from .progress import slot_here
 from .report import Patience
@@ -54,9 +55,9 @@ LEASE_PART = 0.8
 def register_bundles(installation: Installation) -> None:
     """Make the task that carries attempts known to the app."""
 
-    def bundle(self: Any, attempts: list[dict[str, Any]]) -> str:
+    def bundle(self: Any, attempts: str | list[dict[str, Any]]) -> str:
         """Attempts of celeriac's that travel in one message."""
-        return Bundle(installation, self.request, attempts).run()
+        return Bundle(installation, self.request, entries_in(attempts)).run()
 
     installation.app.task(bundle, name=BUNDLE, bind=True, typing=False, shared=False, ignore_result=True)
 

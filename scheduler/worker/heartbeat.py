@@ -21,7 +21,7 @@ from celery.worker import state
 
 from ..store.attempts import Attempts
 from ..store.health import look
-from ..wire import BUNDLE, VERSION, AttemptId, carried
+from ..wire import BUNDLE, BUNDLES, AttemptId, carried
 from .broker import noted, taken
 from .bundle import steps_here
 from .endings import lost
@@ -165,7 +165,7 @@ class Heartbeat:
             "started_at_ms": self.started_at_ms,
             "heartbeat_seconds": self.interval,
             "refused": dict(self._refused()),
-            "bundles": VERSION,
+            "bundles": BUNDLES,
         }
 
     def _refused(self) -> Counter[str]:

@@ -24,6 +24,7 @@ from .attempt_events import gone
 from .claim import AttemptRefused
 from .context import is_attempt
 from .endings import Ending, ending, endings_of, lost, outside
+from .entries import entries_in
 from .installation import installation_of
 from .options import EXECUTORS
 from .report import tell
@@ -176,7 +177,10 @@ def _check_call(args: Any, kwargs: Any) -> None:
 
 def _check_bundle(args: Any, ids: list[str]) -> None:
     """The attempts of a bundle are those of its header, and each can be called."""
-    entries = args[0] if isinstance(args, list | tuple) and len(args) == 1 else None
+    try:
+        entries = entries_in(args[0]) if isinstance(args, list | tuple) and len(args) == 1 else None
+    except Exception as broken:  # whatever decoders make of it
+        raise InvalidTaskError(f"body: its attempts are no JSON: {broken}") from broken
     if not isinstance(entries, list) or not all(isinstance(it, dict) for it in entries):
         raise InvalidTaskError("body: expected one list of attempts")
     if not ids or [it.get("id") for it in entries] != ids:

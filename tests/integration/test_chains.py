@@ -15,7 +15,7 @@ from scheduler.core.history import GOES_ON
 from scheduler.graph import Graph, Retry
 from scheduler.service.transport import MemoryTransport
 from scheduler.store.attempts import Attempts, Claim, Onward, Verdict
-from scheduler.wire import BUNDLE, CHAINED, VERSION, Report, RunId, error_record
+from scheduler.wire import BUNDLE, BUNDLES, CHAINED, Report, RunId, error_record
 from scheduler.worker import chain
 from tests.integration.echo import Echo, Task, tasks
 from tests.integration.invariants import check
@@ -39,7 +39,7 @@ def line(length: int) -> Graph:
 def takes_bundles(stage: Stage) -> None:
     """As if a worker were there that reads messages of several, and whose executor is known to be short."""
     stage.publish("echo", expected_seconds=0.001)
-    said = {"queue_class": "standard-low", "concurrency": 1, "heartbeat_seconds": 600, "queues": [], "bundles": VERSION}
+    said = {"queue_class": "standard-low", "concurrency": 1, "heartbeat_seconds": 600, "queues": [], "bundles": BUNDLES}
     stage.attempts.announce_worker("w@here", said)
 
 
@@ -107,7 +107,7 @@ def test_the_scheduler_follows_a_chain(stage: Stage, memory: MemoryTransport) ->
     with stage.scheduler(memory) as scheduler:
         run = stage.submit(line(4))
         eventually(lambda: memory.sent, "the message")
-        [[entries]] = [json.loads(body)[0] for _, body, _ in memory.sent]
+        [entries] = [json.loads(json.loads(body)[0][0]) for _, body, _ in memory.sent]
         hand = Hand(stage, run)
         assert [it["id"] for it in (entries[0], *entries[0]["then"])] == hand.ids[:4]
         hand.begins()
@@ -222,7 +222,7 @@ class Chains(Echo):
     def take(self, tasks: Iterable[Task]) -> None:
         """Messages of one attempt and of several."""
         for task in tasks:
-            for entry in task.args[0] if task.executor == BUNDLE else ():
+            for entry in json.loads(task.args[0]) if task.executor == BUNDLE else ():
                 self._run(entry)
             if task.executor != BUNDLE:
                 super().take([task])

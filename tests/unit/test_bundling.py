@@ -13,7 +13,7 @@ from scheduler.core.run import Profile, Run
 from scheduler.errors import InvalidValue
 from scheduler.service.bundling import KEPT, MOST_TOGETHER, OVERHEAD_US, SEEN, Bundling, Draft, Pace, parcels
 from scheduler.settings import QueueClass
-from scheduler.wire import VERSION
+from scheduler.wire import BUNDLES
 
 MOST_US = 50_000
 CLASS = QueueClass(
@@ -102,7 +102,7 @@ def test_a_class_can_do_without() -> None:
 
 def worker(**said: Any) -> dict[str, Any]:
     """What a worker announces."""
-    return {"queue_class": "short", "concurrency": 2, "seen_at_ms": 1_000, "bundles": VERSION, **said}
+    return {"queue_class": "short", "concurrency": 2, "seen_at_ms": 1_000, "bundles": BUNDLES, **said}
 
 
 def test_turns_are_short_while_interactive_workers_live() -> None:
@@ -124,7 +124,7 @@ def test_slots_are_those_of_living_workers_that_can() -> None:
     assert it.slots("short", 1.0) == 0
     it.hear({"a": worker(), "b": worker(concurrency=6), "other": worker(queue_class="long")}, 1_000)
     assert (it.slots("short", 1.0), it.slots("short", 0.5), it.slots("short", 0.01)) == (8, 4, 1)
-    it.hear({"a": worker(), "old": {**worker(), "bundles": None}}, 1_000)
+    it.hear({"a": worker(), "old": {**worker(), "bundles": BUNDLES - 1}}, 1_000)
     assert it.slots("short", 1.0) == 0
     it.hear({"a": worker(), "old": {**worker(), "bundles": None, "seen_at_ms": -(10**9)}}, 1_000)
     assert it.slots("short", 1.0) == 2, "one that has gone does not count"

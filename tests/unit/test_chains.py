@@ -16,7 +16,7 @@ from scheduler.service.admission import Admission
 from scheduler.service.bundling import KEPT, MOST_TOGETHER, OVERHEAD_US, SEEN, Draft
 from scheduler.service.chains import may_chain, steps_after
 from scheduler.settings import QueueClass
-from scheduler.wire import VERSION, Report
+from scheduler.wire import BUNDLES, Report
 from scheduler.worker import chain
 from scheduler.worker.endings import GIVEN_BACK, endings_of, lost
 
@@ -186,7 +186,7 @@ def admission(**contract: Any) -> Admission:
     it.learn({"quick": {"v": 1, "name": "quick", **contract}, "other": {"v": 1, "name": "other"}})
     for _ in range(SEEN):
         it.bundling.took("quick", STEP_US)
-    worker = {"queue_class": "short", "concurrency": 2, "seen_at_ms": 0, "bundles": VERSION}
+    worker = {"queue_class": "short", "concurrency": 2, "seen_at_ms": 0, "bundles": BUNDLES}
     it.bundling.hear({"w": worker}, 0)
     return it
 

@@ -22,7 +22,7 @@ from kombu.entity import Queue
 from kombu.messaging import Producer
 
 from scheduler.store.keys import Keys
-from scheduler.wire import BUNDLE, bundle_id, new_run_id
+from scheduler.wire import BUNDLE, BUNDLES, bundle_id, new_run_id
 from tests import waiting
 
 HERE = Path(__file__).parent
@@ -198,12 +198,18 @@ class BundledPost(Post):
         found = self.entry(task, *args, id_=id_, **options)
         return {**found, "claim": f"some|{lease_ms}|60000", "holes": [[list(place), []] for place in into]}
 
-    def send_bundle(self, entries: list[dict[str, Any]]) -> str:
-        """Send attempts in one message; returns its Celery id."""
+    def send_bundle(self, entries: list[dict[str, Any]], form: int = BUNDLES) -> str:
+        """Send attempts in one message; returns its Celery id.
+
+        Args:
+            form: of the message, see wire.BUNDLES.
+        """
         id_ = bundle_id(entries[0]["id"], len(entries))
-        header = {"v": 1, "attempts": [{"id": it["id"]} for it in entries]}
+        ids = [it["id"] for it in entries]
+        header = {"v": 1, "attempts": " ".join(ids) if form > 1 else [{"id": it} for it in ids]}
+        told = json.dumps(entries) if form > 1 else entries
         self.app.send_task(
-            BUNDLE, [entries], task_id=id_, queue=self.queue, headers={"celeriac": header}, ignore_result=True
+            BUNDLE, [told], task_id=id_, queue=self.queue, headers={"celeriac": header}, ignore_result=True
         )
         return id_
 

@@ -93,6 +93,11 @@ def echo(value: Any = None) -> Any:
 
 
 @app.task
+def kind(value: Any) -> str:
+    return type(value).__name__
+
+
+@app.task
 def facts() -> dict[str, Any]:
     it = attempt()
     assert it is not None

@@ -61,6 +61,13 @@ def test_each_has_its_own_end(bundles: BundledPost) -> None:
     assert all(len(bundles.told(it)) == 1 for it in ids)
 
 
+def test_messages_of_older_schedulers_are_read(bundles: BundledPost) -> None:
+    """Workers are deployed before schedulers: attempts that stand in a list of Celery's own reading run as well."""
+    entries = [bundles.entry("sample.echo", n) for n in range(3)]
+    bundles.send_bundle(entries, form=1)
+    assert [bundles.wait(it["id"]).output for it in entries] == [0, 1, 2]
+
+
 def test_a_hundred_reports_leave_in_few_entries(bundles: BundledPost) -> None:
     """Reports of short attempts travel together, each once, with the instant of its claim."""
     before = bundles.client.xlen(bundles.keys.inbox)
@@ -202,6 +209,7 @@ def test_a_task_that_wants_another_delivery_gets_another_attempt(bundles: Bundle
     assert [bundles.wait(it).output for it in (first, last)] == [1, 2]
 
 
+@pytest.mark.parametrize("form", [1, 2])
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -215,14 +223,29 @@ def test_a_task_that_wants_another_delivery_gets_another_attempt(bundles: Bundle
         lambda entries: entries.pop(),
     ],
 )
-def test_a_malformed_bundle_is_a_loss_of_all(bundles: BundledPost, spoil: Callable[[list[Any]], Any]) -> None:
+def test_a_malformed_bundle_is_a_loss_of_all(
+    bundles: BundledPost, spoil: Callable[[list[Any]], Any], form: int
+) -> None:
     """A message that cannot be read as a whole runs nothing; all its attempts are lost at once, and it is kept."""
     entries: list[Any] = [bundles.entry("sample.echo", n) for n in range(2)]
     ids = [it["id"] for it in entries]
     spoil(entries)
+    malformed(bundles, ids, entries if form == 1 else json.dumps(entries))
+
+
+@pytest.mark.parametrize(
+    "told", ["", "[", "7", "null", "[" * 5_000, '[{"__type__": "datetime", "__value__": 5}]', None, {}]
+)
+def test_a_bundle_whose_attempts_are_no_json_is_a_loss_of_all(bundles: BundledPost, told: Any) -> None:
+    """Whatever stands in place of them, the worker lives on."""
+    malformed(bundles, [bundles.seed(), bundles.seed()], told)
+
+
+def malformed(bundles: BundledPost, ids: list[str], told: Any) -> None:
+    """Send a bundle that cannot be read: all its attempts are lost, it is kept, and its worker lives."""
     name = f"{ids[0]}x2"
-    header = {"v": 1, "attempts": [{"id": it} for it in ids]}
-    bundles.app.send_task("celeriac.bundle", [entries], task_id=name, queue=bundles.queue, headers={"celeriac": header})
+    header = {"v": 1, "attempts": " ".join(ids)}
+    bundles.app.send_task("celeriac.bundle", [told], task_id=name, queue=bundles.queue, headers={"celeriac": header})
     assert [bundles.wait(it).short for it in ids] == [("lost", "lost", "MessageRejected")] * 2
     until(lambda: [it for it in bundles.dead() if it["id"] == name], "the dead letter")
     assert _workers[bundles.queue].alive()

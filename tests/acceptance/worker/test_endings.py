@@ -106,6 +106,12 @@ def test_dates_and_ids_travel_as_in_celery_results(post: Post) -> None:
     assert told.output["id"]["__type__"] == "uuid"
 
 
+def test_a_date_among_the_inputs_is_a_date(either: Post) -> None:
+    """In a message of its own as beside others."""
+    told = {"__type__": "datetime", "__value__": "2030-01-02T00:00:00+00:00"}
+    assert either.wait(either.send("sample.kind", told)).output == "datetime"
+
+
 def test_a_large_output_is_put_aside(either: Post) -> None:
     """The report carries a reference with size and digest; the bytes lie under the key it names."""
     told = either.wait(either.send("sample.returns", "large"))
