@@ -10,9 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-PART = 0.1
-"""Of the time for which a class has work out there."""
-LONGEST_SECONDS = 0.01
+PART = 0.015
+"""Of the time for which a class has work out there. More spares the scheduler turns, and costs the workers time: where
+they share two cores with it, a tenth and 10 ms made wide graphs 6 % slower, and no pause at all made small ones 8 %.
+"""
+LONGEST_SECONDS = 0.004
 SHORTEST_SECONDS = 0.001
 """Less is not worth the wake-up."""
 _REMEMBERED_SECONDS = 0.1

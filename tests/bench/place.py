@@ -145,7 +145,7 @@ class Place:
 
     def start_worker(self, app: str, queue: str, *options: str, **env: str) -> Child:
         """A Celery worker as the peers were measured with: prefork -c 2, -O fair, prefetch 64, no chatter."""
-        name = f"{app}@bench"
+        name = f"{app}.{queue}@bench"
         chatter = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
         pool = ["-P", "prefork", "-c", "2", "-O", "fair", "--prefetch-multiplier", "64"]
         argv = ["-m", "celery", "-A", f"tests.bench.{app}", "worker", "-Q", queue, "-n", name, "-l", "WARNING"]

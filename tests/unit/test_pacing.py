@@ -20,16 +20,17 @@ def paced(**per_second: int) -> tuple[Pacing, dict[str, int]]:
 @pytest.mark.parametrize(
     ("flying", "pace", "pause"),
     [
-        (500, 800, LONGEST_SECONDS),  # 625 ms of work: a tenth is 62 ms, cut at 10
-        (50, 800, 0.00625),  # 62 ms of work
-        (1, 500, 0.0),  # a chain: 2 ms of work, a tenth is not worth a wake-up
+        (500, 800, LONGEST_SECONDS),  # 625 ms of work: the part is 9 ms, cut at 4
+        (150, 800, 0.0028),  # 188 ms of work
+        (50, 800, 0.0),  # 62 ms of work: the part is not worth a wake-up
+        (1, 500, 0.0),  # a chain
         (1, 20, 0.0),  # a slow chain: nobody else has anything to report
-        (2, 20, LONGEST_SECONDS),
+        (2, 20, 0.0015),
         (0, 800, 0.0),  # nothing out there: nothing to gather
     ],
 )
 def test_the_pause_is_a_small_part_of_the_work_out_there(flying: int, pace: int, pause: float) -> None:
-    """A tenth of what the attempts in flight will take, between 1 and 10 ms, else none."""
+    """A part of what the attempts in flight will take, between 1 and 4 ms, else none."""
     pacing, landed = paced(batch=pace)
     assert pacing.pause_seconds({"batch": flying}, landed, 2.0) == pytest.approx(pause, rel=0.1)
 
