@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -311,15 +311,18 @@ class Admission:
             if nodes
         ]
 
-    def take(self, share: float, limit: int) -> list[Taken]:
+    def take(self, share: float, limit: int, classes: Collection[str] | None = None) -> list[Taken]:
         """Nodes to send now, at most `limit` in all.
 
         Args:
             share: our part of every window, 0 to 1.
             limit: most nodes for one commit.
+            classes: theirs; None for any.
         """
         taken: list[Taken] = []
         for name, levels in self._ready.items():
+            if classes is not None and name not in classes:
+                continue
             window, flying = self.windows[name], self.flying[name]
             if not levels:
                 window.short = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 
 from ..core.decide import decide
@@ -33,6 +33,8 @@ log = logging.getLogger("celeriac.scheduler")
 ADMITTED_PER_TURN = 1000
 HURRIED = 0.2
 """Part of a turn's length while interactive workers live: a person's node that has just missed one waits for it."""
+PRESSED = 0.05
+"""While an interactive node is out, and more of others: its report may come at any moment."""
 CLAIM_GRACE_MS = 15_000
 """A message that no worker has claimed this long after its class's target wait is looked for in the broker. Workers
 renew what they have taken from it, so a message that is neither there nor renewed is lost."""
@@ -56,6 +58,8 @@ class Dispatch:
         """Queue class -> messages whose attempts have ended, since the start."""
         self.more = False
         """The last turn left ready nodes behind although there was room."""
+        self.interactive = frozenset(it.name for it in settings.classes.values() if it.latency == "interactive")
+        """Queue classes whose nodes somebody waits for."""
         self._classes = settings.classes
         self._default = settings.default_class
         app = scheduler_app(settings)
@@ -73,7 +77,16 @@ class Dispatch:
     @property
     def pace(self) -> float:
         """Part of its usual length that a turn takes now."""
-        return HURRIED if self.admission.bundling.hurried else 1.0
+        if not self.is_hurried:
+            return 1.0
+        flying = self.admission.flying
+        awaited = sum(map(flying.__getitem__, self.interactive))
+        return PRESSED if 0 < 2 * awaited < sum(flying.values()) else HURRIED
+
+    @property
+    def is_hurried(self) -> bool:
+        """Whether somebody may be waiting for a single node at any moment."""
+        return self.admission.bundling.hurried
 
     def close(self) -> None:
         """Let go of the broker."""
@@ -275,18 +288,25 @@ class Dispatch:
             found = True
         return found
 
-    def admit(self, held_of: Callable[[str], Held], batch_of: Callable[[Held], Batch], share: float) -> list[Outgoing]:
+    def admit(
+        self,
+        held_of: Callable[[str], Held],
+        batch_of: Callable[[Held], Batch],
+        share: float,
+        classes: Collection[str] | None = None,
+    ) -> list[Outgoing]:
         """Take what has room in its class, number its attempts and note them in their batches.
 
         Args:
             held_of: run id -> the shard that holds it.
             batch_of: shard -> its batch of this turn.
             share: our part of every window, 0 to 1.
+            classes: whose nodes may go; None for all.
         """
         self._look_at_queues(share)
         going: list[Outgoing] = []
         most = round(ADMITTED_PER_TURN * self.pace)
-        for name, run, nodes, parcels, steps in self.admission.take(share, most):
+        for name, run, nodes, parcels, steps in self.admission.take(share, most, classes):
             held = held_of(run.id)
             batch = batch_of(held)
             careful = self.admission.may_object(run)

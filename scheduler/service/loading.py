@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 
 from ..core.decide import decide
 from ..core.events import Opened
@@ -17,9 +18,10 @@ from ..core.states import ENDED_RUNS, NodeState
 from ..core.timers import timer_event
 from ..errors import StoreUnsafe
 from ..store.commits import Commit
-from ..store.inboxes import Shard
+from ..store.inboxes import Entry, Shard
+from ..store.loading import LOADED_AT_ONCE, First
 from ..store.runs import Runs
-from ..wire import RunId
+from ..wire import RunId, is_run_id
 from .apply import apply
 from .batch import Batch
 from .dispatch import Dispatch
@@ -48,6 +50,8 @@ class Loading:
         self._dispatch = dispatch
         self._counts = counts
         self._learn = learn
+        self._first: dict[RunId, First] = {}
+        """Of runs that were submitted just now, in this turn."""
 
     def load(self, held: Held, batch: Batch, runs: Sequence[RunId], flying: Mapping[str, str] | None = None) -> None:
         """Bring the runs of a shard that was just read into memory and open them: what was decided and not recorded is
@@ -126,13 +130,20 @@ class Loading:
                 if time.monotonic() >= until:
                     return
 
+    def read_ahead(self, arrived: Iterable[Sequence[Entry]]) -> None:
+        """Runs that were submitted to several shards: one round trip in place of one for each. For this turn."""
+        self._first.clear()
+        told = [it.fields[1].decode("ascii", "replace") for it in chain(*arrived) if it.fields[0] == b"submit"]
+        if len(told) > 1:
+            self._first |= self._runs.read_first([RunId(it) for it in told[:LOADED_AT_ONCE] if is_run_id(it)])
+
     def load_some(self, held: Held, batch: Batch, until: float) -> None:
         """Submitted runs into memory, until the time is over."""
         while held.to_load or held.loading:
             if held.loading is None:
                 wanted = [it for it in held.to_load if it not in held.runs]
                 held.to_load.clear()
-                held.loading = self._runs.load_in_steps(wanted, self.unreadable)
+                held.loading = self._runs.load_in_steps(wanted, self.unreadable, self._first)
             for run in held.loading:
                 if run is not None:
                     self._begin(held, batch, run, {})

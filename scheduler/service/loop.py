@@ -14,7 +14,7 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
 from ..core.states import NodeState
 from ..errors import StoreRefused, StoreTooNew, StoreUnreachable
@@ -49,6 +49,8 @@ WORKERS_SECONDS = 2.0
 """How often to read what workers announce, while anything waits to be sent."""
 CHAINED_SECONDS = 0.005
 """How long reports gather when each worker has gone on by itself with the next step of a chain."""
+MOST_SMALL = 10
+"""Records that a shard has for a turn, to be among those that are soon done."""
 TURN_SECONDS = 0.05
 """How long a turn takes up what has arrived, before it commits and publishes; the rest is for the next turn."""
 
@@ -198,10 +200,28 @@ class Scheduler:
         self._owned.load_some(self._inboxes, self._loading, self._settle, TURN_SECONDS)
         self._gather()
         entries, now = self._read()
-        batches: dict[int, Batch] = {}
+        self._loading.read_ahead(entries.values())
         self._intake.unhurried = False
+        small, large = self._apart(entries)
+        batches = self._take(small, entries, now)
+        if large:
+            if batches:
+                self._settle(batches, now, self._dispatch.interactive)
+            batches = self._take(large, entries, now)
+        if self._intake.look_wanted:
+            self._intake.look_wanted = False
+            self._owned.look_again()
+        self._settle(batches, now)
+        self._owned.heed_the_told()
+        self._owned.fenced(self._retention.remove(self._client, self._owned.held))
+
+    def _take(self, shards: list[Held], entries: Mapping[str, list[Entry]], now: int) -> dict[int, Batch]:
+        """Take up what has arrived for some shards, for as long as a turn lasts; returns their batches."""
+        batches: dict[int, Batch] = {}
         until = time.monotonic() + TURN_SECONDS * self._dispatch.pace
-        for held in self._in_turn():
+        for held in shards:
+            if self._owned.held.get(held.keys.shard) is not held:  # lost while others were settled
+                continue
             arrived = entries.get(held.keys.inbox)
             if held.unfinished:
                 self._loading.go_on(held, _batch_of(batches, held, now), until)
@@ -211,12 +231,21 @@ class Scheduler:
             )  # a lease that has ended may have its report among the entries that are still to be read
             if heard and held.due_at_ms is not None and held.due_at_ms <= now:
                 self._overdue.take(held, _batch_of(batches, held, now))
-        if self._intake.look_wanted:
-            self._intake.look_wanted = False
-            self._owned.look_again()
-        self._settle(batches, now)
-        self._owned.heed_the_told()
-        self._owned.fenced(self._retention.remove(self._client, self._owned.held))
+        return batches
+
+    def _apart(self, entries: Mapping[str, list[Entry]]) -> tuple[list[Held], list[Held]]:
+        """Our shards; while somebody may be waiting for a single node, those for which there is much to do apart: what
+        is soon done goes out before they have their turn.
+        """
+        found = self._in_turn()
+        if not self._dispatch.is_hurried:
+            return found, []
+        small: list[Held] = []
+        large: list[Held] = []
+        for held in found:
+            records = sum(len(it.fields) // 2 for it in entries.get(held.keys.inbox, ()))
+            (large if held.unfinished or records > MOST_SMALL else small).append(held)
+        return small, large
 
     def _in_turn(self) -> list[Held]:
         """Our shards, each turn beginning with another, for the last may find no time left."""
@@ -247,7 +276,7 @@ class Scheduler:
         if due:
             wait_ms = min(wait_ms, max(1, min(due) - self._clock.now_ms()))
         if self._dispatch.more or self._owned.to_load or any(held.unfinished for held in self._owned.held.values()):
-            wait_ms = 1
+            wait_ms = 0
         else:
             dispatch = self._dispatch
             for soon in (dispatch.outbox.sends_in(), dispatch.looks_in(self._owned.share), self._waits.looks_in()):
@@ -265,8 +294,12 @@ class Scheduler:
         self._clock.hear(now)
         return entries, now
 
-    def _settle(self, batches: dict[int, Batch], now: int) -> None:
-        """Admit what is ready, commit all batches, publish what goes out."""
+    def _settle(self, batches: dict[int, Batch], now: int, classes: Collection[str] | None = None) -> None:
+        """Admit what is ready, commit all batches, publish what goes out.
+
+        Args:
+            classes: of what may go out; None for all.
+        """
         runs, held = self._owned.runs, self._owned.held
 
         def held_of(run: str) -> Held:
@@ -281,7 +314,7 @@ class Scheduler:
                 batch_of(held_of(run.id)).ready.append((run, node))
         self._queue(batches, held_of, batch_of)
         self._hear_workers()
-        going = self._dispatch.admit(held_of, batch_of, self._owned.share)
+        going = self._dispatch.admit(held_of, batch_of, self._owned.share, classes)
         if self._dispatch.admission.refused:  # in the last moment, so what there is room for goes out in the next turn
             self._queue(batches, held_of, batch_of)
             self._dispatch.more = True

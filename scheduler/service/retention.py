@@ -75,7 +75,7 @@ class Retention:
     def block_ms(self, wait_ms: int) -> int:
         """How long the loop may block instead of `wait_ms`."""
         if self._archivist.ready:
-            return 1
+            return min(wait_ms, 1)
         return min(wait_ms, WORKING_MS) if self._archivist.working else wait_ms
 
     def remove(self, client: Any, held: Mapping[int, Held]) -> set[int]:

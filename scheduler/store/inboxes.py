@@ -92,10 +92,10 @@ class Inboxes:
 
         Args:
             after: inbox -> id of the last entry that was read of it.
-            block_ms: at least 1.
+            block_ms: 0 for not at all. An idle Redis looks at the time ten times a second, so even 1 may take 100.
         """
         self.asked = self._count
-        how: Command = ("COUNT", self._count, "BLOCK", max(block_ms, 1))
+        how: Command = ("COUNT", self._count, "BLOCK", block_ms) if block_ms > 0 else ("COUNT", self._count)
         command: Command = ("XREAD", *how, "STREAMS", *after.keys(), *after.values())
         answer, (seconds, micros) = exchange(self.client, [command, ("TIME",)])
         found = {stream.decode(): [Entry(*entry) for entry in entries] for stream, entries in answer or ()}

@@ -7,7 +7,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis import Redis
 
@@ -24,8 +24,27 @@ Broken = Callable[[RunId, StoreUnsafe], None]
 """Told of runs that are there and cannot be read."""
 
 
+class First(NamedTuple):
+    """What every run has, and the records of a small one, as their keys hold it: {} for a key that is not there."""
+
+    fields: dict[bytes, bytes]
+    spec: dict[bytes, bytes]
+    signals: dict[bytes, bytes]
+    records: dict[bytes, bytes]
+
+
+def read_first(client: Any, keys_of: Callable[[RunId], ShardKeys], runs: Sequence[RunId]) -> dict[RunId, First]:
+    """What every run has, one round trip for all of them, whatever their shards."""
+    asked = hashes(client, [key for run in runs for key in _first_keys(run, keys_of(run))])
+    return {run: First(*asked[at * 4 : at * 4 + 4]) for at, run in enumerate(runs)}
+
+
 def load_in_steps(
-    client: Redis, keys_of: Callable[[RunId], ShardKeys], runs: Sequence[RunId], broken: Broken | None = None
+    client: Redis,
+    keys_of: Callable[[RunId], ShardKeys],
+    runs: Sequence[RunId],
+    broken: Broken | None = None,
+    known: Mapping[RunId, First] | None = None,
 ) -> Iterator[Run | None]:
     """Runs with all their nodes, in steps of some milliseconds each: a run, or None for not yet.
 
@@ -35,28 +54,32 @@ def load_in_steps(
     Args:
         keys_of: the keys of a run's shard.
         broken: told of runs that cannot be read, which are left out then.
+        known: of runs that `read_first` was asked for.
 
     Raises:
         StoreUnsafe: a run cannot be read, and nobody wants to be told.
     """
     for at in range(0, len(runs), LOADED_AT_ONCE):
-        yield from _load(client, keys_of, runs[at : at + LOADED_AT_ONCE], broken)
+        yield from _load(client, keys_of, runs[at : at + LOADED_AT_ONCE], broken, known or {})
 
 
 def _load(
-    client: Any, keys_of: Callable[[RunId], ShardKeys], runs: Sequence[RunId], broken: Broken | None
+    client: Any,
+    keys_of: Callable[[RunId], ShardKeys],
+    runs: Sequence[RunId],
+    broken: Broken | None,
+    known: Mapping[RunId, First],
 ) -> Iterator[Run | None]:
-    keys = {run: keys_of(run) for run in runs}
-    asked = hashes(client, [key for run, it in keys.items() for key in _first_keys(run, it)])
-    found = [it for it in zip(runs, *(asked[at::4] for at in range(4)), strict=True) if it[1]]
-    rest = [keys[run].nodes(run, bucket) for run, fields, *_ in found for bucket in range(1, _buckets(fields))]
+    known = {**known, **read_first(client, keys_of, [run for run in runs if run not in known])}
+    found = [(run, known[run]) for run in runs if known[run].fields]
+    rest = [keys_of(run).nodes(run, bucket) for run, it in found for bucket in range(1, _buckets(it.fields))]
     buckets = iter(hashes(client, rest))
-    for run, fields, spec, signals, first in found:
-        mine = [first, *(next(buckets) for _ in range(1, _buckets(fields)))]
+    for run, it in found:
+        mine = [it.records, *(next(buckets) for _ in range(1, _buckets(it.fields)))]
         try:
-            for loaded in _loaded(run, fields, spec, mine):
+            for loaded in _loaded(run, it.fields, it.spec, mine):
                 if loaded is not None:
-                    loaded.take_signals(signals_of(signals))
+                    loaded.take_signals(signals_of(it.signals))
                 yield loaded
         except Exception as damage:
             what = f"run {run} cannot be read: {type(damage).__name__}: {damage}"

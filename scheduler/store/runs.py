@@ -19,7 +19,7 @@ from ..errors import RunNotFound, StoreTooNew
 from ..wire import VERSION, RunId, is_run_id, shard_of
 from .direct import exchange
 from .keys import BUCKET, LAYOUT, Keys, ShardKeys
-from .loading import Broken, load_in_steps
+from .loading import Broken, First, load_in_steps, read_first
 from .submission import Submission
 from .summaries import Summary, summary_of
 
@@ -157,9 +157,19 @@ class Runs:
         """Runs with all their nodes; see `load_in_steps`."""
         return (run for run in self.load_in_steps(runs, broken) if run is not None)
 
-    def load_in_steps(self, runs: Sequence[RunId], broken: Broken | None = None) -> Iterator[Run | None]:
-        """The same for who has other things to do meanwhile: a run, or None for not yet."""
-        return load_in_steps(self.client, self.keys_of, runs, broken)
+    def load_in_steps(
+        self, runs: Sequence[RunId], broken: Broken | None = None, known: Mapping[RunId, First] | None = None
+    ) -> Iterator[Run | None]:
+        """The same for who has other things to do meanwhile: a run, or None for not yet.
+
+        Args:
+            known: what `read_first` has read of them.
+        """
+        return load_in_steps(self.client, self.keys_of, runs, broken, known)
+
+    def read_first(self, runs: Sequence[RunId]) -> dict[RunId, First]:
+        """What every run has, for `load_in_steps`: one round trip for all of them, whatever their shards."""
+        return read_first(self.client, self.keys_of, runs)
 
     def claimed(self, run: Run) -> dict[int, tuple[int, str]]:
         """What runs at this moment: node -> (claimed at, ms; worker). The claims are the workers' own record.

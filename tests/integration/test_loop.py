@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
 
 from scheduler.graph import Graph, Retry
-from scheduler.wire import Report
+from scheduler.service import loading as opening
+from scheduler.service import loop
+from scheduler.store import loading
+from scheduler.store import runs as runs_module
+from scheduler.store.inboxes import Entry, Inboxes
+from scheduler.wire import Report, RunId
 from tests.integration.echo import STANDARD, AtOnce, Echo, EchoWorker, Ending, echo, failure, value
-from tests.integration.stage import Stage, diamond, idle
+from tests.integration.gate import Gate
+from tests.integration.stage import Stage, diamond, idle, layers
 
 QUICK = Retry(max_attempts=3, base_seconds=0.02, cap_seconds=0.04)
 
@@ -45,6 +55,54 @@ def test_a_run_submitted_before_any_scheduler_lives_is_found(stage: Stage, at_on
     run = stage.submit(diamond())
     with stage.scheduler(at_once):
         assert stage.ended(run) == ["succeeded"]
+    idle(stage)
+
+
+def test_runs_submitted_to_several_shards_are_read_together(
+    stage: Stage, at_once: AtOnce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One round trip for what every run has, whatever their shards; a run that is submitted alone costs no more."""
+    read: list[int] = []
+    first = loading.read_first
+
+    def counted(client: Any, keys_of: Any, runs: Sequence[RunId]) -> dict[RunId, loading.First]:
+        read.append(len(runs))
+        return first(client, keys_of, runs)
+
+    gate = Gate(monkeypatch)
+    with stage.scheduler(at_once):
+        for module in (loading, runs_module):
+            monkeypatch.setattr(module, "read_first", counted)
+        gate.shut()
+        runs = [stage.submit(diamond(), shard=shard) for shard in (0, 1, 2, 3, 0, 1)]
+        gate.open.set()
+        assert stage.ended(*runs) == ["succeeded"] * 6
+        assert [it for it in read if it] == [6]
+        read.clear()
+        assert stage.ended(stage.submit(diamond())) == ["succeeded"]
+        assert [it for it in read if it] == [1]
+    idle(stage)
+
+
+def test_what_a_turn_leaves_behind_waits_for_nothing(
+    stage: Stage, at_once: AtOnce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idle Redis looks at the time ten times a second, so a read that blocks for 1 ms may take a hundred."""
+    monkeypatch.setattr(loop, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(opening, "OPENED_AT_ONCE", 3)
+    blocked: list[int] = []
+    read = Inboxes.read
+    with stage.scheduler(at_once) as scheduler:
+
+        def noted(inboxes: Inboxes, after: Mapping[str, bytes], block_ms: int) -> tuple[dict[str, list[Entry]], int]:
+            if any(it.unfinished for it in scheduler._owned.held.values()):
+                blocked.append(block_ms)
+            return read(inboxes, after, block_ms)
+
+        monkeypatch.setattr(Inboxes, "read", noted)
+        assert stage.ended(stage.submit(layers(20))) == ["succeeded"]
+    assert blocked
+    assert set(blocked) == {0}
     idle(stage)
 
 

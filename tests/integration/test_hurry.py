@@ -1,0 +1,90 @@
+"""Somebody may be waiting for a single node while much else is on: it goes out before the rest has its turn."""
+
+from __future__ import annotations
+
+import pytest
+
+from scheduler.core.states import NodeState
+from scheduler.graph import Graph
+from scheduler.service.dispatch import HURRIED, PRESSED
+from scheduler.service.transport import MemoryTransport, Outgoing
+from scheduler.wire import BUNDLES, RunId
+from tests.integration.echo import INTERACTIVE, Echo, tasks
+from tests.integration.gate import Gate
+from tests.integration.stage import Stage, eventually
+
+MANY = 20
+
+
+class Looking(MemoryTransport):
+    """Remembers what was recorded of one run when a node of an interactive class was sent."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.stage = stage
+        self.run: RunId | None = None
+        self.states: list[str] = []
+
+    def send(self, outgoing: Outgoing) -> None:
+        if self.run is not None and any(template.queue == INTERACTIVE for template, _ in outgoing):
+            self.states = list(self.stage.states(self.run).values())
+        super().send(outgoing)
+
+
+def announced(stage: Stage, queue_class: str) -> None:
+    """As if a worker of that class were there."""
+    said = {"queue_class": queue_class, "concurrency": 1, "heartbeat_seconds": 600, "queues": [], "bundles": BUNDLES}
+    stage.attempts.announce_worker(f"{queue_class}@here", said)
+
+
+def wide() -> Graph:
+    """Many nodes that wait for nothing."""
+    graph = Graph("wide")
+    for n in range(MANY):
+        graph.add("echo", key=f"n{n}")
+    return graph
+
+
+@pytest.mark.parametrize("hurried", [True, False])
+def test_a_single_node_goes_out_before_a_flood_of_reports_is_recorded(
+    stage: Stage, worker: Echo, monkeypatch: pytest.MonkeyPatch, hurried: bool
+) -> None:
+    """They were read together. Where no interactive worker lives, everything goes in one."""
+    gate, transport = Gate(monkeypatch), Looking(stage)
+    if hurried:
+        announced(stage, "interactive-low")
+    with stage.scheduler(transport) as scheduler:
+        run = stage.submit(wide(), shard=0)
+        eventually(lambda: len(tasks(transport)) == MANY, "all are out")
+        assert scheduler._dispatch.pace == (HURRIED if hurried else 1.0)
+        gate.shut()
+        worker.take(tasks(transport))
+        single = Graph("single")
+        single.add("echo", key="it", queue_class="interactive-low")
+        transport.run = run
+        last = stage.submit(single, shard=1)
+        gate.open.set()
+        eventually(lambda: len(tasks(transport)) > MANY, "the single node is sent")
+        recorded = transport.states.count(NodeState.SUCCEEDED.word)
+        assert recorded == (0 if hurried else MANY)
+        worker.take(tasks(transport)[MANY:])
+        assert stage.ended(run, last) == ["succeeded", "succeeded"]
+
+
+def test_while_a_single_node_is_out_turns_are_short(stage: Stage, worker: Echo) -> None:
+    """Its report may come at any moment, among many others; with little else out there is no need."""
+    announced(stage, "interactive-low")
+    transport = MemoryTransport()
+    with stage.scheduler(transport) as scheduler:
+        single = Graph("single")
+        single.add("echo", key="it", queue_class="interactive-low")
+        stage.submit(single)
+        eventually(lambda: len(tasks(transport)) == 1, "it is out")
+        assert scheduler._dispatch.pace == HURRIED
+        stage.submit(wide())
+        eventually(lambda: len(tasks(transport)) == 1 + MANY, "the others are out")
+        assert scheduler._dispatch.pace == PRESSED
+        worker.take(tasks(transport)[:1])
+        eventually(lambda: scheduler._dispatch.pace == HURRIED, "it has ended")
+        worker.take(tasks(transport)[1:])
+        eventually(stage.quiet, "quiet")
