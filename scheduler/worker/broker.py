@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 from celery.worker import state
 
-from ..store.connection import FULL, refusal
+from ..store.connection import FULL, UNREACHABLE, refusal
+from ..store.direct import exchange
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -25,6 +26,8 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0
 Drop = Callable[[str, bytes, str], None]
 """Takes (queue, entry, what is wrong with it)."""
 _NO_MESSAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+_PLAIN = frozenset(("ZADD", "HSET", "ZREM", "HDEL"))
+"""What kombu notes of a message that is taken, and of one that is acknowledged."""
 _refused = ""
 
 
@@ -92,27 +95,45 @@ def taken() -> None:
 
 
 def _patient_clients(create: Callable[..., Any]) -> Callable[..., Any]:
-    def _create_client(channel: Any, *args: Any, **kwargs: Any) -> Any:
-        client = create(channel, *args, **kwargs)
+    def _create_client(channel: Any, asynchronous: bool = False) -> Any:
+        """Kombu makes one for each command, which costs as much as the command; a channel's is as good for the next."""
+        kept = None if asynchronous else channel.__dict__.get("_celeriac_client")
+        if kept is not None and kept.connection_pool is channel.pool:
+            return kept
+        client = create(channel, asynchronous)
+        if not asynchronous:
+            channel._celeriac_client = client
         if not hasattr(client, "_celeriac"):
             client._celeriac = True
             execute, pipeline, parse = client.execute_command, client.pipeline, client.parse_response
             client.execute_command = lambda *a, **k: patiently(lambda: execute(*a, **k))
-            client.pipeline = lambda *a, **k: _patient_pipeline(pipeline(*a, **k))
+            client.pipeline = lambda *a, **k: _patient_pipeline(client, pipeline(*a, **k))
             client.parse_response = lambda connection, command, **k: _parsed(channel, parse, connection, command, k)
         return client
 
     return _create_client
 
 
-def _patient_pipeline(pipe: Any) -> Any:
-    """A transaction that is refused has done nothing, and its commands are kept for the next try."""
+def _patient_pipeline(client: Any, pipe: Any) -> Any:
+    """A transaction that is refused has done nothing, and its commands are kept for the next try.
+
+    Those that every message costs go past redis-py's layers.
+    """
     execute = pipe.execute
 
     def again(*args: Any, **kwargs: Any) -> Any:
         commands = list(pipe.command_stack)
+        plain = pipe.transaction and not pipe.watching and all(it[0][0] in _PLAIN for it in commands)
 
         def once() -> Any:
+            if plain:
+                try:
+                    answers = exchange(client, [("MULTI",), *(it[0] for it in commands), ("EXEC",)])
+                except UNREACHABLE:  # redis-py tries again over a new connection, and so it does here
+                    log.debug("Redis did not answer", exc_info=True)
+                else:
+                    pipe.reset()
+                    return answers[-1]
             pipe.command_stack = list(commands)
             return execute(*args, **kwargs)
 

@@ -71,6 +71,15 @@ def test_pings_that_a_failing_disk_refuses_end_no_worker(tmp_path: Path) -> None
     assert told.splitlines() == ["None", "lived"]
 
 
+def test_a_worker_keeps_its_client_for_as_long_as_its_connections(tmp_path: Path) -> None:
+    """One client in place of one for each command; what it notes and lets go of is right over a broken connection."""
+    with Hurt(tmp_path / "redis") as hurt:
+        command = [sys.executable, "-m", "tests.acceptance.worker.kept", hurt.url]
+        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+    assert len(told) == 8
+    assert [line for line in told if not line.endswith(": True")] == []
+
+
 def test_a_worker_that_is_told_to_stop_does_not_wait_for_room(start: Start, tmp_path: Path) -> None:
     """SIGTERM ends it also while Redis is full; what it had popped is missed by its lease or its deadline."""
     with Hurt(tmp_path / "redis") as hurt:
