@@ -151,10 +151,14 @@ class Access:
             )
         return StoreError(f"Redis at {where} refused: {escaped(reason, 300)}. `celeriac doctor` tells what it lacks.")
 
-    def follow(self, run: RunId, after: str, seconds: float) -> Entries:
-        """Entries of a run's log after an id; waits up to `seconds` for one, not at all when that is 0."""
+    def follow(self, run: RunId, after: str, seconds: float, *, nodes: bool = True) -> Entries:
+        """Entries of a run's log after an id; waits up to `seconds` for one, not at all when that is 0.
+
+        Args:
+            nodes: see Runs.log.
+        """
         block_ms = math.ceil(seconds * 1000) or None
-        return self.runs_of(run).log(run, after, count=ENTRIES_AT_ONCE, block_ms=block_ms)
+        return self.runs_of(run).log(run, after, count=ENTRIES_AT_ONCE, block_ms=block_ms, nodes=nodes)
 
     async def afollow(self, run: RunId, after: str, seconds: float) -> Entries:
         """The same for a coroutine; all those of one event loop share one blocking read."""

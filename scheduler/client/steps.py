@@ -136,7 +136,7 @@ class RunSteps:
             state = yield Ask(self.state)
             if state in ENDED_RUNS:
                 return state
-            while entries := (yield Follow(after, state.value)):
+            while entries := (yield Follow(after, state.value, nodes=False)):
                 after = entries[-1][0]
                 ended = _run_end(entries)
                 if ended is not None:

@@ -43,12 +43,14 @@ class Follow(NamedTuple):
         state: of the run or the node, as last seen, for the message when the time is up.
         node: the node waited for, None for the run.
         wait: False reads what is there.
+        nodes: False for who asks for the run alone: a thread's entries may then lack the moves of its nodes.
     """
 
     after: str
     state: str = ""
     node: str | None = None
     wait: bool = True
+    nodes: bool = True
 
 
 class Pause(NamedTuple):
@@ -132,7 +134,8 @@ class Waiting(Generic[T]):
                     time.sleep(self._bounded(step.seconds))
                     answer = None
                 else:
-                    answer = self._access.follow(self._run, step.after, self._follow_seconds(step))
+                    seconds = self._follow_seconds(step)
+                    answer = self._access.follow(self._run, step.after, seconds, nodes=step.nodes)
             except CeleriacError:
                 raise
             except UNREACHABLE as lost:

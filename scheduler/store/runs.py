@@ -23,6 +23,8 @@ from .loading import Broken, First, load_in_steps, read_first
 from .submission import Submission
 from .summaries import Summary, summary_of
 
+_OF_RUN = b"[-1,"
+"""How a line of the log begins that concerns the run as a whole, as Batch writes it."""
 Told = tuple[str, list[list[Any]], dict[int, dict[str, Any]]]
 """An entry of a run's log; see Runs.history."""
 
@@ -226,18 +228,22 @@ class Runs:
         return found
 
     def log(
-        self, run: RunId, after: str = "0", *, count: int = 1000, block_ms: int | None = None
+        self, run: RunId, after: str = "0", *, count: int = 1000, block_ms: int | None = None, nodes: bool = True
     ) -> list[tuple[str, list[list[Any]]]]:
         """Entries of a run's log after an entry's id: (id, moves). Waits up to `block_ms` for one, without polling.
 
         A move is [node, move, attempt, cause, why]; the end of the run is [-1, state, 0, -1, why].
+
+        Args:
+            nodes: False leaves entries unread that say nothing of the run as a whole: they have no moves then.
         """
         key = self.keys_of(run).log(run)
         found = self.client.xread({key: after}, count=count, block=block_ms)
         if not found:
             return []
         [(_, entries)] = found.items() if isinstance(found, dict) else found
-        return [(id_.decode(), json.loads(fields[b"moves"])) for id_, fields in entries]
+        told = ((id_.decode(), fields[b"moves"]) for id_, fields in entries)
+        return [(id_, json.loads(moves) if nodes or _OF_RUN in moves else []) for id_, moves in told]
 
     def history(self, run: RunId) -> list[Told]:
         """The whole log of a run: (id, moves, number of a move -> what is told beside it). A call per 1,000."""

@@ -258,6 +258,10 @@ def test_what_was_committed_is_what_is_read(runs: Runs, scripted: Callable[[RunI
     loaded = runs.load(run)
     assert loaded.run_state is RunState.FAILED
     assert [NodeState(state).word for state in loaded.state] == ["succeeded", "succeeded", "failed", "upstream_failed"]
+    of_run = [(id_, moves if any(it[0] == -1 for it in moves) else []) for id_, moves in runs.log(run)]
+    assert runs.log(run, nodes=False) == of_run
+    assert of_run[-1][1]
+    assert not of_run[0][1]
 
 
 def test_the_log_is_read_from_any_entry_on(runs: Runs, scripted: Callable[[RunId], Scripted]) -> None:
