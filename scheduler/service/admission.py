@@ -76,6 +76,8 @@ class Admission:
         """Ready nodes that are to be added once more, for what is paused has changed."""
         self.refused: list[Refusal] = []
         """Ready nodes that are not to be sent; their attempts are to fail."""
+        self.lane: deque[int] | None = None
+        """Where the node went that was added last, if all of its run and profile go there now; else None."""
         self.gate: Gate | None = None
         self._blocked: dict[str, dict[int, str]] = {}
         """Run -> ready nodes that its policy holds, with the reasons. They are no more waited for: whoever changes the
@@ -235,6 +237,7 @@ class Admission:
             sure: what is known has just been read, so a tool that is not known is refused. Else UNKNOWN is returned for
                 it, and nothing is done.
         """
+        self.lane = None
         profile = run.way(node)
         name, why = self.place(profile)
         if why == UNKNOWN:
@@ -262,9 +265,10 @@ class Admission:
             runs = levels[run.priority] = OrderedDict()
         queue = runs.get(run.id)
         if queue is None:
-            runs[run.id] = (run, deque((node,)))
-        else:
-            queue[1].append(node)
+            queue = runs[run.id] = (run, deque())
+        queue[1].append(node)
+        if not run.rungs and run.policy is None:
+            self.lane = queue[1]
         return ""
 
     def _stopped(self, run: Run, node: int, executor: str, queue_class: str) -> str | None:

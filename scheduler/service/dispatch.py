@@ -24,6 +24,7 @@ from .admission import UNKNOWN, Admission
 from .batch import Batch, Sent
 from .held import CHECK_MS, Flight, Held
 from .outbox import Outbox, Outgoing
+from .pacing import part_of_turn
 from .policies import Policies
 from .publisher import scheduler_app
 from .transport import Transport, open_transport
@@ -31,10 +32,6 @@ from .transport import Transport, open_transport
 log = logging.getLogger("celeriac.scheduler")
 
 ADMITTED_PER_TURN = 1000
-HURRIED = 0.2
-"""Part of a turn's length while interactive workers live: a person's node that has just missed one waits for it."""
-PRESSED = 0.05
-"""While an interactive node is out, and more of others: its report may come at any moment."""
 CLAIM_GRACE_MS = 15_000
 """A message that no worker has claimed this long after its class's target wait is looked for in the broker. Workers
 renew what they have taken from it, so a message that is neither there nor renewed is lost."""
@@ -77,11 +74,7 @@ class Dispatch:
     @property
     def pace(self) -> float:
         """Part of its usual length that a turn takes now."""
-        if not self.is_hurried:
-            return 1.0
-        flying = self.admission.flying
-        awaited = sum(map(flying.__getitem__, self.interactive))
-        return PRESSED if 0 < 2 * awaited < sum(flying.values()) else HURRIED
+        return part_of_turn(self.admission.flying, self.interactive) if self.is_hurried else 1.0
 
     @property
     def is_hurried(self) -> bool:
@@ -244,9 +237,14 @@ class Dispatch:
         Returns whether any must wait so: its contract may have been published since we looked.
         """
         waits, unknown = False, list[tuple[Run, int]]()
+        alike: tuple[int, int] | None = None  # run and profile whose nodes all go the way of the one before
         for run, node in batch.ready:
+            if alike == (id(run), run.profile[node]) and (lane := self.admission.lane) is not None:
+                lane.append(node)
+                continue
             if run.run_state is _PAUSED or (batch.reopened and any(it is run for it in batch.reopened)):
                 continue  # it is asked for again when the run goes on, or in the next turn
+            alike = id(run), run.profile[node]
             why = self.admission.add(run, node)
             if why == UNKNOWN:
                 unknown.append((run, node))

@@ -16,6 +16,7 @@ import atexit
 import gc
 import logging
 import os
+import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
@@ -185,8 +186,9 @@ def _on_worker_ready(sender: Any, **_: Any) -> None:
     beat.start()
     _working.append(installation)
     atexit.register(_goodbye, installation, os.getpid())
-    gc.collect()
-    spare()
+    if threading.current_thread() is threading.main_thread():  # else the process is somebody else's, a test's perhaps
+        gc.collect()
+        spare()
 
 
 def _on_pool_process(**_: Any) -> None:

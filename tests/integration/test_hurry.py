@@ -6,7 +6,7 @@ import pytest
 
 from scheduler.core.states import NodeState
 from scheduler.graph import Graph
-from scheduler.service.dispatch import HURRIED, PRESSED
+from scheduler.service.pacing import HURRIED, PRESSED
 from scheduler.service.transport import MemoryTransport, Outgoing
 from scheduler.wire import BUNDLES, RunId
 from tests.integration.echo import INTERACTIVE, Echo, tasks

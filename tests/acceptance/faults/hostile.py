@@ -185,9 +185,15 @@ def words_of(line: bytes) -> list[bytes]:
     return [_ESCAPE.sub(meant, word) for word in _WORD.findall(found[1])] if found else []
 
 
+def attempts_of(headers: dict[str, Any]) -> int:
+    """How many attempts a message carries: a list of one, or the ids of several as one text."""
+    told = headers["celeriac"]["attempts"]
+    return len(told.split() if isinstance(told, str) else told)
+
+
 def _attempts(message: bytes) -> int:
-    """How many attempts a message of kombu's carries."""
-    return len(json.loads(message)["headers"]["celeriac"]["attempts"])
+    """The same of a message as kombu lays it into Redis."""
+    return attempts_of(json.loads(message)["headers"])
 
 
 class Doubler:

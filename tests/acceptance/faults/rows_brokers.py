@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from tests.acceptance.rabbit import Rabbit, rabbit, scripts
 
+from .hostile import attempts_of
 from .looking import QUEUES, refused_claims, unharmed
 from .network import again_and_again, everywhere, part
 from .rig import KINDS, Rig, eventually
@@ -108,7 +109,7 @@ class Doubler:
                         properties={"correlation_id": properties["correlation_id"], "delivery_mode": 2},
                     )
                     channel.basic_publish(again, exchange="", routing_key=to)
-                    self.attempts += len(headers["celeriac"]["attempts"])
+                    self.attempts += attempts_of(headers)
 
             channel.basic_consume(queue, no_ack=True, callback=double)
             self._ready.set()

@@ -6,6 +6,7 @@ It knows nothing of graphs. What it is told comes by environment: broker, result
 # ruff: noqa: D103  tasks as a user would write them, most without docstrings
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -95,6 +96,11 @@ def echo(value: Any = None) -> Any:
 @app.task
 def kind(value: Any) -> str:
     return type(value).__name__
+
+
+@app.task
+def frozen() -> int:
+    return gc.get_freeze_count()
 
 
 @app.task

@@ -33,6 +33,11 @@ def test_declared_exceptions_have_their_kind(either: Post) -> None:
     assert either.wait(either.send("sample.topics", "key")).short == ("failed", "invalid_input", "KeyError")
 
 
+def test_what_a_worker_has_loaded_is_no_more_looked_through_for_garbage(either: Post) -> None:
+    """In its pool processes, the first ones and those that come later, and where its threads run tasks."""
+    assert either.wait(either.send("sample.frozen")).output > 20_000
+
+
 def test_a_context_parameter_is_filled(either: Post) -> None:
     """The attempt's facts come as an argument where the function asks for them."""
     header = {"v": 1, "node": "name it"}
