@@ -110,7 +110,7 @@ def test_a_killed_worker_s_chain_goes_on_elsewhere(tmp_path: Path) -> None:
         stack.kill("first")
         stack.worker(name="second")
         assert run.wait(120) is RunState.SUCCEEDED
-        assert gone_on(client, run) > 10
+        assert gone_on(client, run) >= 10  # before the kill; behind it as many as the class's workers are known again
         attempts = {it.key: it.attempt for it in run.nodes()}
         counted = Counter(begun(stack))
         assert counted.keys() == attempts.keys()
