@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .bundle import Bundle
 
 log = logging.getLogger(__name__)
-TICK_SECONDS = 0.01
+TICK_SECONDS = 0.005
 
 
 class Ticker:
