@@ -5,9 +5,11 @@ The scheduler's side is played by hand: an attempt is two entries in Redis, a re
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -275,8 +277,14 @@ class Worker:
         self.process.send_signal(number)
 
     def ended(self, seconds: float = GENEROUS_SECONDS) -> int:
-        """Wait for its end; its exit status."""
-        return self.process.wait(seconds)
+        """Wait for its end; its exit status. One that does not end is asked by Celery's own signal what it is at."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.signal(signal.SIGUSR1)
+            with contextlib.suppress(AssertionError):
+                until(lambda: "MainThread" in self.text(), "its stacks in the log", 5)
+            raise AssertionError(f"not ended after {seconds:.0f} s:\n{self.text()[-12_000:]}") from None
 
     def close(self) -> None:
         """End it at once; its pool processes die with it."""
