@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -102,15 +103,23 @@ def test_a_stopped_demo_leaves_nothing_behind(tmp_path: Path, how: signal.Signal
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(COMMAND, cwd=ROOT, env=environment(tmp_path), stdout=log, stderr=log)
     left: set[psutil.Process] = set()
+    stopped: list[psutil.Process] = []
 
     def runs() -> bool:
-        """Looks for processes first, for the run takes a second or two and the signal must come within it."""
+        """The scheduler stands still before the run comes, so that the run cannot end before the signal comes."""
         left.update(psutil.Process(process.pid).children(recursive=True))
+        for it in left if not stopped else ():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if it.cmdline()[-1:] == ["scheduler"]:
+                    it.suspend()
+                    stopped.append(it)
         return "submitted as run" in (tmp_path / "log").read_text()
 
     try:
         eventually(runs, "the demo runs")
         process.send_signal(how)
+        for scheduler in stopped:
+            scheduler.resume()
         assert process.wait(60) == 130
     finally:
         process.kill()
