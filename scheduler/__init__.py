@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .client import Client, Completed, Event, Explanation, Fact, NodeView, RunHandle
+    from .client import Client, Completed, Event, Explanation, Fact, NodeView, RunHandle, Submission
     from .core.states import NodeState, RunState
     from .errors import (
         AnswerRefused,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         NodeFailed,
         NodeNotFound,
         NodeWithoutOutput,
+        NotAllSubmitted,
         NotAnAncestor,
         NotJson,
         NotRedriven,
@@ -145,6 +146,7 @@ __all__ = [
     "NodeState",
     "NodeView",
     "NodeWithoutOutput",
+    "NotAllSubmitted",
     "NotAnAncestor",
     "NotJson",
     "NotRedriven",
@@ -178,6 +180,7 @@ __all__ = [
     "StoreTooNew",
     "StoreUnreachable",
     "StoreUnsafe",
+    "Submission",
     "Summary",
     "TimedOut",
     "Timing",
@@ -225,6 +228,7 @@ _HOME = {
     "RunState": "core.states",
     "Secret": "graph",
     "Settings": "settings",
+    "Submission": "client",
     "Summary": "store.summaries",
     "Timing": "graph",
     "again": "graph",

@@ -44,6 +44,7 @@
     │   │   └── StoreRefused    so a scheduler that is told to be strict does not work with it; `.problems`
     │   ├── StoreTooNew         its layout is newer than this version understands
     │   └── Fenced              this process no longer owns the shard; drop what is in memory
+    ├── NotAllSubmitted         of many graphs some were not stored; `.runs`, `.errors`
     ├── ArchiveError            the archive of ended runs cannot be read or written
     ├── BundleError             a file that is no exported run, or not as it was written
     ├── DeadLetterNotFound      no such dead letter (also a LookupError)
@@ -792,6 +793,27 @@ class KeyReused(RunError):
             f"({escaped(graph_hash, 64)}, not {escaped(other_hash, 64)}). Submit the same graph, or use a key that "
             "differs whenever the graph does.",
             run=run,
+        )
+
+
+class NotAllSubmitted(CeleriacError):
+    """Of many graphs that were submitted together, some are not stored, or nobody knows.
+
+    Attributes:
+        runs: for each graph, in their order, the id of its run; None where it is not stored, or that is unknown.
+        errors: number of a graph, from 0 -> what `submit` of it alone would have raised. Once Redis has refused one, or
+            did not answer, the others have the same error, and were not sent again.
+    """
+
+    phase: ClassVar[str] = "admit"
+
+    def __init__(self, runs: Sequence[str | None], errors: Mapping[int, CeleriacError]) -> None:
+        self.runs = list(runs)
+        self.errors = dict(errors)
+        first = min(self.errors)
+        super().__init__(
+            f"{len(self.errors)} of {len(self.runs)} graphs were not submitted, or that is unknown; the others are "
+            f"stored (`.runs` has their ids). The first of them is graphs[{first}]: {self.errors[first]}"
         )
 
 

@@ -12,25 +12,23 @@ and event loops, and holds no connection until it needs one.
 from __future__ import annotations
 
 import asyncio
-import json
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from ..errors import ExecutorNotAllowed, RunNotFound, quoted
-from ..graph import CompiledGraph, Graph
+from ..core.states import RunState
+from ..errors import RunNotFound
+from ..graph import Graph
 from ..graph.limits import Duration, name_of
-from ..store import policies
 from ..store.approvals import Question
-from ..store.connection import UNREACHABLE
 from ..store.summaries import Summary
-from ..versions import current
-from ..wire import RunId, is_found_later, is_run_id, new_run_id, run_id_for_key
+from ..wire import RunId, is_run_id, run_id_for_key
 from .access import Access
-from .given import facts_of, graph_of, namespace_of, url_of
+from .given import namespace_of, url_of
 from .handle import RunHandle
 from .outside import complete, open_questions
 from .scopes import Scopes
+from .submission import Submission, Submitter
+from .together import Together
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -40,8 +38,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DEFAULT_NAMESPACE, DEFAULT_SHARDS = "cel", 16
-SUBMIT_PAUSES_SECONDS = (0.05, 0.2, 0.5)
-"""Before each repetition of a submit whose reply was lost; the same run id makes that harmless."""
 
 
 class Client(Scopes):
@@ -80,7 +76,7 @@ class Client(Scopes):
             settings,
             archive_url if archive_url is not None or settings is None else settings.archive,
         )
-        self._contracts: tuple[int, Mapping[str, Mapping[str, Any]]] | None = None
+        self._submitter = Submitter(self._access)
 
     @classmethod
     def from_env(cls, **overrides: Any) -> Self:
@@ -136,16 +132,8 @@ class Client(Scopes):
             StoreUnreachable: no answer, also not when asked again. Whether the run is stored is then unknown; repeating
                 the call with the same key is harmless.
         """
-        facts = facts_of(key, labels, correlation_id, deadline, priority)
-        compiled = self._compile(graph_of(graph), check)
-        if check and self._contracts is not None and (versions := current(compiled.executors, self._contracts[1])):
-            facts["versions"] = json.dumps(versions, ensure_ascii=False)
-        run = new_run_id(time.time_ns() // 1_000_000) if key is None else run_id_for_key(self.namespace, key)
-        created = self._access.reach(lambda: self._send(run, compiled, facts))
-        if created:
-            self._access.forget(run)
-        # a run that was there already may have its nodes in another order: then the handle asks the store
-        return RunHandle(self._access, run, compiled.keys if created else None, seen=True)
+        given = Submission(graph, key, labels, correlation_id, deadline, priority)
+        return self._submitter.send(self._submitter.prepare(given, check))
 
     async def asubmit(
         self,
@@ -169,6 +157,33 @@ class Client(Scopes):
             priority=priority,
             check=check,
         )
+
+    def submit_many(
+        self, graphs: Iterable[Submission | Graph | Mapping[str, Any]], *, check: bool = True
+    ) -> list[RunHandle]:
+        """Makes a run of each graph; small ones by hundreds in one round trip. Each is a run of its own, as if it had
+        been submitted alone, and everything about all of them is checked before the first is stored.
+
+        Args:
+            graphs: each as for `submit`, or a `Submission` where its run is to have a key, labels and so on.
+            check: see `submit`; what workers have published is read once for all.
+
+        Returns:
+            The runs, in the order of the graphs.
+
+        Raises:
+            GraphError: one cannot be used; a note says which. Nothing is stored.
+            NotAllSubmitted: some are not stored, or it is unknown; it has the runs that are. Repeating the call is
+                harmless where all have keys.
+            StoreUnreachable: no answer before the first was sent.
+        """
+        return self._submitter.send_many(self._submitter.prepare_many(graphs, check))
+
+    async def asubmit_many(
+        self, graphs: Iterable[Submission | Graph | Mapping[str, Any]], *, check: bool = True
+    ) -> list[RunHandle]:
+        """`submit_many` for a coroutine, in a thread, because compiling is work. Cancelling it takes nothing back."""
+        return await asyncio.to_thread(self.submit_many, graphs, check=check)
 
     # --- runs --------------------------------------------------------------------------------------------
 
@@ -198,6 +213,28 @@ class Client(Scopes):
     async def aruns(self, *, limit: int = 100, live: bool = True, ended: bool = True) -> list[Summary]:
         """`runs` for a coroutine."""
         return await asyncio.to_thread(self.runs, limit=limit, live=live, ended=ended)
+
+    def wait_many(self, runs: Iterable[RunHandle], timeout: Duration | None = None) -> list[RunState]:
+        """Blocks until all of these runs have ended, and says how each did, in their order.
+
+        Those that have ended by then cost one question for all of them, however many they are.
+
+        Args:
+            runs: of this client.
+            timeout: seconds, "10m" or a timedelta, for all of them together; None waits for ever.
+
+        Raises:
+            WaitTimeout, RunNotFound, RunLost, StoreUnreachable: of one of them, see RunHandle.wait.
+        """
+        return Together(self._access, runs, timeout).result()
+
+    async def await_many(
+        self,
+        runs: Iterable[RunHandle],
+        timeout: Duration | None = None,  # noqa: ASYNC109  a parameter like its twin's
+    ) -> list[RunState]:
+        """`wait_many` for a coroutine."""
+        return await Together(self._access, runs, timeout).aresult()
 
     # --- what waits for somebody ---------------------------------------------------------------------------
 
@@ -254,68 +291,3 @@ class Client(Scopes):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
-
-    # --- how it submits ------------------------------------------------------------------------------------
-
-    def _compile(self, graph: Graph, check: bool) -> CompiledGraph:
-        if not check:
-            return graph.compile()
-        contracts = self._access.reach(self._published)
-        classes = None if self._settings is None else self._access.reach(lambda: self._classes(contracts))
-        compiled = graph.compile(contracts=contracts, classes=classes)
-        if compiled.header.get("mappers"):
-            mappers = self._access.reach(lambda: policies.mappers(self._access.runs))
-            compiled = graph.compile(contracts=contracts, classes=classes, mappers=mappers)
-        if self._settings is not None:
-            self._check_classes(compiled, contracts)
-        return compiled
-
-    def _check_classes(self, compiled: CompiledGraph, contracts: Mapping[str, Mapping[str, Any]]) -> None:
-        """Whether each executor may run in its class, as far as the classes are declared here.
-
-        Raises:
-            ExecutorNotAllowed: one may not.
-        """
-        assert self._settings is not None  # noqa: S101  asked for by the caller
-        declared, default = self._settings.classes, self._settings.default_class.name
-        for number, profile in enumerate(compiled.header["profiles"]):
-            for place, way in (("", profile), *_steps(profile)):
-                executor = way["executor"]
-                name = way.get("queue_class") or contracts.get(executor, {}).get("queue_class") or default
-                if not executor or is_found_later(executor):  # nobody executes a choice; the other shows later
-                    continue
-                if name in declared and not declared[name].allows(executor):
-                    at = f"nodes[{quoted(compiled.key_of_profile(number))}]{place}.executor"
-                    raise ExecutorNotAllowed(executor, name, declared[name].executors, at)
-
-    def _published(self) -> Mapping[str, Mapping[str, Any]]:
-        """What workers have published; read again only when it has changed."""
-        runs = self._access.runs
-        version, known = runs.contracts_version(), self._contracts
-        if known is None or known[0] != version:
-            known = self._contracts = (version, runs.contracts())
-        return known[1]
-
-    def _classes(self, contracts: Mapping[str, Mapping[str, Any]]) -> set[str]:
-        """Queue classes known here or to any worker."""
-        classes = set(self._settings.classes) if self._settings is not None else set()
-        described = (*contracts.values(), *self._access.runs.workers().values())
-        return classes | {str(it["queue_class"]) for it in described if it.get("queue_class")}
-
-    def _send(self, run: RunId, graph: CompiledGraph, facts: Mapping[str, str | int]) -> bool:
-        """Store it. When the reply is lost it is sent again: if the first one arrived, the second finds its run."""
-        for pause in SUBMIT_PAUSES_SECONDS:
-            try:
-                return self._access.runs.submit(run, graph, facts)[0]
-            except UNREACHABLE:
-                time.sleep(pause)
-        return self._access.runs.submit(run, graph, facts)[0]
-
-
-def _steps(profile: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(place, step) of the steps of a compiled profile's ladder that name an executor."""
-    return (
-        (f".retry.steps[{number}]", step)
-        for number, step in enumerate(profile.get("steps", ()))
-        if step.get("executor")
-    )

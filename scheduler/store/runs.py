@@ -20,7 +20,7 @@ from ..wire import VERSION, RunId, is_run_id, shard_of
 from .direct import exchange
 from .keys import BUCKET, LAYOUT, Keys, ShardKeys
 from .loading import Broken, First, load_in_steps, read_first
-from .submission import Submission
+from .submission import Submit
 from .summaries import Summary, summary_of
 
 _OF_RUN = b"[-1,"
@@ -46,7 +46,7 @@ class Runs:
         self.keys = Keys(namespace)
         self.namespace = namespace
         self.shards = shards
-        self.submit = Submission(client, self.keys, shards)
+        self.submit = Submit(client, self.keys, shards)
 
     def shard(self, run: RunId) -> int:
         """Where a run lives."""

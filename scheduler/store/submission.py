@@ -2,7 +2,7 @@
 
 Until that script has run there is no run; staged pages vanish after an hour. Whether there is room is asked together
 with the first page, by the script that stages it, so a graph that is refused has stored nothing. A graph of one page
-goes straight into that one script, on a Redis without a limit of memory.
+goes straight into that one script, on a Redis without a limit of memory, and hundreds of such go there together.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from .keys import STAGED_SECONDS, Keys, ShardKeys
 from .scripts import STAGE, SUBMIT
 
 PAGES_IN_FLIGHT = 8
+TOGETHER, TOGETHER_BYTES = 200, 1024 * 1024
+"""Graphs, and bytes of them, that go in one round trip."""
 MEMORY_GUARD = 0.85
 LIMIT_SECONDS = 1.0
 """For so long a Redis that had no limit of memory is taken to have none."""
@@ -52,7 +54,13 @@ class Compiled(Protocol):
         ...
 
 
-class Submission:
+Item = tuple[RunId, Compiled, Mapping[str, Part]]
+"""A run that is to be: its id, its graph, and further fields of it."""
+Call = tuple[list[str], list[Part]]
+"""Keys and arguments of a script."""
+
+
+class Submit:
     """The way in.
 
     Args:
@@ -114,6 +122,43 @@ class Submission:
                     self.client.unlink(staged)
             raise
 
+    def many(self, items: Sequence[Item], answers: list[bool | None]) -> None:
+        """Make runs of many graphs: of those that have one page, hundreds in one round trip, on a Redis without a limit
+        of memory. The others are left to be made one by one.
+
+        Args:
+            answers: for each item None; True is put there once its run has been made, False when it was there before.
+
+        Raises:
+            redis.exceptions.RedisError, StoreFull: no answer, or one that says no. To which items is not told, and
+                those after them were not sent.
+        """
+        waiting: list[tuple[int, Call]] = []
+        size = 0
+        for number, (run, graph, facts) in enumerate(items):
+            if graph.header["pages"] != 1:
+                continue
+            if self.memory_guard > 0 and (self._limited or time.monotonic() >= self._known_until):
+                with contextlib.suppress(KeyReused):
+                    answers[number] = self(run, graph, facts)[0]  # this one asks for the limit on its way
+                if self._limited:
+                    return
+                continue
+            call = self._call(run, "", list(graph.pages()), graph, facts, asks=False)
+            waiting.append((number, call))
+            size += sum(len(part) for part in call[1] if isinstance(part, bytes))
+            if len(waiting) >= TOGETHER or size >= TOGETHER_BYTES:
+                self._send(waiting, answers)
+                waiting, size = [], 0
+        self._send(waiting, answers)
+
+    def _send(self, waiting: Sequence[tuple[int, Call]], answers: list[bool | None]) -> None:
+        """One round trip."""
+        if not waiting:
+            return
+        for (number, _), answer in zip(waiting, SUBMIT.many(self.client, [call for _, call in waiting]), strict=True):
+            answers[number] = True if answer[0] == b"accepted" else None
+
     def _stage(self, staged: str, graph: Compiled) -> None:
         """Put the pages of a graph aside. Asks for room with the first."""
         guard, count = self.memory_guard, 0
@@ -161,24 +206,8 @@ class Submission:
         """The run, of pages that have been staged or of these; None when Redis has a limit of memory now, and there
         may be no room for it.
         """
-        keys, count = self._shard(run), graph.header["pages"]
         asks = bool(pages) and self.memory_guard > 0 and time.monotonic() >= self._known_until
-        header = zlib.compress(json.dumps(graph.header, ensure_ascii=False).encode(), 1)
-        fields: dict[str, Part] = {
-            "name": graph.header["name"],
-            "hash": graph.hash,
-            "nodes": graph.header["nodes"],
-            "header": header,
-            "state": RunState.RUNNING.value,
-            **facts,
-        }
-        if "version" in graph.header:
-            fields["graph_version"] = graph.header["version"]
-        named = [keys.run(run), staged or keys.spec(run), keys.spec(run), keys.live, keys.inbox, keys.archived(run)]
-        along = [part for pair in enumerate(pages) for part in pair]
-        given = [run, count, graph.header["nodes"] * NODE_BYTES, int(asks), len(along), *along]
-        given += (part for pair in fields.items() for part in pair)
-        answer = SUBMIT(self.client, [*named, keys.gone, keys.expected], given)
+        answer = SUBMIT(self.client, *self._call(run, staged, pages, graph, facts, asks=asks))
         word = answer[0]
         if asks and word in (b"accepted", b"limited"):
             self._limited, self._known_until = word == b"limited", time.monotonic() + LIMIT_SECONDS
@@ -192,9 +221,41 @@ class Submission:
             _same_graph(run, answer[1], graph, facts)
             return False, 0
         raise StoreUnsafe(
-            f"of {count} pages of the graph the store kept {answer[1]}",
+            f"of {graph.header['pages']} pages of the graph the store kept {answer[1]}",
             "it lost writes that it had acknowledged; check maxmemory-policy (noeviction) and submit again",
         )
+
+    def _call(
+        self,
+        run: RunId,
+        staged: str,
+        pages: Sequence[bytes],
+        graph: Compiled,
+        facts: Mapping[str, Part],
+        *,
+        asks: bool,
+    ) -> Call:
+        """What submit.lua is called with; see there.
+
+        Args:
+            asks: for a limit of memory.
+        """
+        keys, header = self._shard(run), graph.header
+        fields: dict[str, Part] = {
+            "name": header["name"],
+            "hash": graph.hash,
+            "nodes": header["nodes"],
+            "header": zlib.compress(json.dumps(header, ensure_ascii=False).encode(), 1),
+            "state": RunState.RUNNING.value,
+            **facts,
+        }
+        if "version" in header:
+            fields["graph_version"] = header["version"]
+        named = [keys.run(run), staged or keys.spec(run), keys.spec(run), keys.live, keys.inbox, keys.archived(run)]
+        along = [part for pair in enumerate(pages) for part in pair]
+        given = [run, header["pages"], header["nodes"] * NODE_BYTES, int(asks), len(along), *along]
+        given += (part for pair in fields.items() for part in pair)
+        return [*named, keys.gone, keys.expected], given
 
     def _exists(self, run: RunId, graph: Compiled, facts: Mapping[str, Part]) -> bool:
         keys = self._shard(run)

@@ -21,7 +21,7 @@ from .place import Place
 from .sections import Section
 
 ALONE = ("echo", "growth", "idle", "profile", "overload", "scaling", "metg", "mixed", "million")
-TURNS = ("chain", "chain-fused", "chain-pure", "fan", "stencil", "diamonds", "flat", "layers-real")
+TURNS = ("chain", "chain-fused", "chain-pure", "fan", "stencil", "diamonds", "diamonds-singly", "flat", "layers-real")
 NAMES = (*ALONE, *TURNS, "shipped")
 LEFT_OUT = ("flat", "layers-real", "million")
 """Only on request: fan measures what flat does, 100,000 nodes take real workers two minutes a turn, and `million` takes

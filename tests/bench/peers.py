@@ -150,7 +150,7 @@ def run_celeriac(place: Place, works: Sequence[Work]) -> Iterator[tuple[str, flo
         celeriac.run_all(client, [celeriac.graph_of(shapes.fan(200))])
         for work in works:
             graph = busy_graph(work) if work.task_us else celeriac.graph_of(work.graph())
-            yield work.name, celeriac.run_all(client, [graph] * work.times).total
+            yield work.name, celeriac.run_all(client, [graph] * work.times, together=work.times > 1).total
             if work.name == "chain":
                 alone = celeriac.graph_of(work.graph(), alone=True)
                 yield ALONE, celeriac.run_all(client, [alone]).total

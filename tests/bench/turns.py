@@ -44,6 +44,7 @@ class Workload:
     Attributes:
         graphs: what celeriac is given.
         canvas: runs the same on canvas and returns the seconds; None where there is nothing to compare with.
+        together: the graphs are submitted, and waited for, by one call.
         ours, theirs: seconds.
         spent: process -> us of CPU a node, while celeriac ran it.
     """
@@ -51,6 +52,7 @@ class Workload:
     name: str
     graphs: list[Graph]
     canvas: Callable[[], float] | None = None
+    together: bool = False
     ours: list[float] = field(default_factory=list)
     theirs: list[float] = field(default_factory=list)
     spent: dict[str, list[float]] = field(default_factory=dict)
@@ -76,8 +78,9 @@ def workloads(place: Place, sizes: Sizes, wanted: Sequence[str]) -> list[Workloa
             "stencil", _built(rows), lambda: celery_runs.canvas_rows(place, rows.up, sizes.width)
         ),
         "diamonds": lambda: Workload(
-            "diamonds", _built(shapes.diamond()) * sizes.diamonds, lambda: celery_runs.canvas_diamonds(sizes.diamonds)
+            "diamonds", _diamonds(sizes), lambda: celery_runs.canvas_diamonds(sizes.diamonds), together=True
         ),
+        "diamonds-singly": lambda: Workload("diamonds-singly", _diamonds(sizes)),
         "flat": lambda: Workload("flat", _built(fan)),
         "layers-real": lambda: Workload("layers-real", _built(shapes.layers(100, 1000))),
     }
@@ -130,7 +133,7 @@ def _turn(place: Place, client: Client, it: Workload, children: dict[str, Child]
     """One turn of celeriac, with what it cost."""
     redis, client_cpu = place.usage().cpu_seconds, time.process_time()
     before = {name: child.cpu_seconds() for name, child in children.items()}
-    it.ours.append(celeriac.run_all(client, it.graphs).total)
+    it.ours.append(celeriac.run_all(client, it.graphs, together=it.together).total)
     spent = {name: child.cpu_seconds() - before[name] for name, child in children.items()}
     spent["client"] = time.process_time() - client_cpu
     spent["Redis"] = place.usage().cpu_seconds - redis
@@ -161,8 +164,8 @@ def _text(found: list[Workload], raw: list[float], raw_hops: list[float]) -> str
     costs = table(["us of CPU a node", *(found[0].spent if found else ())], spent)
     note = (
         "against it: chain as time a hop, ours by theirs; the others as speed. chain: a message for each node, as in "
-        "canvas; chain-fused: as users write it; chain-pure: the same of pure executors. Raw: flat, no edges, worker "
-        "alone."
+        "canvas; chain-fused: as users write it; chain-pure: the same of pure executors. Diamonds are submitted, and "
+        "waited for, by one call, diamonds-singly by one each. Raw: flat, no edges, worker alone."
     )
     hop = f"one message after the other {Spread.of(raw_hops)} ms each"
     return f"raw Celery: {rate} tasks a second; {hop}\n\n{table(head, rows)}\n\n{note}\n\n{costs}"
@@ -187,8 +190,10 @@ def _values(found: list[Workload], raw: list[float], prefix: str) -> dict[str, f
         values[f"{prefix}{it.name.replace('-', '_')}_nodes_per_second"] = Spread.of(rates).middle
         if it.name in ("fan", "stencil"):
             values[f"{prefix}{'fanin' if it.name == 'fan' else it.name}_tasks_per_second"] = Spread.of(rates).middle
-        if it.name == "diamonds":
-            values[f"{prefix}diamonds_per_second"] = Spread.of(len(it.graphs) / s for s in it.ours).middle
+        if it.name in ("diamonds", "diamonds-singly"):
+            values[f"{prefix}{it.name.replace('-', '_')}_per_second"] = Spread.of(
+                len(it.graphs) / s for s in it.ours
+            ).middle
         if it.theirs:
             values[prefix + _NAMES[it.name]] = _against(it).middle
         if it.name in ("fan", "flat"):
@@ -196,6 +201,10 @@ def _values(found: list[Workload], raw: list[float], prefix: str) -> dict[str, f
         if it.name in _HOPS:
             values[f"{prefix}{_HOPS[it.name]}"] = Spread.of(seconds / it.nodes * 1e3 for seconds in it.ours).middle
     return values
+
+
+def _diamonds(sizes: Sizes) -> list[Graph]:
+    return [celeriac.graph_of(shapes.diamond()) for _ in range(sizes.diamonds)]
 
 
 def _built(shape: shapes.Shape) -> list[Graph]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 
 from scheduler import StoreUnreachable
-from scheduler.client.client import SUBMIT_PAUSES_SECONDS
+from scheduler.client.submission import SUBMIT_PAUSES_SECONDS
 from scheduler.store.scripts import CLAIM, COMMIT, SUBMIT
 from tests.acceptance.ports import free_port
 
