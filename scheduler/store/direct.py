@@ -6,8 +6,11 @@ errors are redis-py's.
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import hiredis
 from redis import Redis
@@ -16,39 +19,93 @@ from redis.exceptions import ResponseError
 Part = str | bytes | int | float
 Command = tuple[Part, ...]
 
+LOOKED_AT_SECONDS = 1.0
+"""How often a pool looks whether a connection is still good, at a third of what a short command costs."""
+_kept: WeakKeyDictionary[Any, list[tuple[Any, float, int]]] = WeakKeyDictionary()
+"""Pool -> (connection between two uses, until when it need not be looked at, the process that it belongs to)."""
 
-def exchange(client: Redis, commands: Sequence[Command], *, raising: bool = True) -> list[Any]:
-    """Send commands and read their answers: one round trip, on a connection of the client's pool.
 
-    Answers are as Redis gives them: bytes, numbers and lists; a hash is a flat list of fields and values.
+def _taken(pool: Any) -> tuple[Any, float]:
+    """A connection for one use, and until when it may be kept without another look."""
+    now, mine = time.monotonic(), os.getpid()
+    kept = _kept.setdefault(pool, [])
+    while kept:
+        connection, until, owner = kept.pop()
+        if owner != mine:  # we were forked, and it is our parent's
+            continue
+        if now < until:
+            return connection, until
+        pool.release(connection)
+    return pool.get_connection(), now + LOOKED_AT_SECONDS
+
+
+class Sent:
+    """Commands that were sent, and whose answers are still to be read. Each is read once.
 
     Args:
-        raising: an error that Redis answers is raised, once all answers are read; else it stands among them.
+        pool: of the connection.
+        count: of commands.
+    """
+
+    __slots__ = ("_connection", "_count", "_pool", "_until")
+
+    def __init__(self, pool: Any, connection: Any, until: float, count: int) -> None:
+        self._pool = pool
+        self._connection = connection
+        self._until = until
+        self._count = count
+
+    def answers(self, *, raising: bool = True) -> list[Any]:
+        """What Redis has answered, as it gives it: bytes, numbers, lists; a hash is a flat list of fields and values.
+
+        Args:
+            raising: an error that Redis answers is raised, once all answers are read; else it stands among them.
+
+        Raises:
+            redis.exceptions.RedisError: no answer, and nothing is known of what was done; or, `raising`, the first
+                error.
+        """
+        found: list[Any] = []
+        broken: ResponseError | None = None
+        read = self._connection.read_response
+        try:
+            for _ in range(self._count):
+                try:
+                    found.append(read())
+                except ResponseError as error:
+                    broken = broken or error
+                    found.append(error)
+        except BaseException:  # an answer may still come, and would be taken for that of the next command
+            self._connection.disconnect()
+            self._pool.release(self._connection)
+            raise
+        _kept[self._pool].append((self._connection, self._until, os.getpid()))
+        if broken is not None and raising:
+            raise broken
+        return found
+
+
+def send(client: Redis, commands: Sequence[Command]) -> Sent:
+    """Send commands on a connection of the client's pool, which is theirs until their answers are read.
 
     Raises:
-        redis.exceptions.RedisError: no answer, and nothing is known of what was done; or, `raising`, the first error.
+        redis.exceptions.RedisError: nothing is known of what was done.
     """
     pool = client.connection_pool
-    connection = pool.get_connection()
-    answers: list[Any] = []
-    broken: ResponseError | None = None
+    connection, until = _taken(pool)
     try:
         packed = [hiredis.pack_command(it) for it in commands]  # type: ignore[arg-type]  # the stub means any length
         connection.send_packed_command([b"".join(packed)])
-        for _ in commands:
-            try:
-                answers.append(connection.read_response())
-            except ResponseError as error:
-                broken = broken or error
-                answers.append(error)
-    except BaseException:  # an answer may still come, and would be taken for that of the next command
+    except BaseException:
         connection.disconnect()
-        raise
-    finally:
         pool.release(connection)
-    if broken is not None and raising:
-        raise broken
-    return answers
+        raise
+    return Sent(pool, connection, until, len(commands))
+
+
+def exchange(client: Redis, commands: Sequence[Command], *, raising: bool = True) -> list[Any]:
+    """Send commands and read their answers: one round trip; see `Sent.answers`."""
+    return send(client, commands).answers(raising=raising)
 
 
 def hashes(client: Any, keys: Sequence[str]) -> list[dict[bytes, bytes]]:
