@@ -4,20 +4,24 @@ By itself a worker ends, with a message in its hands, when Redis is full or its 
 error"), and so it does over a queue entry that kombu did not make. Here a refused command is repeated, with growing
 pauses, until Redis takes it; it has done nothing, so that is exact. An entry that cannot be a message is reported
 and dropped. Leases are renewed meanwhile: the heartbeat has a thread and a connection of its own.
+
+What kombu notes of a message, when it is taken and when it is acknowledged, is sent at once, and whether Redis has done
+it is read before the next such note: the message need not wait for that on its way to whoever runs it.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import Empty
 from typing import Any, TypeVar
 
 from celery.worker import state
 
 from ..store.connection import FULL, UNREACHABLE, refusal
-from ..store.direct import exchange
+from ..store.direct import Command, Sent, send
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -105,38 +109,87 @@ def _patient_clients(create: Callable[..., Any]) -> Callable[..., Any]:
             channel._celeriac_client = client
         if not hasattr(client, "_celeriac"):
             client._celeriac = True
+            notes = _Notes(client)
             execute, pipeline, parse = client.execute_command, client.pipeline, client.parse_response
-            client.execute_command = lambda *a, **k: patiently(lambda: execute(*a, **k))
-            client.pipeline = lambda *a, **k: _patient_pipeline(client, pipeline(*a, **k))
+
+            def settled(call: Callable[[], T]) -> T:
+                notes.settle()
+                return patiently(call)
+
+            client.execute_command = lambda *a, **k: settled(lambda: execute(*a, **k))
+            client.pipeline = lambda *a, **k: _patient_pipeline(notes, pipeline(*a, **k))
             client.parse_response = lambda connection, command, **k: _parsed(channel, parse, connection, command, k)
         return client
 
     return _create_client
 
 
-def _patient_pipeline(client: Any, pipe: Any) -> Any:
+class _Notes:
+    """What is noted in Redis of messages: sent, and not waited for.
+
+    Args:
+        client: over which it is sent.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._lock = threading.RLock()  # threads of a pool acknowledge what they have run
+        self._sent: Sent | None = None
+        self._again: Callable[[], Any] = list
+
+    def send(self, commands: Sequence[Command], again: Callable[[], Any]) -> None:
+        """A transaction.
+
+        Args:
+            again: does the same, and waits for it; called when Redis refused it or did not answer, for doing it twice
+                changes nothing.
+        """
+        with self._lock:
+            self.settle()
+            self._again = again
+            try:
+                self._sent = send(self._client, [("MULTI",), *commands, ("EXEC",)])
+            except UNREACHABLE:  # redis-py tries again over a new connection, and so it does here
+                log.debug("Redis did not answer", exc_info=True)
+                again()
+
+    def settle(self) -> None:
+        """What was sent last has been done when this returns.
+
+        Raises:
+            redis.exceptions.RedisError: Redis does not answer, also not when asked again.
+        """
+        with self._lock:
+            sent, self._sent = self._sent, None
+            if sent is None:
+                return
+            try:
+                sent.answers()
+            except Exception as trouble:
+                if not (isinstance(trouble, UNREACHABLE) or noted(trouble)):
+                    raise
+                self._again()
+
+
+def _patient_pipeline(notes: _Notes, pipe: Any) -> Any:
     """A transaction that is refused has done nothing, and its commands are kept for the next try.
 
-    Those that every message costs go past redis-py's layers.
+    Those that every message costs are not waited for.
     """
     execute = pipe.execute
+    notes.settle()
 
     def again(*args: Any, **kwargs: Any) -> Any:
         commands = list(pipe.command_stack)
-        plain = pipe.transaction and not pipe.watching and all(it[0][0] in _PLAIN for it in commands)
 
         def once() -> Any:
-            if plain:
-                try:
-                    answers = exchange(client, [("MULTI",), *(it[0] for it in commands), ("EXEC",)])
-                except UNREACHABLE:  # redis-py tries again over a new connection, and so it does here
-                    log.debug("Redis did not answer", exc_info=True)
-                else:
-                    pipe.reset()
-                    return answers[-1]
             pipe.command_stack = list(commands)
             return execute(*args, **kwargs)
 
+        if pipe.transaction and not pipe.watching and all(it[0][0] in _PLAIN for it in commands):
+            pipe.reset()
+            notes.send([it[0] for it in commands], lambda: patiently(once))
+            return []
         return patiently(once)
 
     pipe.execute = again
