@@ -38,6 +38,7 @@ from .contracts import contracts_of
 from .endings import GIVEN_BACK, Ending, ErrorTable, check_errors, endings_of, error_of, lost
 from .executor import register_all
 from .installation import Installation, installation_of, installed_on, new_start, spell_broker
+from .leaving import leaving_pool
 from .progress import Progress
 from .queues import Patience, declare_as_told
 from .reconnect import come_back_soon, guard_channels, guard_pool
@@ -45,7 +46,6 @@ from .rejects import not_a_message, surviving_consumer
 from .report import Courier, end, tell
 from .stacks import quicken
 from .tee import failure_of, tee_app
-from .threads import leaving_pool
 
 log = logging.getLogger(__name__)
 
@@ -169,6 +169,14 @@ def _on_worker_init(sender: Any, **_: Any) -> None:
     survive(sender.app, partial(not_a_message, installation))
     sender.pool_cls = leaving_pool(sender.pool_cls)
     sender.consumer_cls = surviving_consumer(symbol_by_name(sender.consumer_cls))
+    _spare_collections()  # Celery collects before each process that it forks
+
+
+def _spare_collections() -> None:
+    """What is loaded is gone through for the last time; unless the process is somebody else's, a test's perhaps."""
+    if threading.current_thread() is threading.main_thread():
+        gc.collect()
+        spare()
 
 
 def _on_worker_ready(sender: Any, **_: Any) -> None:
@@ -186,14 +194,12 @@ def _on_worker_ready(sender: Any, **_: Any) -> None:
     beat.start()
     _working.append(installation)
     atexit.register(_goodbye, installation, os.getpid())
-    if threading.current_thread() is threading.main_thread():  # else the process is somebody else's, a test's perhaps
-        gc.collect()
-        spare()
+    _spare_collections()
 
 
 def _on_pool_process(**_: Any) -> None:
     """A pool process has begun: threads and connections stayed with its parent."""
-    spare()  # the worker's main process has not come that far when it starts its first ones
+    spare()  # with what its own start has brought
     for installation in _installed:
         installation.courier = None
         installation.in_pool_process = True

@@ -26,9 +26,9 @@ from .context import is_attempt
 from .endings import Ending, ending, endings_of, lost, outside
 from .entries import entries_in
 from .installation import installation_of
+from .leaving import cannot_stop
 from .options import EXECUTORS
 from .report import tell
-from .threads import cannot_stop
 
 log = logging.getLogger(__name__)
 NOT_ALLOWED = "ExecutorNotAllowed"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from billiard import einfo
 from celery import Celery, Task, shared_task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from pydantic import BaseModel, Field
@@ -77,6 +78,23 @@ def _slow_handover(seconds: float) -> None:
 
 if "SAMPLE_HANDOVER_SECONDS" in os.environ:
     _slow_handover(float(os.environ["SAMPLE_HANDOVER_SECONDS"]))
+
+
+def _slow_reading(seconds: float) -> None:
+    """Stretch the moment in which the main thread reads of a process that a task was refused."""
+    own: Any = einfo.rebuild_exc
+
+    def rebuild_exc(exc: BaseException, tb: str) -> Any:
+        note("reading")
+        time.sleep(seconds)
+        return own(exc, tb)
+
+    rebuild_exc.__module__, rebuild_exc.__qualname__ = einfo.__name__, own.__qualname__  # it is pickled by its name
+    einfo.rebuild_exc = rebuild_exc
+
+
+if "SAMPLE_READING_SECONDS" in os.environ:
+    _slow_reading(float(os.environ["SAMPLE_READING_SECONDS"]))
 
 
 @app.task

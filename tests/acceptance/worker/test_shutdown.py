@@ -79,3 +79,17 @@ def test_a_worker_told_to_stop_while_it_hands_work_to_a_thread_stops(store: str,
         start("handing-again", "-P", "threads", "-c", "2", "-Q", "handing")
     assert post.wait(id_).output == "slept"
     assert len(post.told(id_)) == 1
+
+
+def test_a_worker_told_to_stop_while_it_reads_from_a_process_stops(store: str, start: Start) -> None:
+    """Celery's signal handler would wait there for the very result that the interrupted code has in its hands."""
+    worker = start("reading", SAMPLE_READING_SECONDS="3")
+    post = Post(store, "reading")
+    id_ = post.send("sample.echo", 1)
+    assert post.wait(id_).output == 1
+    post.send("sample.echo", 1, id_=id_)  # it is refused, which its process tells by an exception
+    eventually(lambda: "reading" in worker.notes(), "the main thread is in the middle of reading")
+    worker.signal(signal.SIGQUIT)
+    worker.ended()
+    assert post.told(id_)[0].output == 1
+    assert "Unrecoverable error" not in worker.text(), "it left by an error and not by the way of leaving"
