@@ -1,8 +1,9 @@
 """Data that people and programs outside hand in, checked in full against the JSON Schema that a graph declares.
 
 Pure. Contracts of executors are checked by contracts.py as far as a graph tells, and by workers in full; of a signal's
-payload and of an answer there is no worker. The library `jsonschema` does it. Nothing is ever fetched for a schema, and
-patterns are refused in it, for one that is slow to match would stop the scheduler that checks it.
+payload and of an answer there is no worker. The library `jsonschema` does it, loaded when there is something to check,
+for that takes as long as many a command. Nothing is ever fetched for a schema, and patterns are refused in it, for one
+that is slow to match would stop the scheduler that checks it.
 """
 
 from __future__ import annotations
@@ -10,13 +11,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
-
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, best_match
-from referencing import Registry
+from typing import TYPE_CHECKING, Any
 
 from .errors import InvalidValue, NotJson, TooLarge, escaped
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
 
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_PAYLOAD_BYTES = 64 * 1024
@@ -34,6 +34,9 @@ def check_schema(schema: object, at: str) -> Any:
     """
     if not isinstance(schema, Mapping | bool):
         raise InvalidValue(at, schema, "is no JSON Schema", 'Write {"type": "object", ...}.')
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
+
     found = json.loads(_text(schema, at, MAX_SCHEMA_BYTES))
     try:
         Draft202012Validator.check_schema(found)
@@ -60,6 +63,8 @@ def problem_of(schema: Any, value: Any) -> str:
     """Why a value does not fit a schema, in words; "" when it does, or when there is none."""
     if schema is None:
         return ""
+    from jsonschema.exceptions import best_match
+
     wrong = best_match(_validator(json.dumps(schema, sort_keys=True)).iter_errors(value))
     if wrong is None:
         return ""
@@ -69,6 +74,9 @@ def problem_of(schema: Any, value: Any) -> str:
 
 @lru_cache(500)
 def _validator(schema: str) -> Draft202012Validator:
+    from jsonschema import Draft202012Validator
+    from referencing import Registry
+
     return Draft202012Validator(json.loads(schema), registry=Registry())
 
 

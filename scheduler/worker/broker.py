@@ -6,7 +6,7 @@ pauses, until Redis takes it; it has done nothing, so that is exact. An entry th
 and dropped. Leases are renewed meanwhile: the heartbeat has a thread and a connection of its own.
 
 What kombu notes of a message, when it is taken and when it is acknowledged, is sent at once, and whether Redis has done
-it is read before the next such note: the message need not wait for that on its way to whoever runs it.
+it is read a moment later: the message need not wait for that on its way to whoever runs it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from math import inf
 from queue import Empty
 from typing import Any, TypeVar
 
 from celery.worker import state
+from kombu.asynchronous import get_event_loop
 
 from ..store.connection import FULL, UNREACHABLE, refusal
 from ..store.direct import Command, Sent, send
@@ -26,6 +28,10 @@ from ..store.direct import Command, Sent, send
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+TRUSTED_SECONDS = 1.0
+"""For so long a Redis that has taken a note is thought to take the next one."""
+SETTLED_SECONDS = 0.02
+"""A note on which no other has followed by then is settled."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0
 Drop = Callable[[str, bytes, str], None]
 """Takes (queue, entry, what is wrong with it)."""
@@ -125,7 +131,10 @@ def _patient_clients(create: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Notes:
-    """What is noted in Redis of messages: sent, and not waited for.
+    """What is noted in Redis of messages: while it takes notes, sent and not waited for.
+
+    A note is settled before the next one is sent and before any other command, and at the latest SETTLED_SECONDS later.
+    The first one in a while is waited for, as kombu does.
 
     Args:
         client: over which it is sent.
@@ -136,6 +145,9 @@ class _Notes:
         self._lock = threading.RLock()  # threads of a pool acknowledge what they have run
         self._sent: Sent | None = None
         self._again: Callable[[], Any] = list
+        self._is_due = False
+        self._taken_at = -inf
+        """When Redis was last known to have taken one, by time.monotonic()."""
 
     def send(self, commands: Sequence[Command], again: Callable[[], Any]) -> None:
         """A transaction.
@@ -146,18 +158,31 @@ class _Notes:
         """
         with self._lock:
             self.settle()
-            self._again = again
             try:
-                self._sent = send(self._client, [("MULTI",), *commands, ("EXEC",)])
+                sent = send(self._client, [("MULTI",), *commands, ("EXEC",)])
             except UNREACHABLE:  # redis-py tries again over a new connection, and so it does here
                 log.debug("Redis did not answer", exc_info=True)
                 again()
+                return
+            self._sent, self._again = sent, again
+            loop = get_event_loop() if threading.current_thread() is threading.main_thread() else None
+            if loop is None or time.monotonic() - self._taken_at > TRUSTED_SECONDS:
+                self.settle()
+            elif not self._is_due:
+                self._is_due = True
+                loop.call_later(SETTLED_SECONDS, self._settle_late)
+
+    def _settle_late(self) -> None:
+        """What nobody else has settled."""
+        self._is_due = False
+        self.settle()
 
     def settle(self) -> None:
         """What was sent last has been done when this returns.
 
         Raises:
-            redis.exceptions.RedisError: Redis does not answer, also not when asked again.
+            redis.exceptions.RedisError: Redis does not answer, also not when asked again; or this worker is told to
+                stop while it refuses.
         """
         with self._lock:
             sent, self._sent = self._sent, None
@@ -169,6 +194,7 @@ class _Notes:
                 if not (isinstance(trouble, UNREACHABLE) or noted(trouble)):
                     raise
                 self._again()
+            self._taken_at = time.monotonic()
 
 
 def _patient_pipeline(notes: _Notes, pipe: Any) -> Any:

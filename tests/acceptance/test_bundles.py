@@ -58,6 +58,7 @@ def running(stack: Stack, worker: str = "standard-low") -> Iterator[Client]:
         stack.worker(name=worker)
         with stack.client() as client:
             eventually(lambda: "shop.add" in client._access.runs.contracts(), "the worker's contracts")
+            eventually(lambda: client._access.runs.workers(), "the worker's slots, for the scheduler looks every 2 s")
             assert client.submit(fan(40)).wait(60) is RunState.SUCCEEDED
             yield client
 

@@ -44,7 +44,12 @@ def test_one_connection_is_looked_at_once_in_a_while(client: Any, monkeypatch: p
     """What comes soon after uses it as it is; later the pool looks at it again."""
     looked: list[Any] = []
     plain = client.connection_pool.get_connection
-    monkeypatch.setattr(client.connection_pool, "get_connection", lambda: looked.append(plain()) or looked[-1])
+
+    def get_connection() -> Any:
+        looked.append(plain())
+        return looked[-1]
+
+    monkeypatch.setattr(client.connection_pool, "get_connection", get_connection)
     monkeypatch.setattr(direct, "LOOKED_AT_SECONDS", 1_000.0)
     for _ in range(20):
         exchange(client, [("PING",)])

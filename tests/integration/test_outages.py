@@ -27,7 +27,7 @@ def own_redis(tmp_path: Path) -> Iterator[EmbeddedRedis]:
         yield server
 
 
-def test_a_redis_that_restarts_during_a_run_costs_only_time(own_redis: EmbeddedRedis) -> None:
+def test_a_redis_that_restarts_during_a_run_costs_only_time(own_redis: EmbeddedRedis, soon: None) -> None:
     """The loop connects again, loads what stands there and completes the run; no finished node is sent again."""
     stage = Stage(own_redis.url)
     stage.publish("echo")
@@ -39,7 +39,7 @@ def test_a_redis_that_restarts_during_a_run_costs_only_time(own_redis: EmbeddedR
         return echo(task)
 
     graph = layers(4, 10)
-    with stage.scheduler(AtOnce(Echo(stage.attempts, act))) as scheduler:
+    with stage.scheduler(AtOnce(Echo(stage.attempts, act)), standard_low={"lease_seconds": 2}) as scheduler:
         eventually(lambda: len(owned(stage.client)) == stage.shards)
         run = stage.submit(graph)
         assert half.wait(20)

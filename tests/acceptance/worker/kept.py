@@ -6,11 +6,15 @@ A process of its own, because the protection is laid over kombu's classes. Print
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from typing import Any
 
 from celery import Celery
+from kombu.asynchronous import Hub, set_event_loop
 from redis import Redis
 
+from scheduler.store.direct import Sent
 from scheduler.worker import broker
 
 
@@ -22,23 +26,79 @@ def main(url: str) -> None:
     client = channel._create_client()
     tell("one client", channel._create_client() is client)
     tell("another to block on", channel._create_client(asynchronous=True) is not client)
-    tell("noted", client.pipeline().zadd("tags", {"a": 1}).hset("messages", "a", b"raw").execute() == [1, 1])
+    redis = Redis.from_url(url)
+    client.pipeline().zadd("tags", {"a": 1}).hset("messages", "a", b"raw").execute()
+    tell("noted", redis.zcard("tags") == redis.hlen("messages") == 1)
     room: Any = broker
-    exchange, asked = room.exchange, list[Any]()
+    send, asked = room.send, list[Any]()
 
     def breaks(*given: Any) -> Any:
         asked.append(given)
         client.connection_pool.disconnect()
         raise ConnectionError("gone")
 
-    room.exchange = breaks
-    tell("over a new connection", client.pipeline().zrem("tags", "a").hdel("messages", "a").execute() == [1, 1])
+    room.send = breaks
+    client.pipeline().zrem("tags", "a").hdel("messages", "a").execute()
+    tell("over a new connection", not redis.exists("tags", "messages"))
     tell("once", len(asked) == 1)
-    room.exchange = exchange
+    room.send = send
     tell("others go their own way", client.pipeline().llen("tags").llen("messages").execute() == [0, 0])
+    not_waited_for(client, redis)
     channel._disconnect_pools()
     tell("anew with its pool", channel._create_client() is not client)
-    tell("nothing is left", Redis.from_url(url).keys("*") == [])
+    tell("nothing is left", redis.keys("*") == [])
+
+
+def not_waited_for(client: Any, redis: Any) -> None:
+    """Notes inside an event loop: told at once, settled a moment later, or before any other command."""
+    loop: Any = Hub()
+    set_event_loop(loop)
+    sent: list[Any] = []
+    room: Any = broker
+    send, answers = room.send, Sent.answers
+
+    def noting(*given: Any) -> Any:
+        sent.append(send(*given))
+        return sent[-1]
+
+    read: list[Any] = []
+
+    def reading(it: Sent, **how: Any) -> Any:
+        if it in sent:
+            read.append(it)
+        return answers(it, **how)
+
+    room.send = noting
+    room_of_answers: Any = Sent
+    room_of_answers.answers = reading
+
+    def note() -> tuple[int, int]:
+        client.pipeline().zadd("tags", {"a": 1}).execute()
+        return len(sent), len(read)
+
+    client.pipeline().zadd("tags", {"a": 1}).execute()
+    tell("the next one is not waited for", note() == (2, 1))
+    tell("it is before the one after it", note() == (3, 2))
+    client.execute_command("PING")
+    tell("and before any other command", (len(sent), len(read)) == (3, 3))
+    note()
+    while len(read) < 4:
+        time.sleep(loop.fire_timers() or 0.001)
+    tell("or a moment later", len(read) == 4)
+    client.pipeline().zrem("tags", "a").execute()
+    client.execute_command("PING")
+    tell("all of it was done", not redis.exists("tags"))
+    redis.config_set("maxmemory", 1)
+    client.pipeline().zadd("tags", {"b": 2}).execute()
+    tell("it is not known that it was refused", not redis.exists("tags"))
+    threading.Timer(0.5, lambda: redis.config_set("maxmemory", 0)).start()
+    client.execute_command("PING")
+    tell("when it is, it is made up for", redis.zcard("tags") == 1)
+    client.pipeline().zrem("tags", "b").execute()
+    client.execute_command("PING")
+    room_of_answers.answers = answers
+    room.send = send
+    set_event_loop(None)
 
 
 def tell(what: str, holds: bool) -> None:

@@ -295,8 +295,8 @@ def test_attempts_may_be_many() -> None:
 
 
 def test_a_node_takes_little_memory() -> None:
-    """100,000 nodes with two parents each take under 400 bytes a node, loaded and with every node ended."""
-    n = 100_000
+    """30,000 nodes with two parents each take under 400 bytes a node, loaded and with every node ended."""
+    n = 30_000
     specs: list[Spec] = [node(*((at - 1, at // 2) if at > 2 else ())) for at in range(n)]
     header, pages = compiled(specs)
     del specs

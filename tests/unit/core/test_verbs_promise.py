@@ -40,7 +40,7 @@ from tests.unit.core.compiled import RUN_ID, T0, Spec
 from tests.unit.core.test_promise import FINAL, SEEN_AS, World, random_graph
 
 CHUNKS = 20
-GRAPHS_PER_CHUNK = 150
+GRAPHS_PER_CHUNK = 100
 REQUESTS = (NodesCancelRequested, SkipRequested, CompleteRequested, RerunRequested, PriorityRequested)
 OPENING = (CompleteRequested, RerunRequested)
 
@@ -273,7 +273,7 @@ def play(seed: int) -> Asked:
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_every_run_keeps_the_promise_whoever_acts_on_it(chunk: int) -> None:
-    """3,000 random graphs: requests of every kind at any instant, twice, late and broken off.
+    """2,000 random graphs: requests of every kind at any instant, twice, late and broken off.
 
     CELERIAC_TEST_SEED moves all seeds, for histories that nobody has seen yet.
     """
