@@ -26,6 +26,7 @@ from .events import (
     Ending,
     Escalated,
     Event,
+    Followed,
     GraceOver,
     LeaseExpired,
     Move,
@@ -352,8 +353,32 @@ def _opened(run: Run, event: Opened, now: int) -> Decision:
     return _end(run, decision)
 
 
-def _ask(run: Run, node: int, decision: Decision, sight: Sight | None) -> bool:
-    """Ask a pending node's rule; True when the node is decided. Without upstream nodes it starts."""
+def _followed_on(run: Run, event: Followed, now: int) -> Decision:
+    """Some of those downstream of a node that has ended ask their rules, which have counted that end already."""
+    node = event.node
+    if run.state[node] < FIRST_ENDED or run.run_state not in GOING_ON or _stop_broken_off(run):
+        return STALE
+    decision = Decision()
+    sight = Sight.of(run, decision, now)
+    extra: dict[int, list[int]] = {}
+    first = run.down_at[node] + event.first
+    for child in run.down[first : min(first + event.end - event.first, run.down_at[node + 1])]:
+        if run.state[child] == _PENDING and _ask(run, child, decision, sight, node):
+            extra[child] = [-1, 0, 0, 0]
+    _cascade(run, decision, extra, sight)
+    if not decision.moves:
+        return STALE
+    if sight is not None:
+        stop_if_true(run, decision, sight, {move.node for move in decision.moves})
+    return _end(run, decision)
+
+
+def _ask(run: Run, node: int, decision: Decision, sight: Sight | None, cause: int = -1) -> bool:
+    """Ask a pending node's rule; True when the node is decided. Without upstream nodes it starts.
+
+    Args:
+        cause: the upstream node whose end has led to this; -1 when that is not known.
+    """
     rule = run.profiles[run.profile[node]].rule
     counts = run.counts(node)
     answer = rule.answer(*counts) if counts[0] else _START
@@ -363,11 +388,12 @@ def _ask(run: Run, node: int, decision: Decision, sight: Sight | None) -> bool:
     seen = f"{rule.name} {s},{f},{u},{k} of {n}"
     moves = decision.moves
     if answer is _START:
-        moves.append(Move(node, _READY, -1, seen) if sight is None else begin(run, node, -1, seen, decision, sight))
+        move = Move(node, _READY, cause, seen)
+        moves.append(move if sight is None else begin(run, node, cause, seen, decision, sight))
     elif answer is Answer.SKIP:
-        moves.append(Move(node, _SKIP, _cause(run, node, (NodeState.SKIPPED,)), seen))
+        moves.append(Move(node, _SKIP, _cause(run, node, (NodeState.SKIPPED,)) if cause < 0 else cause, seen))
     else:
-        moves.append(Move(node, _UPSTREAM_FAIL, _cause(run, node, BAD_ENDS), seen))
+        moves.append(Move(node, _UPSTREAM_FAIL, _cause(run, node, BAD_ENDS) if cause < 0 else cause, seen))
     return True
 
 
@@ -390,7 +416,8 @@ def _finish(run: Run, decision: Decision, now: int) -> Decision:
 def _cascade(run: Run, decision: Decision, extra: dict[int, list[int]], sight: Sight | None) -> None:
     """Follow each ending move to the nodes downstream; what ends there follows too.
 
-    `extra` holds the counts of nodes already touched, as they will be. O(out-edges of what ends).
+    `extra` holds the counts of nodes already touched, as they will be. O(out-edges of what ends), of which no more than
+    `run.at_once` of one node are followed; it is in `decision.rest` then. Not so where expressions see edges close.
     """
     state, tally, up_at, down_at, down = run.state, run.tally, run.up_at, run.down_at, run.down
     profiles, profile, moves = run.profiles, run.profile, decision.moves
@@ -405,7 +432,11 @@ def _cascade(run: Run, decision: Decision, extra: dict[int, list[int]], sight: S
         if target < FIRST_ENDED:
             continue
         place = COUNTED_AS[target]
-        for child in down[down_at[ended] : down_at[ended + 1]]:
+        first, end = down_at[ended], down_at[ended + 1]
+        if end - first > run.at_once and sight is None:
+            end = first + run.at_once
+            decision.rest += (ended,)
+        for child in down[first:end]:
             if state[child] != _PENDING:
                 continue
             counts = extra.get(child)
@@ -526,6 +557,7 @@ def _followed(answer: Callable[[Run, Any, int], Decision]) -> Callable[[Run, Any
 
 _ANSWERS: dict[type, Callable[[Run, Any, int], Decision]] = {
     Opened: _opened,
+    Followed: _followed_on,
     Admitted: _admitted,
     Reported: _reported,
     LeaseExpired: _lease_expired,

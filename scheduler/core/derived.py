@@ -10,6 +10,7 @@ A move that a later version adds is one row of _DERIVED, unless its events are t
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from .events import (
     CancelRequested,
     DeadlinePassed,
     Event,
+    Followed,
     GraceOver,
     Opened,
     PauseRequested,
@@ -61,10 +63,21 @@ def candidates(run: Run, lines: Sequence[Line], at: int, facts_of: FactsOf) -> I
         yield _report(run, it, "succeeded", facts=facts_of(it.node, run.epoch[it.node]) if wanted else None)
     elif it.word in _DERIVED:
         yield from _DERIVED[it.word](run, lines, at)
-    else:  # ready, skip, upstream_fail, decide, refuse: rules are asked when a run is opened
+    else:  # ready, skip, upstream_fail, decide, refuse: rules are asked when many wait for one node, or a run is opened
+        yield from _followed_on(run, lines, at)
         first = it.node // PART * PART
         yield Opened(first, first + PART)
         yield Opened()
+
+
+def _followed_on(run: Run, lines: Sequence[Line], at: int) -> Iterator[Followed]:
+    """Nodes downstream of one that has ended, of which there are too many to be asked at once: a part."""
+    node, cause = lines[at].node, lines[at].cause
+    if cause < 0 or run.state[cause] < FIRST_ENDED:
+        return
+    part = bisect_left(run.downstream(cause), node) // run.at_once * run.at_once
+    if part:
+        yield Followed(cause, part, part + run.at_once)
 
 
 def _report(run: Run, it: Line, end: str, **fields: Any) -> Reported:

@@ -40,6 +40,19 @@ class Opened(NamedTuple):
     end: int | None = None
 
 
+class Followed(NamedTuple):
+    """A node has ended that more nodes wait for than are asked in one decision: here some of the others.
+
+    Attributes:
+        node: that has ended.
+        first, end: which of those downstream of it, in the order of their numbers.
+    """
+
+    node: int
+    first: int
+    end: int
+
+
 class Admitted(NamedTuple):
     """There is room for these ready nodes in their queue class: send them.
 
@@ -326,6 +339,7 @@ class PolicyAdopted(NamedTuple):
 
 Event = (
     Opened
+    | Followed
     | Admitted
     | Reported
     | LeaseExpired
@@ -417,6 +431,8 @@ class Decision:
         leaving: nodes that are being cancelled while their attempts have a grace, each with the reason.
         deadline: the run's deadline from now on, (None,) for none; () leaves it.  priority: the same.
         policy: that the run takes up.
+        rest: nodes that end, and of whose nodes downstream only the first `Run.at_once` were asked; the others are to
+            be, by `Followed`, as long as no owner has opened the run anew.
         stale: the event concerned a past attempt or an ended node, so it decided nothing.
     """
 
@@ -442,6 +458,7 @@ class Decision:
     deadline: tuple[int | None] | tuple[()] = ()
     priority: int | None = None
     policy: dict[str, Any] | None = None
+    rest: tuple[int, ...] = ()
     stale: bool = False
 
 

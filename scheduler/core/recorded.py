@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from .events import Admitted, Asker, Event, Opened, Reported, RetryDue
+from .events import Admitted, Asker, Event, Followed, Opened, Reported, RetryDue
 from .retry import word_of
 
 EVENTS: dict[str, Any] = {kind.__name__: kind for kind in get_args(Event)}
-FOLLOWS = (Opened, Admitted, RetryDue)
+FOLLOWS = (Opened, Followed, Admitted, RetryDue)
 """Events that follow from their moves, so that no log need keep them."""
 MOST_MESSAGE = 500
 """Characters of an error's message that a log keeps; its traceback it keeps only for expressions that may read it."""

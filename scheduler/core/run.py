@@ -50,6 +50,9 @@ FOUND_LATER = ("capability:", "tool:")
 GRAPH_FORMAT = 4
 """Of compiled graphs, the newest that is read. 2 has expressions, 3 waits, limits of time and ladders, 4 mappers."""
 DEFAULT_TIMEOUT_MS = 3_600_000
+FOLLOWED_AT_ONCE = 1000
+"""Nodes downstream of one that ended which are asked for their rule in one decision, in runs without expressions. With
+tens of thousands of them every other run would be held up for some tenths of a second."""
 KEPT_TRIES = 200
 """Attempts of one node that its timeline tells of, some 50 bytes each; older ones stay counted and in the log."""
 _TRYING = IN_FLIGHT | {NodeState.READY}
@@ -226,6 +229,7 @@ class Run:
         begun: numbers of requests whose commit a crash may have broken off; they come again.
         policy: that it has taken up; None for none.  declared: its profiles as the graph has them.
         mapped: names of the mappers that its references name.  mappers: what its policy says of them.
+        at_once: of those that wait for a node so many are asked with its end.
         by_state: NodeState -> number of nodes.
         open: nodes that have not ended.  bad: sinks that ended otherwise than succeeded or skipped.
         floor: new attempts get higher numbers than this; above 0 only after the store lost commits of this run.
@@ -292,6 +296,7 @@ class Run:
     mapped: tuple[str, ...] = ()
     mappers: dict[str, Mapper] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    at_once: int = FOLLOWED_AT_ONCE
 
     @property
     def n(self) -> int:

@@ -76,6 +76,7 @@ class Batch:
         over: attempts that ended.
         void: attempts that were begun for nothing; some may go out with this very batch, by a message.
         still: attempts whose lease was found to have ended -> their state then; a claim since then counts more.
+        rest: (run, node that has ended) of nodes for which so many wait that not all of them were asked.
         ended: runs that ended.
         reopened: ended runs that go on.
         sent: attempts that go out with this batch.
@@ -91,6 +92,7 @@ class Batch:
         self.over: list[str] = []
         self.void: list[str] = []
         self.still: dict[str, str] = {}
+        self.rest: list[tuple[str, int]] = []
         self.ended: list[Run] = []
         self.reopened: list[Run] = []
         self.sent: list[str] = []
@@ -165,6 +167,7 @@ class Batch:
     def _follow(self, page: Pages, decision: Decision) -> None:
         """What a decision brings besides moves: timers, and perhaps another state of the run."""
         run = page.run
+        self.rest += ((run.id, node) for node in decision.rest)
         if decision.outputs:
             page.values.update(decision.outputs)
         for timer in decision.timers:

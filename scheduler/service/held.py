@@ -62,6 +62,7 @@ class Held:
         to_load: runs that were submitted and are not in memory yet.  loading: some of them, on their way there.
         to_open: runs that are being opened part by part, each with the node to go on with: wide ones, and those that
             a committed retry has set going, from the next turn on.
+        to_follow: (run, node that has ended, first of those downstream of it that are still to be asked).
         to_adopt: runs that may take up the policy that is in force now.
         due_at_ms: when to look for leases and timers that have run out; None when there is nothing to wait for.
         count: commits of the shard so far; each of ours says it, so that one that Redis has lost is missed.
@@ -84,13 +85,14 @@ class Held:
         self.to_load: dict[RunId, None] = {}
         self.loading: Iterator[Run | None] | None = None
         self.to_open: deque[tuple[str, int]] = deque()
+        self.to_follow: deque[tuple[str, int, int]] = deque()
         self.to_adopt: deque[str] = deque()
         self.due_at_ms: int | None = None
 
     @property
     def unfinished(self) -> bool:
         """Whether the last turn left something behind that it had no time for."""
-        return bool(self.to_load or self.loading or self.to_open or self.to_adopt)
+        return bool(self.to_load or self.loading or self.to_open or self.to_follow or self.to_adopt)
 
     def place(self, id_: str) -> tuple[str, str]:
         """(queue class, executor that was found for a capability or tool) of an attempt in flight; "" for neither."""

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 
 from ..core.decide import decide
-from ..core.events import Opened
+from ..core.events import Followed, Opened
 from ..core.run import Run
-from ..core.states import ENDED_RUNS, NodeState
+from ..core.states import ENDED_RUNS, FIRST_ENDED, NodeState
 from ..core.timers import timer_event
 from ..errors import StoreUnsafe
 from ..store.commits import Commit
@@ -113,13 +113,15 @@ class Loading:
             held.to_open.append((run.id, OPENED_AT_ONCE))
 
     def go_on(self, held: Held, batch: Batch, until: float) -> None:
-        """What earlier turns had no time for: load submitted runs, open wide ones; each in turn, one step at least.
+        """What earlier turns had no time for: load submitted runs, ask those that wait for a node that ended, open wide
+        runs; each in turn, one step at least.
 
         Args:
             until: of this process's clock, seconds.
         """
         self._adopt_some(held, batch, until)
         self.load_some(held, batch, until)
+        self._follow_some(held, batch, until)
         for _ in range(len(held.to_open)):
             run_id, first = held.to_open.popleft()
             if (run := held.runs.get(run_id)) is not None:
@@ -129,6 +131,20 @@ class Loading:
                 self._open_part(held, batch, run, first)
                 if time.monotonic() >= until:
                     return
+
+    def _follow_some(self, held: Held, batch: Batch, until: float) -> None:
+        """Some of those that wait for a node which more wait for than were asked when it ended, for each such node."""
+        for _ in range(len(held.to_follow)):
+            run_id, node, first = held.to_follow.popleft()
+            run = held.runs.get(run_id)
+            if run is None or run.state[node] < FIRST_ENDED:  # one that is opened again ends again
+                continue
+            end = first + run.at_once
+            apply(self._dispatch, held, batch, run, Followed(node, first, end))
+            if end < run.down_at[node + 1] - run.down_at[node]:
+                held.to_follow.append((run_id, node, end))
+            if time.monotonic() >= until:
+                return
 
     def read_ahead(self, arrived: Iterable[Sequence[Entry]]) -> None:
         """Runs that were submitted to several shards: one round trip in place of one for each. For this turn."""

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from ..core.run import FOLLOWED_AT_ONCE
 from ..settings import Settings
 from ..store.commits import Commit, send_commits
 from ..store.inboxes import Inboxes
@@ -230,6 +231,7 @@ class Owned:
             held.published = 0
             for due_at_ms in batch.timers.values():
                 held.look_by(due_at_ms)
+            held.to_follow += ((run_id, node, FOLLOWED_AT_ONCE) for run_id, node in batch.rest)
             for run in batch.ended:
                 held.runs.pop(run.id, None)
                 self._counts[f"runs {run.run_state}"] += 1

@@ -22,6 +22,7 @@ from ..core.events import (
     Completed,
     Decision,
     Event,
+    Followed,
     LeaseExpired,
     Opened,
     Reported,
@@ -188,6 +189,9 @@ class Play:
         for name in decision.cancelled:
             self._timers.pop(name, None)
         self._write(event, decision)
+        for node in decision.rest:
+            for first in range(run.at_once, len(run.downstream(node)), run.at_once):
+                self._happen(Followed(node, first, first + run.at_once), at_ms)
         return decision
 
     def _write(self, event: Event, decision: Decision) -> None:

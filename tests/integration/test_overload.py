@@ -14,7 +14,7 @@ from scheduler.cli import main
 from scheduler.cli.doctor import examine
 from scheduler.cli.work import demand_of
 from scheduler.client.views import Workers
-from scheduler.core.run import Run
+from scheduler.core.run import FOLLOWED_AT_ONCE, Run
 from scheduler.core.states import NodeState, RunState
 from scheduler.graph import Graph
 from scheduler.service import loading, loop
@@ -240,6 +240,58 @@ def test_a_retry_of_a_wide_run_is_opened_part_by_part(stage: Stage, worker: Echo
     with stage.scheduler(at_once):
         assert stage.ended(wide) == ["succeeded"]
     assert len({task.node for task in worker.done}) == 2 * OPENED_AT_ONCE + 10
+    idle(stage)
+
+
+def many_for_one(count: int) -> Graph:
+    """A node, so many that wait for it, and one that waits for them."""
+    graph = Graph("many for one")
+    first = graph.add("echo", key="first")
+    many = [graph.add("echo", after=[first]) for _ in range(count)]
+    graph.add("echo", key="last", after=many)
+    return graph
+
+
+def test_very_many_that_wait_for_one_node_become_ready_part_by_part(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In turns of their own, so that a run submitted meanwhile is not behind them; each because of that node."""
+    parts: list[int] = []
+    real = loading.Loading._follow_some
+
+    def noting(self: loading.Loading, held: Held, batch: Batch, until: float) -> None:
+        parts.extend(len(held.runs) for _ in held.to_follow)
+        real(self, held, batch, until)
+
+    monkeypatch.setattr(loading.Loading, "_follow_some", noting)
+    stage.publish("echo")
+    with EchoWorker(stage.url, [STANDARD], lambda task: Ending(kind="none")), stage.scheduler():
+        wide = stage.submit(many_for_one(3 * FOLLOWED_AT_ONCE + 10), shard=1)
+        assert stage.ended(wide, seconds=90) == ["succeeded"]
+    assert len(parts) == 3, "it took more turns, or fewer, than there are parts behind the first"
+    caused = [node for node, word, _, cause, _ in stage.moves(wide) if word == "ready" and cause == 0]
+    assert sorted(caused) == list(range(1, 3 * FOLLOWED_AT_ONCE + 11))
+    idle(stage)
+
+
+def test_whoever_takes_over_between_the_parts_asks_the_others(
+    stage: Stage, worker: Echo, at_once: AtOnce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was still to be asked stands nowhere but in the graph, and that is enough."""
+    real, held_up = loading.Loading._follow_some, threading.Event()
+
+    def late(self: loading.Loading, held: Held, batch: Batch, until: float) -> None:
+        if held_up.is_set():
+            real(self, held, batch, until)
+
+    monkeypatch.setattr(loading.Loading, "_follow_some", late)
+    with stage.scheduler(at_once):
+        wide = stage.submit(many_for_one(FOLLOWED_AT_ONCE + 100))
+        eventually(lambda: stage.runs.summary(wide).progress.get("succeeded") == FOLLOWED_AT_ONCE + 1, "the first part")
+    held_up.set()
+    with stage.scheduler(at_once):
+        assert stage.ended(wide) == ["succeeded"]
+    assert len(worker.done) == FOLLOWED_AT_ONCE + 102
     idle(stage)
 
 
