@@ -7,6 +7,7 @@ errors are redis-py's.
 from __future__ import annotations
 
 import os
+import select
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +21,7 @@ Part = str | bytes | int | float
 Command = tuple[Part, ...]
 
 LOOKED_AT_SECONDS = 1.0
-"""How often a pool looks whether a connection is still good, at a third of what a short command costs."""
+"""How often a pool looks whether a connection is still what it should be, at a third of what a short command costs."""
 _kept: WeakKeyDictionary[Any, list[tuple[Any, float, int]]] = WeakKeyDictionary()
 """Pool -> (connection between two uses, until when it need not be looked at, the process that it belongs to)."""
 
@@ -33,10 +34,19 @@ def _taken(pool: Any) -> tuple[Any, float]:
         connection, until, owner = kept.pop()
         if owner != mine:  # we were forked, and it is our parent's
             continue
-        if now < until:
+        if now < until and not _has_news(connection):
             return connection, until
         pool.release(connection)
     return pool.get_connection(), now + LOOKED_AT_SECONDS
+
+
+def _has_news(connection: Any) -> bool:
+    """Whether a connection that waits for nothing can be read: its server has closed it, as a rule. A microsecond."""
+    if connection._sock is None:  # it connects again by itself
+        return False
+    look = select.poll()
+    look.register(connection._sock, select.POLLIN)
+    return bool(look.poll(0))
 
 
 class Sent:
