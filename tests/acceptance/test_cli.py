@@ -299,9 +299,7 @@ def test_up_starts_a_killed_worker_again_and_leaves_nobody_behind(tmp_path: Path
     try:
         up.ready(workers=2)
         [worker] = [
-            it
-            for it in psutil.Process(up.process.pid).children()
-            if "--queues=celeriac.interactive-low" in it.cmdline()
+            it for it in psutil.Process(up.process.pid).children() if {"worker", "interactive-low"} <= set(it.cmdline())
         ]
         worker.kill()
         eventually(lambda: "started again" in up.log.read_text(), "up has noticed")
