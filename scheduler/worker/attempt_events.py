@@ -53,7 +53,13 @@ _BOUNDED = {
 
 
 class Unheard:
-    """What one bundle tells of its attempts while nobody wants to know: nothing."""
+    """What one bundle tells of its attempts while nobody wants to know: nothing.
+
+    Attributes:
+        hears: somebody wants to know.
+    """
+
+    hears = False
 
     def begins(self, entry: dict[str, Any]) -> None:
         """The turn of an attempt has come."""
@@ -73,6 +79,8 @@ _UNHEARD = Unheard()
 
 class Heard(Unheard):
     """What one bundle tells of its attempts, one after another."""
+
+    hears = True
 
     def __init__(self, events: AttemptEvents, sender: _Sender) -> None:
         self._events = events

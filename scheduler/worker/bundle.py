@@ -292,7 +292,7 @@ class Bundle:
             return None
         args, kwargs = entry["inputs"]
         try:
-            return tracer(task, self._hostname)(id_, args, kwargs, self._request(entry))
+            return tracer(task, self._hostname, told=self._events.hears)(id_, args, kwargs, self._request(entry))
         except Exception as problem:  # out of the tracer itself; a report that has gone before this one stands
             log.exception("attempt %s was left by its tracer", id_)
             self._tell(id_, lost(type(problem).__name__, f"outside the task itself: {problem}"))
