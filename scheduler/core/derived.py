@@ -71,13 +71,18 @@ def candidates(run: Run, lines: Sequence[Line], at: int, facts_of: FactsOf) -> I
 
 
 def _followed_on(run: Run, lines: Sequence[Line], at: int) -> Iterator[Followed]:
-    """Nodes downstream of one that has ended, of which there are too many to be asked at once: a part."""
-    node, cause = lines[at].node, lines[at].cause
+    """Nodes downstream of one that has ended, of which there are too many to be asked at once: a part, whose own moves
+    stand behind each other and before what follows from them.
+    """
+    cause, last = lines[at].cause, at
     if cause < 0 or run.state[cause] < FIRST_ENDED:
         return
-    part = bisect_left(run.downstream(cause), node) // run.at_once * run.at_once
-    if part:
-        yield Followed(cause, part, part + run.at_once)
+    while last + 1 < len(lines) and lines[last + 1].cause == cause and lines[last + 1].node > lines[last].node:
+        last += 1
+    down = run.downstream(cause)
+    first, end = (bisect_left(down, lines[number].node) for number in (at, last))
+    if first >= run.at_once:
+        yield Followed(cause, first, end + 1)
 
 
 def _report(run: Run, it: Line, end: str, **fields: Any) -> Reported:

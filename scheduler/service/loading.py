@@ -33,6 +33,8 @@ log = logging.getLogger("celeriac.scheduler")
 
 OPENED_AT_ONCE = 5000
 """Nodes of one run that are asked for their rule, or cancelled, before others have their turn."""
+FEWEST_FOLLOWED = 100
+"""Of those that wait for one node, this many are asked in a turn although somebody may be waiting for another."""
 _READY = int(NodeState.READY)
 
 
@@ -139,7 +141,7 @@ class Loading:
             run = held.runs.get(run_id)
             if run is None or run.state[node] < FIRST_ENDED:  # one that is opened again ends again
                 continue
-            end = first + run.at_once
+            end = first + max(FEWEST_FOLLOWED, round(run.at_once * self._dispatch.pace))
             apply(self._dispatch, held, batch, run, Followed(node, first, end))
             if end < run.down_at[node + 1] - run.down_at[node]:
                 held.to_follow.append((run_id, node, end))

@@ -198,9 +198,10 @@ def wide_journal(chance: random.Random, kind: type[Journal] = Parts) -> tuple[Jo
         events: list[Event] = []
         if left and chance.random() < 0.5:
             number, first = left.pop(0)
-            if first + AT_ONCE < len(it.run.downstream(number)):
-                left.append((number, first + AT_ONCE))
-            events.append(Followed(number, first, first + AT_ONCE))
+            end = first + chance.randint(1, 3)  # a part may be of any size
+            if end < len(it.run.downstream(number)):
+                left.append((number, end))
+            events.append(Followed(number, first, end))
         elif out := [at for at, state in enumerate(it.run.state) if state in IN_FLIGHT]:
             events.append(
                 it.report(
