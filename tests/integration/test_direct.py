@@ -17,6 +17,7 @@ from scheduler.embedded import EmbeddedRedis
 from scheduler.store import direct
 from scheduler.store.connection import connect
 from scheduler.store.direct import exchange
+from tests.integration.stage import eventually
 
 
 @pytest.fixture
@@ -64,16 +65,16 @@ def test_one_connection_is_looked_at_once_in_a_while(client: Any, monkeypatch: p
 def test_threads_share_no_connection(client: Any) -> None:
     """Each gets its own answers, however they meet; and no more connections are made than are in use at a time."""
     together = threading.Barrier(8)
-    before = int(client.info("clients")["connected_clients"])
 
-    def work(number: int) -> list[Any]:
+    def work(number: int) -> list[list[Any]]:
         together.wait(30)
-        return [exchange(client, [("ECHO", f"{number}-{at}")]) for at in range(200)]
+        return [exchange(client, [("ECHO", f"{number}-{at}"), ("CLIENT", "ID")]) for at in range(200)]
 
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(work, range(8)))
-    assert found == [[[f"{number}-{at}".encode()] for at in range(200)] for number in range(8)]
-    assert int(client.info("clients")["connected_clients"]) <= before + 8
+    said = [[answers[0] for answers in one] for one in found]
+    assert said == [[f"{number}-{at}".encode() for at in range(200)] for number in range(8)]
+    assert len({answers[1] for one in found for answers in one}) <= 8
 
 
 def test_a_forked_process_leaves_its_parent_s_connections_alone(client: Any) -> None:
@@ -114,11 +115,15 @@ def test_a_server_that_was_away_between_two_commands_is_not_missed(tmp_path: Pat
 def test_a_closed_client_holds_nothing_open(redis_url: str) -> None:
     """What was kept for the next command is closed with it; used again it connects again."""
     with connect(redis_url) as admin:
-        before = int(admin.info("clients")["connected_clients"])
+
+        def is_open(number: int) -> bool:
+            return str(number) in {str(it["id"]) for it in admin.client_list()}
+
         client = connect(redis_url)
-        exchange(client, [("PING",)])
-        assert int(admin.info("clients")["connected_clients"]) == before + 1
+        [mine] = exchange(client, [("CLIENT", "ID")])
+        assert is_open(mine)
         client.close()
-        assert int(admin.info("clients")["connected_clients"]) == before
-        assert exchange(client, [("PING",)]) == [b"PONG"]
+        eventually(lambda: not is_open(mine), "it is closed")
+        [other] = exchange(client, [("CLIENT", "ID")])
+        assert other != mine
         client.close()
