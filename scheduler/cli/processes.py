@@ -64,10 +64,7 @@ def become_celery(arguments: list[str], environment: dict[str, str]) -> NoReturn
 
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = [
-        str(celery.__file__),
-        *arguments,
-    ]  # as `python -m celery` has it, for Celery starts itself anew with that
+    sys.argv = [str(celery.__file__), *arguments]  # as `python -m celery` has it: Celery begins anew with that
     celery.main()
     raise AssertionError("Celery's command has left the process")
 

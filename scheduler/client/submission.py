@@ -49,6 +49,18 @@ class Prepared(NamedTuple):
     facts: Mapping[str, str | int]
 
 
+class Known(NamedTuple):
+    """What graphs are compared with.
+
+    Attributes:
+        contracts: executor -> what workers have published of it.
+        classes: queue classes known here or to any worker; None where none are declared here.
+    """
+
+    contracts: Contracts
+    classes: set[str] | None
+
+
 class Submitter:
     """How a client submits.
 
@@ -70,36 +82,32 @@ class Submitter:
             GraphError: it cannot be used.
             StoreUnreachable: no answer to what workers have published.
         """
-        facts = facts_of(it.key, it.labels, it.correlation_id, it.deadline, it.priority)
-        graph = graph_of(it.graph)
-        return self._prepared(it.key, graph, facts, self._access.reach(self._published) if check else None)
+        return self._prepared(it, self._access.reach(self._looked_up) if check else None)
 
     def prepare_many(self, given: Iterable[Submission | Graph | Mapping[str, Any]], check: bool) -> list[Prepared]:
         """The same for many, by what workers have published now."""
-        contracts = self._access.reach(self._published) if check else None
+        known = self._access.reach(self._looked_up) if check else None
         found = []
         for number, one in enumerate(given):
-            it = one if isinstance(one, Submission) else Submission(one)
             try:
-                facts = facts_of(it.key, it.labels, it.correlation_id, it.deadline, it.priority)
-                found.append(self._prepared(it.key, graph_of(it.graph), facts, contracts))
+                found.append(self._prepared(one if isinstance(one, Submission) else Submission(one), known))
             except GraphError as wrong:
                 wrong.add_note(f"This is graphs[{number}]; nothing of any was stored.")
                 raise
         return found
 
-    def _prepared(
-        self, key: str | None, graph: Graph, facts: dict[str, str | int], contracts: Contracts | None
-    ) -> Prepared:
-        compiled = graph.compile() if contracts is None else self._checked(graph, contracts)
-        if contracts is not None and (versions := current(compiled.executors, contracts)):
+    def _prepared(self, it: Submission, known: Known | None) -> Prepared:
+        facts = facts_of(it.key, it.labels, it.correlation_id, it.deadline, it.priority)
+        graph = graph_of(it.graph)
+        compiled = graph.compile() if known is None else self._checked(graph, known)
+        if known is not None and (versions := current(compiled.executors, known.contracts)):
             facts["versions"] = json.dumps(versions, ensure_ascii=False)
         namespace = self._access.namespace
-        run = new_run_id(time.time_ns() // 1_000_000) if key is None else run_id_for_key(namespace, key)
+        run = new_run_id(time.time_ns() // 1_000_000) if it.key is None else run_id_for_key(namespace, it.key)
         return Prepared(run, compiled, facts)
 
-    def _checked(self, graph: Graph, contracts: Contracts) -> CompiledGraph:
-        classes = None if self._settings is None else self._access.reach(lambda: self._classes(contracts))
+    def _checked(self, graph: Graph, known: Known) -> CompiledGraph:
+        contracts, classes = known
         compiled = graph.compile(contracts=contracts, classes=classes)
         if compiled.header.get("mappers"):
             mappers = self._access.reach(lambda: policies.mappers(self._access.runs))
@@ -125,6 +133,10 @@ class Submitter:
                 if name in declared and not declared[name].allows(executor):
                     at = f"nodes[{quoted(compiled.key_of_profile(number))}]{place}.executor"
                     raise ExecutorNotAllowed(executor, name, declared[name].executors, at)
+
+    def _looked_up(self) -> Known:
+        contracts = self._published()
+        return Known(contracts, None if self._settings is None else self._classes(contracts))
 
     def _published(self) -> Contracts:
         """What workers have published; read again only when it has changed."""
