@@ -6,7 +6,9 @@ pauses, until Redis takes it; it has done nothing, so that is exact. An entry th
 and dropped. Leases are renewed meanwhile: the heartbeat has a thread and a connection of its own.
 
 What kombu notes of a message, when it is taken and when it is acknowledged, is sent at once, and whether Redis has done
-it is read a moment later: the message need not wait for that on its way to whoever runs it.
+it is read a moment later: the message need not wait for that on its way to whoever runs it. Of a message with attempts
+nothing is noted until it has been here for a moment; most are acknowledged by then. That costs no safety: kombu, too,
+notes what it has already taken, and whatever became of the message of an attempt, the scheduler goes by the claim.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ T = TypeVar("T")
 TRUSTED_SECONDS = 1.0
 """For so long a Redis that has taken a note is thought to take the next one."""
 SETTLED_SECONDS = 0.02
-"""A note on which no other has followed by then is settled."""
+"""A note on which no other has followed by then is settled, and one that was put off is made."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0
 Drop = Callable[[str, bytes, str], None]
 """Takes (queue, entry, what is wrong with it)."""
@@ -56,6 +58,7 @@ def survive(app: Any, drop: Drop) -> None:
     if not hasattr(channel, "_celeriac_drop"):
         channel._create_client = _patient_clients(channel._create_client)
         channel.Message = _message_class(channel.Message)
+        channel.QoS = _qos_class(channel.QoS)
         channel._brpop_read = _surviving_read(channel._brpop_read)
         channel._receive_one = _surviving_receive(channel._receive_one)
         channel._connparams = _answering_connections(channel._connparams)
@@ -114,8 +117,7 @@ def _patient_clients(create: Callable[..., Any]) -> Callable[..., Any]:
         if not asynchronous:
             channel._celeriac_client = client
         if not hasattr(client, "_celeriac"):
-            client._celeriac = True
-            notes = _Notes(client)
+            client._celeriac = notes = _Notes(client)
             execute, pipeline, parse = client.execute_command, client.pipeline, client.parse_response
 
             def settled(call: Callable[[], T]) -> T:
@@ -134,7 +136,7 @@ class _Notes:
     """What is noted in Redis of messages: while it takes notes, sent and not waited for.
 
     A note is settled before the next one is sent and before any other command, and at the latest SETTLED_SECONDS later.
-    The first one in a while is waited for, as kombu does.
+    The first one in a while is waited for, as kombu does. One that is put off is made by then, unless it is dropped.
 
     Args:
         client: over which it is sent.
@@ -145,9 +147,29 @@ class _Notes:
         self._lock = threading.RLock()  # threads of a pool acknowledge what they have run
         self._sent: Sent | None = None
         self._again: Callable[[], Any] = list
-        self._is_due = False
+        self._due_at = 0.0
+        """When the loop was last asked to settle, by time.monotonic(); one that ends forgets that."""
+        self._put_off: dict[str, Callable[[], Any]] = {}
         self._taken_at = -inf
         """When Redis was last known to have taken one, by time.monotonic()."""
+
+    def put_off(self, tag: str, note: Callable[[], Any]) -> bool:
+        """Note later that a message was taken; False where there is no loop that would do it.
+
+        Args:
+            note: does it.
+        """
+        with self._lock:
+            if (loop := _loop_here()) is None:
+                return False
+            self._put_off[tag] = note
+            self._settle_soon(loop)
+        return True
+
+    def drop(self, tag: str) -> bool:
+        """Nothing needs to be noted of a message any more; whether nothing was."""
+        with self._lock:
+            return self._put_off.pop(tag, None) is not None
 
     def send(self, commands: Sequence[Command], again: Callable[[], Any]) -> None:
         """A transaction.
@@ -165,26 +187,33 @@ class _Notes:
                 again()
                 return
             self._sent, self._again = sent, again
-            loop = get_event_loop() if threading.current_thread() is threading.main_thread() else None
+            loop = _loop_here()
             if loop is None or time.monotonic() - self._taken_at > TRUSTED_SECONDS:
                 self.settle()
-            elif not self._is_due:
-                self._is_due = True
-                loop.call_later(SETTLED_SECONDS, self._settle_late)
+            else:
+                self._settle_soon(loop)
 
-    def _settle_late(self) -> None:
-        """What nobody else has settled."""
-        self._is_due = False
-        self.settle()
+    def _settle_soon(self, loop: Any) -> None:
+        now = time.monotonic()
+        if now >= self._due_at:
+            self._due_at = now + SETTLED_SECONDS
+            loop.call_later(SETTLED_SECONDS, self.settle)
 
     def settle(self) -> None:
-        """What was sent last has been done when this returns.
+        """What was put off has been sent when this returns, and what was sent last has been done.
 
         Raises:
             redis.exceptions.RedisError: Redis does not answer, also not when asked again; or this worker is told to
                 stop while it refuses.
         """
         with self._lock:
+            while self._put_off:
+                tag, note = self._put_off.popitem()
+                try:
+                    note()
+                except BaseException:
+                    self._put_off[tag] = note
+                    raise
             sent, self._sent = self._sent, None
             if sent is None:
                 return
@@ -195,6 +224,11 @@ class _Notes:
                     raise
                 self._again()
             self._taken_at = time.monotonic()
+
+
+def _loop_here() -> Any:
+    """The worker's loop, where this thread runs it; else None."""
+    return get_event_loop() if threading.current_thread() is threading.main_thread() else None
 
 
 def _patient_pipeline(notes: _Notes, pipe: Any) -> Any:
@@ -235,6 +269,36 @@ def _parsed(channel: Any, parse: Callable[..., Any], connection: Any, command: s
         return None
     channel._celeriac_popped = found
     return found
+
+
+def _qos_class(own: Any) -> Any:
+    class QoS(own):
+        """What kombu keeps of messages until they are acknowledged."""
+
+        def append(self, message: Any, delivery_tag: str) -> None:
+            note, headers = super().append, message.headers
+            ours = isinstance(headers, dict) and "celeriac" in headers
+            if ours and self._notes().put_off(delivery_tag, lambda: note(message, delivery_tag)):
+                super(own, self).append(message, delivery_tag)
+            else:
+                note(message, delivery_tag)
+
+        def ack(self, delivery_tag: str) -> None:
+            if self._notes().drop(delivery_tag):
+                super(own, self).ack(delivery_tag)
+            else:
+                super().ack(delivery_tag)
+
+        def restore_unacked(self, client: Any = None) -> Any:
+            self._notes().settle()
+            return super().restore_unacked(client)
+
+        def _notes(self) -> _Notes:
+            found: _Notes = self.channel._create_client()._celeriac
+            return found
+
+    QoS.__name__, QoS.__qualname__ = own.__name__, own.__qualname__
+    return QoS
 
 
 def _message_class(own: Any) -> Any:

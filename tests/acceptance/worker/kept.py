@@ -44,6 +44,7 @@ def main(url: str) -> None:
     room.send = send
     tell("others go their own way", client.pipeline().llen("tags").llen("messages").execute() == [0, 0])
     not_waited_for(client, redis)
+    put_off(channel, redis)
     channel._disconnect_pools()
     tell("anew with its pool", channel._create_client() is not client)
     tell("nothing is left", redis.keys("*") == [])
@@ -99,6 +100,52 @@ def not_waited_for(client: Any, redis: Any) -> None:
     room_of_answers.answers = answers
     room.send = send
     set_event_loop(None)
+
+
+def put_off(channel: Any, redis: Any) -> None:
+    """What is noted of a message with attempts: nothing for a moment, and nothing at all if it is soon acknowledged."""
+    loop: Any = Hub()
+    set_event_loop(loop)
+
+    def take(tag: str, **headers: Any) -> None:
+        info = {"exchange": "", "routing_key": "queue"}
+        properties = {"delivery_tag": tag, "delivery_info": info, "priority": 0}
+        raw = {"body": "", "headers": headers, "properties": properties, "content-type": "text/plain"}
+        channel.qos.append(channel.Message(raw, channel=channel), tag)
+
+    def noted() -> list[bytes]:
+        return sorted(redis.hkeys("unacked"))
+
+    take("theirs")
+    channel._create_client().execute_command("PING")
+    tell("an ordinary message is noted when it is taken", noted() == [b"theirs"])
+    take("short", celeriac={})
+    tell("one of ours is not, and counts as held", noted() == [b"theirs"] and "short" in channel.qos._delivered)
+    channel.qos.ack("short")
+    time.sleep(2 * broker.SETTLED_SECONDS)  # by then it would have been
+    loop.fire_timers()
+    channel._create_client().execute_command("PING")
+    tell("nor ever, if it is acknowledged in time", noted() == [b"theirs"])
+    take("long", celeriac={})
+    loop_until(loop, lambda: noted() == [b"long", b"theirs"])
+    tell("it is noted a moment later", noted() == [b"long", b"theirs"])
+    channel.qos.ack("long")
+    channel.qos.ack("theirs")
+    channel._create_client().execute_command("PING")
+    tell("and so is its end", not redis.exists("unacked", "unacked_index"))
+    take("reserved", celeriac={})
+    channel.qos._flush()
+    channel.qos.restore_unacked()
+    tell("one that goes back is there again", redis.llen("queue") == 1 and not redis.exists("unacked"))
+    redis.delete("queue")
+    set_event_loop(None)
+
+
+def loop_until(loop: Any, holds: Any) -> None:
+    """Let timers of the loop fire until something holds, for ten seconds at most."""
+    end = time.monotonic() + 10
+    while not holds() and time.monotonic() < end:
+        time.sleep(min(loop.fire_timers() or 0.001, 0.01))
 
 
 def tell(what: str, holds: bool) -> None:
