@@ -19,6 +19,7 @@ from redis import Redis
 
 from ..errors import WireError
 from ..wire import AttemptId, DeadMessage, Report, chain_of
+from .direct import Sent
 from .keys import Keys
 from .scripts import BEAT, CLAIM, PROCEED, RENEW
 
@@ -45,6 +46,24 @@ class Claim:
     lease_end_ms: int = 0
     hard_end_ms: int = 0
     now_ms: int = 0
+
+
+class Asked:
+    """A claim on its way."""
+
+    __slots__ = ("_sent",)
+
+    def __init__(self, sent: Sent) -> None:
+        self._sent = sent
+
+    def answer(self) -> Claim:
+        """To be called once, also where the answer does not matter.
+
+        Raises:
+            redis.exceptions.RedisError: none came; ask again with the same token.
+        """
+        [[reply]] = self._sent.answers()
+        return _claim(*reply)
 
 
 class Onward(NamedTuple):
@@ -95,6 +114,16 @@ class Attempts:
             replies = CLAIM(self.client, [keys.attempts, keys.leases], [worker, token, *mine])
             answers.update(zip(mine, (_claim(*reply) for reply in replies), strict=True))
         return [answers[id_] for id_ in ids]
+
+    def send_claim(self, id_: str, worker: str, token: str) -> Asked:
+        """The same for one attempt, without waiting for the answer.
+
+        Raises:
+            WireError, redis.exceptions.RedisError: as above.
+        """
+        [(shard, ids)] = _by_shard([id_]).items()
+        keys = self.keys.shard(shard)
+        return Asked(CLAIM.send(self.client, [keys.attempts, keys.leases], [worker, token, *ids]))
 
     def proceed(self, steps: Sequence[Onward], worker: str) -> list[Claim]:
         """Report attempts that have ended well, and claim of each the next step of its chain, both or neither. One

@@ -13,7 +13,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import NoScriptError
 
-from .direct import Command, Part, exchange
+from .direct import Command, Part, Sent, exchange, send
 
 
 class Script:
@@ -33,6 +33,10 @@ class Script:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def send(self, client: Redis, keys: Sequence[str], args: Sequence[Part]) -> Sent:
+        """Run it, and do not wait for its answer; that is an error when Redis does not know the text."""
+        return send(client, [("EVALSHA", self.sha, len(keys), *keys, *args)])
 
     def many(self, client: Redis, calls: Sequence[tuple[Sequence[str], Sequence[Part]]]) -> list[Any]:
         """Run it once for each (keys, arguments), all in one round trip; in three when Redis does not know the text.

@@ -7,7 +7,6 @@ the run as if the task had raised it.
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from typing import Any
 
@@ -19,6 +18,7 @@ from ..store.attempts import Attempts, Claim, Verdict
 from ..store.scripts import Script
 from ..wire import AttemptId
 from .context import BUNDLED, HELD, Held, secrets_here
+from .early import answered
 from .installation import Installation, claimant
 from .report import Patience
 from .secrets import Resolved, watch_logs
@@ -56,8 +56,8 @@ def begin(installation: Installation, task: Any, task_id: Any, args: Any, kwargs
     if bundle is not None and claimed is not None:
         claim, token = claimed, bundle.token_of(task_id)
     else:
-        bundle, token = None, secrets.token_hex(8)
-        [claim] = ask(installation, [task_id], claimant(hostname), token)
+        bundle, (token, answer) = None, answered(task_id)
+        claim = answer or ask(installation, [task_id], claimant(hostname), token)[0]
     if claim.verdict is not Verdict.GRANTED:
         raise AttemptRefused(claim.verdict.value)
     it = Held(installation, task, request, task_id, attempt, token, hostname)

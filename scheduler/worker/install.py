@@ -35,10 +35,11 @@ from .bundle import register_bundles
 from .claim import hand_over
 from .context import HELD, Held, is_attempt
 from .contracts import contracts_of
+from .early import serves
 from .endings import GIVEN_BACK, Ending, ErrorTable, check_errors, endings_of, error_of, lost
 from .executor import register_all
 from .installation import Installation, installation_of, installed_on, new_start, spell_broker
-from .leaving import leaving_pool
+from .pools import pool_of
 from .progress import Progress
 from .queues import Patience, declare_as_told
 from .reconnect import come_back_soon, guard_channels, guard_pool
@@ -166,8 +167,9 @@ def _on_worker_init(sender: Any, **_: Any) -> None:
     installation.courier = Courier(installation)
     installation.progress = Progress()
     installation.events = AttemptEvents(sender.app, installation.class_name()) if tells else None
+    serves(installation, sender.hostname)
     survive(sender.app, partial(not_a_message, installation))
-    sender.pool_cls = leaving_pool(sender.pool_cls)
+    sender.pool_cls = pool_of(sender.pool_cls)
     sender.consumer_cls = surviving_consumer(symbol_by_name(sender.consumer_cls))
     _spare_collections()  # Celery collects before each process that it forks
 

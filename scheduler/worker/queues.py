@@ -16,7 +16,7 @@ from celery.bootsteps import StartStopStep
 from celery.exceptions import WorkerTerminate
 
 from ..errors import SettingsError
-from .leaving import let_finish
+from .pools import let_finish
 
 ARGUMENTS = "CELERIAC_QUEUE_ARGUMENTS"
 """Environment variable: JSON object, queue -> arguments. Made by `celeriac worker` (worker/options.py)."""

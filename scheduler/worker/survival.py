@@ -26,8 +26,8 @@ from .context import is_attempt
 from .endings import Ending, ending, endings_of, lost, outside
 from .entries import entries_in
 from .installation import installation_of
-from .leaving import cannot_stop
 from .options import EXECUTORS
+from .pools import cannot_stop
 from .report import tell
 
 log = logging.getLogger(__name__)

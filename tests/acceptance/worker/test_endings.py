@@ -20,6 +20,16 @@ def test_a_return_is_reported_with_its_output(either: Post) -> None:
     assert told.report["claimed_at_ms"] > 1_600_000_000_000
 
 
+def test_inputs_of_any_size_reach_their_process(either: Post) -> None:
+    """Those that a pipe takes whole, those that it takes in pieces, and more of them at a time than run at once."""
+    sizes = [100, 2_500, 3_000, 3_500, 4_096, 5_000, 65_536, 200_000]
+    sent = [(size, either.send("sample.echo", "x" * size)) for size in 2 * sizes]
+    for size, id_ in sent:
+        assert either.wait(id_).short == ("succeeded", None, None)
+        output = either.wait(id_).output
+        assert (len(output) if isinstance(output, str) else output["bytes"] - 2) == size
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
