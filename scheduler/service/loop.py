@@ -48,7 +48,7 @@ CONTRACTS_SECONDS = 0.5
 WORKERS_SECONDS = 2.0
 """How often to read what workers announce, while anything waits to be sent."""
 CHAINED_SECONDS = 0.005
-"""How long reports gather when each worker has gone on by itself with the next step of a chain."""
+"""How long reports gather, since the last were read, when each worker has gone on by itself with the next step."""
 MOST_SMALL = 10
 """Records that a shard has for a turn, to be among those that are soon done."""
 TURN_SECONDS = 0.05
@@ -82,7 +82,7 @@ class Scheduler:
         self._waits = Waits(self._dispatch.admission, settings.classes)
         self._retention = Retention(settings, self.counts)
         self._stopping = self._blocked = False
-        self._contracts_at = self._workers_at = 0.0
+        self._contracts_at = self._workers_at = self._read_at = 0.0
         self._seen = Changed()
         self._pacing = Pacing()
         self._trouble = Trouble(settings, self.counts)
@@ -259,7 +259,7 @@ class Scheduler:
         dispatch, now = self._dispatch, time.monotonic()
         pause = self._pacing.pause_seconds(dispatch.admission.flying, dispatch.landings, now)
         if not pause and self._intake.unhurried:
-            pause = CHAINED_SECONDS
+            pause = max(0.0, self._read_at + CHAINED_SECONDS - now)
         until = min(self._owned.look_at, self._contracts_at)
         if pause and not (dispatch.more or dispatch.unsent) and now + pause < until:
             time.sleep(pause)
@@ -292,6 +292,7 @@ class Scheduler:
         finally:
             self._blocked = False
         self._clock.hear(now)
+        self._read_at = time.monotonic()
         return entries, now
 
     def _settle(self, batches: dict[int, Batch], now: int, classes: Collection[str] | None = None) -> None:
