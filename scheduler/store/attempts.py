@@ -10,7 +10,7 @@ import enum
 import json
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -49,21 +49,25 @@ class Claim:
 
 
 class Asked:
-    """A claim on its way."""
+    """Claims on their way.
 
-    __slots__ = ("_sent",)
+    Args:
+        read: an answer of Redis as a claim.
+    """
 
-    def __init__(self, sent: Sent) -> None:
+    __slots__ = ("_read", "_sent")
+
+    def __init__(self, sent: Sent, read: Callable[[Any], Claim]) -> None:
         self._sent = sent
+        self._read = read
 
-    def answer(self) -> Claim:
-        """To be called once, also where the answer does not matter.
+    def answers(self) -> list[Claim]:
+        """In the order in which they were asked for. To be called once, also where the answers do not matter.
 
         Raises:
-            redis.exceptions.RedisError: none came; ask again with the same token.
+            redis.exceptions.RedisError: as whoever asked says.
         """
-        [[reply]] = self._sent.answers()
-        return _claim(*reply)
+        return [self._read(answer) for answer in self._sent.answers()]
 
 
 class Onward(NamedTuple):
@@ -119,11 +123,12 @@ class Attempts:
         """The same for one attempt, without waiting for the answer.
 
         Raises:
-            WireError, redis.exceptions.RedisError: as above.
+            WireError, redis.exceptions.RedisError: as above, and so does what is returned.
         """
         [(shard, ids)] = _by_shard([id_]).items()
         keys = self.keys.shard(shard)
-        return Asked(CLAIM.send(self.client, [keys.attempts, keys.leases], [worker, token, *ids]))
+        sent = CLAIM.send(self.client, [([keys.attempts, keys.leases], [worker, token, *ids])])
+        return Asked(sent, lambda answer: _claim(*answer[0]))
 
     def proceed(self, steps: Sequence[Onward], worker: str) -> list[Claim]:
         """Report attempts that have ended well, and claim of each the next step of its chain, both or neither. One
@@ -137,6 +142,20 @@ class Attempts:
             redis.exceptions.RedisError: no answer, so any of them may have been done. Repeating the last of those that
                 were is harmless; those before it, from which it has gone on, would be refused.
         """
+        calls = self._onward(steps, worker)
+        answers = [PROCEED(self.client, *calls[0])] if len(calls) == 1 else PROCEED.many(self.client, calls)
+        return [_claim(*answer) for answer in answers]
+
+    def send_proceed(self, steps: Sequence[Onward], worker: str) -> Asked:
+        """The same, without waiting for the answers.
+
+        Raises:
+            WireError, redis.exceptions.RedisError: as above, and so does what is returned.
+        """
+        return Asked(PROCEED.send(self.client, self._onward(steps, worker)), lambda answer: _claim(*answer))
+
+    def _onward(self, steps: Sequence[Onward], worker: str) -> list[tuple[list[str], tuple[Any, ...]]]:
+        """Calls of the script, one for each step."""
         calls = []
         for it in steps:
             attempt, following = AttemptId.parse(it.report.id), AttemptId.parse(it.id)
@@ -147,8 +166,7 @@ class Attempts:
             fields = ("report", it.report.to_json(it.id, it.tokens[1]), "output", it.output)
             arguments = (worker, *it.tokens, it.report.id, it.id, it.place, *fields)
             calls.append(([keys.attempts, keys.leases, keys.inbox], arguments))
-        answers = [PROCEED(self.client, *calls[0])] if len(calls) == 1 else PROCEED.many(self.client, calls)
-        return [_claim(*answer) for answer in answers]
+        return calls
 
     def renew(self, ids: Sequence[str], worker: str) -> dict[str, bool]:
         """Heartbeat: attempt id -> still ours. False means ended, cancelled or given to another worker."""

@@ -34,9 +34,11 @@ class Script:
             raise answer
         return answer
 
-    def send(self, client: Redis, keys: Sequence[str], args: Sequence[Part]) -> Sent:
-        """Run it, and do not wait for its answer; that is an error when Redis does not know the text."""
-        return send(client, [("EVALSHA", self.sha, len(keys), *keys, *args)])
+    def send(self, client: Redis, calls: Sequence[tuple[Sequence[str], Sequence[Part]]]) -> Sent:
+        """Run it once for each (keys, arguments), and do not wait for answers, which are errors when Redis does not
+        know the text.
+        """
+        return send(client, self._commands(calls))
 
     def many(self, client: Redis, calls: Sequence[tuple[Sequence[str], Sequence[Part]]]) -> list[Any]:
         """Run it once for each (keys, arguments), all in one round trip; in three when Redis does not know the text.
@@ -45,8 +47,7 @@ class Script:
             redis.exceptions.RedisError: the first that a call met; the other calls have been made all the same.
         """
         for _ in range(2):
-            commands: list[Command] = [("EVALSHA", self.sha, len(keys), *keys, *args) for keys, args in calls]
-            answers = exchange(client, commands, raising=False)
+            answers = exchange(client, self._commands(calls), raising=False)
             broken = [answer for answer in answers if isinstance(answer, Exception)]
             if not broken:
                 return answers
@@ -54,6 +55,9 @@ class Script:
                 raise broken[0]
             client.execute_command("SCRIPT", "LOAD", self.text)
         raise broken[0]
+
+    def _commands(self, calls: Sequence[tuple[Sequence[str], Sequence[Part]]]) -> list[Command]:
+        return [("EVALSHA", self.sha, len(keys), *keys, *args) for keys, args in calls]
 
 
 BEAT = Script("beat")

@@ -17,7 +17,7 @@ from typing import Any
 from celery.exceptions import SoftTimeLimitExceeded
 
 from ..errors import WireError
-from ..store.attempts import Claim, Onward, Verdict
+from ..store.attempts import Asked, Claim, Onward, Verdict
 from ..wire import Report
 from .chain import granted
 from .installation import Installation, claimant
@@ -56,6 +56,8 @@ class Ahead:
         self._note = note
         self._begun: list[Onward] = []
         self._since = 0.0
+        self._asked: tuple[Sequence[Onward], Asked] | None = None
+        """Those before them, of which the store was told and has not answered."""
         self._is_unsure = False
         """The answer to what was asked of some of them was lost."""
         self._lock = threading.Lock()
@@ -68,12 +70,45 @@ class Ahead:
             self._since = self._since if self._begun else now
             self._begun.append(onward)
         if len(self._begun) >= MOST_AHEAD or now - self._since >= AHEAD_SECONDS:
-            self.settle()
+            self._ask()
 
     def tick(self, now: float) -> None:
         """From the ticker's thread, which must not wait for a Redis that is away."""
-        if self._begun and now - self._since >= AHEAD_SECONDS and not self._is_unsure:
+        if (self._begun or self._asked) and now - self._since >= AHEAD_SECONDS and not self._is_unsure:
             self.settle(waits=False)
+
+    def _ask(self) -> None:
+        """Tell of what has begun, and claim it; the answer may come later."""
+        with self._settling:
+            self._hear()
+            with self._lock:
+                begun, self._begun = self._begun, []
+            if begun and not self._is_unsure:
+                try:
+                    asked = self._installation.attempts().send_proceed(begun, claimant(self._hostname))
+                except Exception:  # noqa: BLE001  no connection, or a time limit
+                    self._is_unsure = True
+                else:
+                    self._note(begun[-1].id)  # the store knows it first
+                    self._asked = begun, asked
+                    return
+            with self._lock:
+                self._begun = begun + self._begun
+        self.settle()
+
+    def _hear(self) -> None:
+        """The answer to what was asked last. Without one it is asked again, with what has begun since."""
+        asked, self._asked = self._asked, None
+        if asked is None:
+            return
+        begun, answer = asked
+        try:
+            done = _granted_of(answer.answers())
+        except Exception:  # noqa: BLE001  whatever it was, none came
+            with self._lock:
+                self._begun, self._is_unsure = [*begun, *self._begun], True
+            return
+        self._know(begun, done)
 
     def settle(self, *, waits: bool = True) -> None:
         """Tell of what has begun, and claim it. What is not to be is void, and so is all that follows from it.
@@ -82,6 +117,7 @@ class Ahead:
             waits: through an outage of Redis; else the next call does.
         """
         with self._settling:
+            self._hear()
             with self._lock:
                 begun, self._begun = self._begun, []
             if not begun:
@@ -96,13 +132,17 @@ class Ahead:
                     self._begun, self._is_unsure = begun + self._begun, True
                 return
             self._is_unsure = False
-            if done:
-                self._note(begun[done - 1].id)
-            if done < len(begun):
-                self.is_over = True
-                if begun[done].report.id not in self.void:
-                    self._queue(begun[done].report, begun[done].output)
-                self.void.update(it.id for it in begun[done:])
+            self._know(begun, done)
+
+    def _know(self, begun: Sequence[Onward], done: int) -> None:
+        """So many of them were told of and claimed."""
+        if done:
+            self._note(begun[done - 1].id)
+        if done < len(begun):
+            self.is_over = True
+            if begun[done].report.id not in self.void:
+                self._queue(begun[done].report, begun[done].output)
+            self.void.update(it.id for it in begun[done:])
 
     def _give_up(self, begun: Sequence[Onward]) -> None:
         """Nobody knows what was done: each is told again, and so is what runs now; what is wanted of it counts."""
@@ -115,6 +155,11 @@ def assumed(step: dict[str, Any], now_ms: int) -> Claim:
     """The claim of a step that begins ahead, as it will be."""
     lease, timeout = map(int, step["claim"].rsplit("|", 2)[1:])
     return Claim(Verdict.GRANTED, now_ms + min(lease, timeout), now_ms + timeout, now_ms)
+
+
+def _granted_of(claims: Sequence[Claim]) -> int:
+    """How many of them were granted before the first that was not."""
+    return next((at for at, it in enumerate(claims) if it.verdict is not Verdict.GRANTED), len(claims))
 
 
 def settle(
@@ -142,7 +187,7 @@ def settle(
             if not waits:
                 raise
         else:
-            return next((at for at, it in enumerate(claims) if it.verdict is not Verdict.GRANTED), len(claims))
+            return _granted_of(claims)
     for count in range(len(steps), 0, -1):  # the newest that is granted, again perhaps, tells of all before it
         if granted(installation, steps[count - 1], hostname) is not None:
             return count + (settle(installation, steps[count:], hostname) if count < len(steps) else 0)

@@ -44,7 +44,7 @@ class _Waiting:
         if asked is None:
             return None
         try:
-            return asked.answer()
+            return asked.answers()[0]
         except SoftTimeLimitExceeded:
             raise
         except Exception:  # whatever it was, the same question once more will meet it
