@@ -63,6 +63,11 @@ class Ahead:
         self._lock = threading.Lock()
         self._settling = threading.Lock()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether the end of anything is still to be kept."""
+        return bool(self._begun or self._asked)
+
     def begins(self, onward: Onward) -> None:
         """The next step begins now."""
         now = time.monotonic()

@@ -24,18 +24,16 @@ from typing import Any, NamedTuple
 from celery.exceptions import NotRegistered, SoftTimeLimitExceeded, TimeLimitExceeded
 
 from ..store.attempts import Claim, Verdict
-from ..wire import BUNDLE, CHAINED, Report, error_record, traceparent
-from . import chain
-from .ahead import Ahead, assumed
+from ..wire import BUNDLE, Report, error_record, traceparent
 from .attempt_events import heard_by
 from .claim import ask
 from .context import BUNDLED
-from .contracts import purity_of
 from .endings import GIVEN_BACK, Ending, ending, lost
 from .entries import entries_in
 from .installation import Installation, claimant
 from .progress import slot_here
 from .report import Patience
+from .steps import Here, Steps
 from .survival import NOT_ALLOWED, count_refused, may_run
 from .ticker import TICK_SECONDS, TICKER
 from .tracer import tracer
@@ -107,12 +105,6 @@ class Bundle:
             "is_eager": False,
         }
         """What Celery's requests of all attempts have in common."""
-        self._steps: set[str] = set()
-        """Attempts that were begun as the next step of a chain."""
-        self._ahead = Ahead(installation, self._hostname, self._queue, self._note)
-        self._goes_on = False
-        self._kept: tuple[Report, bytes] | None = None
-        """What is reported together with the claim of the next step."""
         self._lock = threading.Lock()
         """Of what waits to be sent, and of signals on their way to what runs."""
         self._sending = threading.Lock()
@@ -125,15 +117,26 @@ class Bundle:
         self._lap = 0.0
         self._warned = ""
         """The attempt that those behind it have been given back for."""
-        self._redis_ms = 0
-        """Redis's clock ahead of time.monotonic(), ms."""
         self._in_pool = installation.in_pool_process
         self._progress = installation.progress if self._in_pool else None
         self._slot = slot_here() if self._in_pool else 0
+        self._steps = Steps(
+            Here(
+                installation,
+                self._hostname,
+                self.token,
+                self.claims,
+                self._queue,
+                self._note,
+                self._begin,
+                self._runs,
+                not self._events.hears,
+            )
+        )
 
     def run(self) -> str:
         """All attempts that are ours to run, in their order; what became of them, for people."""
-        self.claims = self._claim()
+        self.claims.update(self._claim())
         self._left.extend(it for it in self._entries if it["id"] in self.claims)
         self._lap = time.perf_counter()
         token = BUNDLED.set(self)
@@ -149,8 +152,7 @@ class Bundle:
             if own is not None:
                 signal.signal(signal.SIGUSR1, own)
             BUNDLED.reset(token)
-            self._tell_kept()
-            self._ahead.settle()
+            self._steps.leave()
             self._give_back("the message was left")
             self.flush()
         said = ", ".join(f"{count} {end}" for end, count in sorted((self.counts + self._refused).items()))
@@ -170,7 +172,7 @@ class Bundle:
         else:
             count_refused(self._refused)
         granted = {id_: it for id_, it in answers.items() if it.verdict is Verdict.GRANTED}
-        self._redis_ms = next((it.now_ms for it in granted.values()), 0) - round(time.monotonic() * 1000)
+        self._steps.clock_ms = next((it.now_ms for it in granted.values()), 0) - round(time.monotonic() * 1000)
         return granted
 
     # -- one after another --------------------------------------------------------------------------
@@ -184,76 +186,29 @@ class Bundle:
 
     def _run_from(self, entry: dict[str, Any]) -> None:
         """An attempt, and the steps of its chain for as long as each ends well and soon."""
-        steps = iter(entry.get("then") or ())
-        self._ahead.is_over = False
+        following = iter(entry.get("then") or ())
         until = time.monotonic() + PATIENCE_SECONDS
+        self._steps.enters()
         while True:
-            step = next(steps, None)
-            self._goes_on = step is not None
+            step = next(following, None)
+            self._steps.precede(step, until)
             self._events.begins(entry)
-            self._begin(entry)
+            if entry["id"] in self.claims:  # else it begins when its claim has come
+                self._begin(entry)
             traced = self._one(entry)
             self._end()
             self._events.returned(traced)
-            kept = self._kept
-            if kept is None or step is None:
+            if not self._steps.goes_on(entry) or step is None:
                 return
-            goes_on = time.monotonic() < until and self._proceed(*kept, step)
-            if not goes_on:
-                self._tell_kept()
-                return
-            self._kept, entry = None, step
-
-    def _tell_kept(self) -> None:
-        """What was kept for the claim of a next step goes its ordinary way."""
-        kept, self._kept = self._kept, None
-        if kept is not None:
-            self._ahead.settle()
-            if kept[0].id not in self._ahead.void:
-                self._queue(*kept)
-
-    def _proceed(self, report: Report, output: bytes, step: dict[str, Any]) -> bool:
-        """Report the one and claim the other, or begin that ahead; False when neither was done."""
-        if self._ahead.is_over or not chain.bind(step, output):
-            return False
-        id_ = str(step["id"])
-        if self._is_pure(step["task"]):
-            self._begin_ahead(report, output, step)
-            return id_ not in self._ahead.void
-        self._ahead.settle()
-        if report.id in self._ahead.void or self._ahead.is_over:
-            return False
-        self._note(id_)
-        try:
-            claim = chain.proceed(self.installation, report, output, step, self._hostname, self.token)
-        except chain.OutcomeUnknown:
-            self._tell_kept()  # again, perhaps; and should the next one count as begun, it goes back
-            back = lost(GIVEN_BACK, "given back before its turn: Redis did not answer")
-            token = self.token + CHAINED
-            told = Report(id_, back.end, self._hostname, None, "none", back.error, chained=True, chain=token)
-            self._queue(told, None)
-            return False
-        if claim is None:
-            return False
-        self._steps.add(id_)
-        self.claims[id_] = claim
-        return True
-
-    def _is_pure(self, name: str) -> bool:
-        """Whether a task has no effect but its output, as it says."""
-        task = self.installation.app._tasks.get(name)
-        return task is not None and purity_of(task) == "pure"
-
-    def _begin_ahead(self, report: Report, output: bytes, step: dict[str, Any]) -> None:
-        """The next step begins now, and the end of the one before it is kept soon."""
-        self._kept = None
-        self._steps.add(step["id"])
-        self.claims[step["id"]] = assumed(step, self._redis_ms + round(time.monotonic() * 1000))
-        self._ahead.begins(chain.onward_of(report, output, step, self.token))
+            entry = step
 
     def chain_of(self, id_: str) -> str:
         """The token of an attempt that was begun as the next step of a chain; "" of others."""
-        return self.token + CHAINED if id_ in self._steps else ""
+        return self._steps.chain_of(id_)
+
+    def claim_of(self, id_: str) -> Claim | None:
+        """What became of the claim of an attempt; None where it is none of ours."""
+        return self.claims.get(id_) or self._steps.claim_of(id_)
 
     def token_of(self, id_: str) -> str:
         """The token with which an attempt was claimed."""
@@ -263,7 +218,7 @@ class Bundle:
     def step(self) -> str:
         """The attempt that runs now, if it is the next step of a chain and so does not stand in the header; else ""."""
         current = self._running.id
-        return current if current in self._steps else ""
+        return current if self._steps.is_step(current) else self._steps.coming
 
     def _begin(self, entry: dict[str, Any]) -> None:
         hard, soft = entry.get("timelimit") or (None, None)
@@ -282,10 +237,7 @@ class Bundle:
         if task is None:
             self._tell(id_, ending(NotRegistered(name)))
             return None
-        may = self._may_run.get(name)
-        if may is None:
-            may = self._may_run[name] = may_run(name)
-        if not may:
+        if not self._runs(name):
             told = f"task {name!r} may not run in the queue class of this worker (executors, queues.toml)"
             error = error_record("permanent", NOT_ALLOWED, told, origin="policy", phase="route")
             self._tell(id_, Ending("failed", error))
@@ -295,8 +247,17 @@ class Bundle:
             return tracer(task, self._hostname, told=self._events.hears)(id_, args, kwargs, self._request(entry))
         except Exception as problem:  # out of the tracer itself; a report that has gone before this one stands
             log.exception("attempt %s was left by its tracer", id_)
-            self._tell(id_, lost(type(problem).__name__, f"outside the task itself: {problem}"))
+            claim = self.claim_of(id_)
+            if claim is not None and claim.verdict is Verdict.GRANTED:
+                self._tell(id_, lost(type(problem).__name__, f"outside the task itself: {problem}"))
             return None
+
+    def _runs(self, name: str) -> bool:
+        """Whether a task is known here, and this worker's class takes it."""
+        may = self._may_run.get(name)
+        if may is None:
+            may = self._may_run[name] = name in self.installation.app._tasks and may_run(name)
+        return may
 
     def _request(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Celery's request of an attempt, as if it had had a message of its own."""
@@ -327,19 +288,12 @@ class Bundle:
         one there is nothing to gain by waiting, and a process that dies would take its report along.
         """
         for report, output in reports:
-            small = output is not None and report.output == "inline" and len(output) <= chain.MOST_BYTES
-            kept, keeps = self._kept, self._goes_on and small
-            if not keeps:
-                self._ahead.settle()
-            if report.id in self._ahead.void:
+            kept = self._steps.takes(report, output)
+            if kept is None:
                 continue
             self.counts[report.end] += 1
             self._events.reported(report)
-            if kept is not None and kept[0].id == report.id:  # there is more to say of it; what was said first stands
-                self._tell_kept()
-            if keeps and output is not None:
-                self._kept = report, output
-            else:
+            if not kept:
                 self._queue(report, output)
 
     def _queue(self, report: Report, output: bytes | None) -> None:
@@ -435,7 +389,7 @@ class Bundle:
             self._warned = running.id
             self._give_back(f"the attempt before it has been running for {ran:.1f} s")
             late = True
-        self._ahead.tick(now)
+        self._steps.tick(now)
         if late:
             self._send()
         if not running.id or not self._in_pool:

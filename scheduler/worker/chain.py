@@ -68,19 +68,12 @@ def onward_of(report: Report, output: bytes, step: dict[str, Any], token: str) -
     return Onward(report, output, step["id"], step["claim"], (report.chain or token, token + CHAINED))
 
 
-def proceed(
-    installation: Installation, report: Report, output: bytes, step: dict[str, Any], hostname: str, token: str
-) -> Claim | None:
-    """Report an attempt and claim the next step; None when the chain ends here, and nothing has been reported.
+def granted(installation: Installation, onward: Onward, hostname: str) -> Claim | None:
+    """Report an attempt and claim the next step, patiently; None when the chain ends here, and nothing was reported.
 
     Raises:
         OutcomeUnknown: Redis did not answer in time, so both may have been done.
     """
-    return granted(installation, onward_of(report, output, step, token), hostname)
-
-
-def granted(installation: Installation, onward: Onward, hostname: str) -> Claim | None:
-    """The same, patiently."""
     patience: Patience | None = None
     while True:
         try:

@@ -52,7 +52,7 @@ def begin(installation: Installation, task: Any, task_id: Any, args: Any, kwargs
         return
     hostname = request.hostname or "worker"
     bundle = BUNDLED.get()
-    claimed = None if bundle is None else bundle.claims.get(task_id)
+    claimed = None if bundle is None else bundle.claim_of(task_id)
     if bundle is not None and claimed is not None:
         claim, token = claimed, bundle.token_of(task_id)
     else:
