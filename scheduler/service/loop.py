@@ -90,6 +90,8 @@ class Scheduler:
         self._stumbled: Counter[str] = Counter()
         self._clock = Clock()
         self._turns = 0
+        self._owes = False
+        """What is ready has not been admitted since much was last taken up."""
         self._client = connect(self._url)  # nothing is sent yet
         self._inboxes = Inboxes(connect(self._url))
         self._owned = Owned(
@@ -204,16 +206,38 @@ class Scheduler:
         self._intake.unhurried = False
         small, large = self._apart(entries)
         batches = self._take(small, entries, now)
-        if large:
-            if batches:
-                self._settle(batches, now, self._dispatch.interactive)
-            batches = self._take(large, entries, now)
+        if large or self._owes or self._sends:
+            self._take_a_part(batches, large, entries, now)
+        else:
+            self._settle(batches, now)
         if self._intake.look_wanted:
             self._intake.look_wanted = False
             self._owned.look_again()
-        self._settle(batches, now)
         self._owned.heed_the_told()
         self._owned.fenced(self._retention.remove(self._client, self._owned.held))
+
+    @property
+    def _sends(self) -> bool:
+        """Whether what has been admitted is sent by itself, for somebody may be waiting for a single node."""
+        return self._dispatch.is_hurried and self._dispatch.outbox.sends_in() == 0
+
+    def _take_a_part(
+        self, small: dict[int, Batch], large: list[Held], entries: Mapping[str, list[Entry]], now: int
+    ) -> None:
+        """While somebody may be waiting for a single node: what is soon done, and one part of all the rest. What has
+        been admitted is sent, or what is ready is admitted, or more is taken up, each with a commit of its own.
+        """
+        sends = self._sends
+        if small:
+            self._settle(small, now, self._dispatch.interactive)
+        if sends:
+            self._dispatch.outbox.publish(self._owned.runs)
+        elif self._owes:
+            self._owes = False
+            self._settle({}, now, publishes=False)
+        else:
+            self._settle(self._take(large, entries, now), now, self._dispatch.interactive)
+            self._owes = True
 
     def _take(self, shards: list[Held], entries: Mapping[str, list[Entry]], now: int) -> dict[int, Batch]:
         """Take up what has arrived for some shards, for as long as a turn lasts; returns their batches."""
@@ -261,7 +285,7 @@ class Scheduler:
         if not pause and self._intake.unhurried:
             pause = max(0.0, self._read_at + CHAINED_SECONDS - now)
         until = min(self._owned.look_at, self._contracts_at)
-        if pause and not (dispatch.more or dispatch.unsent) and now + pause < until:
+        if pause and not (dispatch.more or dispatch.unsent or self._owes) and now + pause < until:
             time.sleep(pause)
 
     def _read(self) -> tuple[dict[str, list[Entry]], int]:
@@ -275,7 +299,13 @@ class Scheduler:
         due = [held.due_at_ms for held in self._owned.held.values() if held.due_at_ms is not None]
         if due:
             wait_ms = min(wait_ms, max(1, min(due) - self._clock.now_ms()))
-        if self._dispatch.more or self._owned.to_load or any(held.unfinished for held in self._owned.held.values()):
+        if (
+            self._dispatch.more
+            or self._owes
+            or self._sends
+            or self._owned.to_load
+            or any(held.unfinished for held in self._owned.held.values())
+        ):
             wait_ms = 0
         else:
             dispatch = self._dispatch
@@ -295,11 +325,19 @@ class Scheduler:
         self._read_at = time.monotonic()
         return entries, now
 
-    def _settle(self, batches: dict[int, Batch], now: int, classes: Collection[str] | None = None) -> None:
+    def _settle(
+        self,
+        batches: dict[int, Batch],
+        now: int,
+        classes: Collection[str] | None = None,
+        *,
+        publishes: bool = True,
+    ) -> None:
         """Admit what is ready, commit all batches, publish what goes out.
 
         Args:
             classes: of what may go out; None for all.
+            publishes: else what does not go with its commit goes in the next turn.
         """
         runs, held = self._owned.runs, self._owned.held
 
@@ -325,8 +363,9 @@ class Scheduler:
         if self._owned.commit(batches, laid) and laid is not None:
             outbox.gone(laid)
         else:
-            outbox.unsent += [it for it in going if it.held.keys.shard in held]
-        outbox.publish(runs)
+            outbox.keep([it for it in going if it.held.keys.shard in held], first=classes is not None)
+        if publishes:
+            outbox.publish(runs)
 
     def _hear_workers(self) -> None:
         """What workers announce, while anything waits to be sent: their slots, and whether they take bundles. Then the

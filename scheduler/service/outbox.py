@@ -129,6 +129,10 @@ class Outbox:
         held.batches_out = len(outbox)
         held.published = 0 if again else len(outbox)
 
+    def keep(self, going: Sequence[Outgoing], *, first: bool) -> None:
+        """These have been committed and are to be sent, before what is there already or behind it."""
+        self.unsent = [*going, *self.unsent] if first else [*self.unsent, *going]
+
     def publish(self, runs: Runs) -> None:
         """Send everything that is committed and not sent, unless the broker took nothing a moment ago."""
         if not self.unsent or time.monotonic() < self._send_at:
@@ -158,10 +162,10 @@ class Outbox:
         worker waits for that. Only what a small turn of one shard brings, where the broker is the store's own Redis;
         None otherwise, and where it is much text, for nothing else happens in Redis while a commit does.
         """
-        if not 0 < len(going) <= LAID_AT_MOST or self.unsent or self._beside is None:
+        if not 0 < len(going) <= LAID_AT_MOST or self._beside is None:
             return None
         held = going[0].held
-        if any(it.held is not held for it in going):
+        if any(it.held is not held for it in going) or any(it.held is held for it in self.unsent):
             return None
         written = {id_: page.values for id_, page in batches[held.keys.shard].pages.items() if page.values}
         letters = self._letters(going, runs, written)

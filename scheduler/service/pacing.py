@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 
 HURRIED = 0.2
 """Part of a turn's length while interactive workers live: a person's node that has just missed one waits for it."""
-PRESSED = 0.05
+PRESSED = 0.1
 """While an interactive node is out, and more of others: its report may come at any moment."""
 PART = 0.015
 """Of the time for which a class has work out there. More spares the scheduler turns, and costs the workers time: where

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 
 import pytest
@@ -19,12 +20,13 @@ class Gate:
         self.open = threading.Event()
         self.open.set()
         self.waits = threading.Event()
+        self._passes = threading.Semaphore(0)
         read = Inboxes.read
 
         def gated(inboxes: Inboxes, after: Mapping[str, bytes], block_ms: int) -> tuple[dict[str, list[Entry]], int]:
-            if not self.open.is_set():
+            until = time.monotonic() + GENEROUS_SECONDS
+            while not self.open.is_set() and not self._passes.acquire(timeout=0.005) and time.monotonic() < until:
                 self.waits.set()
-                self.open.wait(GENEROUS_SECONDS)
             return read(inboxes, after, min(block_ms, 20))
 
         monkeypatch.setattr(Inboxes, "read", gated)
@@ -33,4 +35,10 @@ class Gate:
         """From now on nothing is read."""
         self.waits.clear()
         self.open.clear()
+        assert self.waits.wait(GENEROUS_SECONDS)
+
+    def once(self) -> None:
+        """While it is shut: one turn more, to its end."""
+        self.waits.clear()
+        self._passes.release()
         assert self.waits.wait(GENEROUS_SECONDS)

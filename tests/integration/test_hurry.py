@@ -71,6 +71,47 @@ def test_a_single_node_goes_out_before_a_flood_of_reports_is_recorded(
         assert stage.ended(run, last) == ["succeeded", "succeeded"]
 
 
+def test_a_single_node_goes_out_between_the_parts_of_a_flood(
+    stage: Stage, worker: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a flood has reported is recorded in one turn, what that makes ready is recorded as sent in the next, and is
+    sent in a third; a single node that comes between any two of them goes out in the turn it is read in.
+    """
+    announced(stage, "interactive-low")
+    gate, transport = Gate(monkeypatch), MemoryTransport()
+    twice = Graph("twice")
+    for n in range(MANY):
+        twice.add("echo", key=f"second{n}", after=[twice.add("echo", key=f"first{n}")])
+
+    def single() -> None:
+        graph = Graph("single")
+        graph.add("echo", key="it", queue_class="interactive-low")
+        singles.append(stage.submit(graph, shard=1))
+
+    def sent() -> list[str]:
+        return [task.node[:5] for task in tasks(transport)][MANY:]
+
+    singles: list[RunId] = []
+    with stage.scheduler(transport):
+        run = stage.submit(twice, shard=0)
+        eventually(lambda: len(tasks(transport)) == MANY, "the first of each pair are out")
+        gate.shut()
+        worker.take(tasks(transport))
+        gate.once()
+        states = list(stage.states(run).values())
+        assert (states.count("succeeded"), states.count("dispatched"), sent()) == (MANY, 0, [])
+        single()
+        gate.once()
+        assert sent() == ["it"]
+        assert list(stage.states(run).values()).count("dispatched") == MANY, "they are recorded, and not sent yet"
+        single()
+        gate.once()
+        assert sent() == ["it", "it", *["secon"] * MANY]
+        gate.open.set()
+        worker.take(tasks(transport)[MANY:])
+        assert stage.ended(run, *singles) == ["succeeded"] * 3
+
+
 def test_while_a_single_node_is_out_turns_are_short(stage: Stage, worker: Echo) -> None:
     """Its report may come at any moment, among many others; with little else out there is no need."""
     announced(stage, "interactive-low")
