@@ -19,9 +19,6 @@ from collections.abc import Callable, Collection, Mapping
 from ..core.states import NodeState
 from ..errors import StoreRefused, StoreTooNew, StoreUnreachable
 from ..settings import Settings, redacted
-from ..store import policies, scopes
-from ..store.capabilities import Capabilities
-from ..store.changed import Changed, changed
 from ..store.commits import Overtaken
 from ..store.connection import BLOCK_SECONDS, REFUSED, UNREACHABLE, connect
 from ..store.inboxes import Entry, Inboxes
@@ -31,6 +28,7 @@ from .clock import Clock
 from .dispatch import Dispatch
 from .held import Held
 from .intake import Intake
+from .learning import Learning
 from .loading import Loading
 from .overdue import Overdue
 from .owned import Owned
@@ -43,10 +41,6 @@ from .waits import Waits
 
 log = logging.getLogger("celeriac.scheduler")
 
-CONTRACTS_SECONDS = 0.5
-"""How often to look for new contracts while nodes wait for one."""
-WORKERS_SECONDS = 2.0
-"""How often to read what workers announce, while anything waits to be sent."""
 CHAINED_SECONDS = 0.005
 """How long reports gather, since the last were read, when each worker has gone on by itself with the next step."""
 MOST_SMALL = 10
@@ -82,8 +76,7 @@ class Scheduler:
         self._waits = Waits(self._dispatch.admission, settings.classes)
         self._retention = Retention(settings, self.counts)
         self._stopping = self._blocked = False
-        self._contracts_at = self._workers_at = self._read_at = 0.0
-        self._seen = Changed()
+        self._read_at = 0.0
         self._pacing = Pacing()
         self._trouble = Trouble(settings, self.counts)
         self._safety = Safety(settings)
@@ -97,6 +90,7 @@ class Scheduler:
         self._owned = Owned(
             settings, self.name, self._client, self._dispatch, self._retention, self.counts, self._clock
         )
+        self._learning = Learning(settings, self._client, self._dispatch, self._owned)
 
     # -- life ---------------------------------------------------------------------------------------
 
@@ -165,7 +159,7 @@ class Scheduler:
         self._safety.check(self._client, anew=True)
         runs = self._owned.begin()
         self._dispatch.admission.bundling.recall(runs.paces())
-        self._loading = Loading(runs, self._dispatch, self.counts, self._learn_contracts)
+        self._loading = Loading(runs, self._dispatch, self.counts, self._learning.look)
         self._overdue = Overdue(self._inboxes, self._dispatch, self.counts)
         self._intake = Intake(
             runs,
@@ -173,11 +167,10 @@ class Scheduler:
             self._dispatch,
             self.counts,
             self._retention.want,
-            self._learn_contracts,
+            self._learning.look,
             self._stumbled,
         )
-        self._contracts_at = 0.0
-        self._seen = Changed()
+        self._learning.begin()
 
     def _leave(self) -> None:
         try:
@@ -191,8 +184,8 @@ class Scheduler:
 
     def _turn(self) -> None:
         now_here = time.monotonic()
-        if now_here >= self._contracts_at:
-            self._learn_contracts()
+        if now_here >= self._learning.look_at:
+            self._learning.look()
         if now_here >= self._owned.look_at:
             self._owned.look()
             if self.settings.heartbeat_file is not None:
@@ -284,14 +277,14 @@ class Scheduler:
         pause = self._pacing.pause_seconds(dispatch.admission.flying, dispatch.landings, now)
         if not pause and self._intake.unhurried:
             pause = max(0.0, self._read_at + CHAINED_SECONDS - now)
-        until = min(self._owned.look_at, self._contracts_at)
+        until = min(self._owned.look_at, self._learning.look_at)
         if pause and not (dispatch.more or dispatch.unsent or self._owes) and now + pause < until:
             time.sleep(pause)
 
     def _read(self) -> tuple[dict[str, list[Entry]], int]:
         """What has arrived, and Redis's time; blocks until something does, or something is due."""
-        wait_seconds = min(self._owned.look_at, self._contracts_at, time.monotonic() + BLOCK_SECONDS) - time.monotonic()
-        wait_ms = max(1, int(wait_seconds * 1000))
+        until, now_here = min(self._owned.look_at, self._learning.look_at), time.monotonic()
+        wait_ms = max(1, int(min(until - now_here, BLOCK_SECONDS) * 1000))
         if not self._owned.held:
             if not self._owned.to_load:
                 time.sleep(min(wait_ms, 100) / 1000)
@@ -352,7 +345,7 @@ class Scheduler:
             if run.state[node] == NodeState.READY:
                 batch_of(held_of(run.id)).ready.append((run, node))
         self._queue(batches, held_of, batch_of)
-        self._hear_workers()
+        self._learning.hear_workers()
         going = self._dispatch.admit(held_of, batch_of, self._owned.share, classes)
         if self._dispatch.admission.refused:  # in the last moment, so what there is room for goes out in the next turn
             self._queue(batches, held_of, batch_of)
@@ -367,46 +360,16 @@ class Scheduler:
         if publishes:
             outbox.publish(runs)
 
-    def _hear_workers(self) -> None:
-        """What workers announce, while anything waits to be sent: their slots, and whether they take bundles. Then the
-        store is told how long attempts take.
-        """
-        dispatch, now = self._dispatch, time.monotonic()
-        if now >= self._workers_at and dispatch.admission.busy():
-            self._workers_at = now + WORKERS_SECONDS
-            runs = self._owned.runs
-            dispatch.admission.bundling.hear(runs.workers(), runs.now_ms())
-            if news := dispatch.admission.bundling.news():
-                runs.tell_paces(news)
-
     def _queue(
         self, batches: dict[int, Batch], held_of: Callable[[str], Held], batch_of: Callable[[Held], Batch]
     ) -> None:
         """Ready nodes into admission, and those that must not be sent fail, which may let others become ready."""
         while True:
             for batch in batches.values():
-                if self._dispatch.queue(batch, self._learn_contracts):
-                    self._contracts_at = 0.0
+                if self._dispatch.queue(batch, self._learning.look):
+                    self._learning.look_again()
             if not self._dispatch.refuse(held_of, batch_of):
                 break
-
-    def _learn_contracts(self) -> None:
-        """Read what holds for all runs when it has changed; more often while nodes wait for a contract."""
-        runs, dispatch = self._owned.runs, self._dispatch
-        before, self._seen = self._seen, changed(runs)
-        if self._seen[:2] != before[:2]:
-            bindings = Capabilities(self._client, runs.namespace, self.settings.capabilities).bindings()
-            dispatch.admission.learn(runs.contracts(), bindings)
-            dispatch.more = True
-        if self._seen.pauses != before.pauses:
-            dispatch.admission.heed({(it.kind, it.name): it.why for it in scopes.paused(runs)})
-            dispatch.more = True
-        if self._seen.policies != before.policies:
-            dispatch.policies.learn(runs, policies.current)
-            for held in self._owned.held.values():
-                held.to_adopt.extend(held.runs)
-        pause = CONTRACTS_SECONDS if self._dispatch.admission.waits() else self.settings.shard_lease_seconds / 3
-        self._contracts_at = time.monotonic() + pause
 
 
 def _batch_of(batches: dict[int, Batch], held: Held, now: int) -> Batch:

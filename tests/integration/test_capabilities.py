@@ -14,7 +14,7 @@ from scheduler.cli import main
 from scheduler.client.views import Workers
 from scheduler.core.run import Profile
 from scheduler.graph import Graph, Retry, again, capability, other
-from scheduler.service import loop
+from scheduler.service import learning
 from scheduler.service.transport import MemoryTransport
 from scheduler.store.capabilities import Capabilities
 from scheduler.store.connection import connect
@@ -28,7 +28,7 @@ GENERATE = capability("generate")
 @pytest.fixture(autouse=True)
 def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bindings are looked for more often than in production; nothing else is changed."""
-    monkeypatch.setattr(loop, "CONTRACTS_SECONDS", 0.02)
+    monkeypatch.setattr(learning, "CONTRACTS_SECONDS", 0.02)
 
 
 @pytest.fixture

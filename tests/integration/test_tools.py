@@ -183,7 +183,7 @@ def test_ready_nodes_follow_a_newer_version(stage: Stage, bindings: Capabilities
         run = stage.submit(graph)
         eventually(lambda: len(memory.sent) == 2)
         stage.publish("d.find", tools=["search@3"], queue_class="interactive-low")
-        scheduler._contracts_at = 0.0
+        scheduler._learning.look_again()
         eventually(lambda: len(memory.sent) == 6)
         worker.take(tasks(memory))
         assert stage.ended(run) == ["succeeded"]

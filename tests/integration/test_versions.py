@@ -63,7 +63,7 @@ def test_a_run_records_the_versions_it_was_submitted_with(stage: Stage, worker: 
 def becomes(stage: Stage, scheduler: Scheduler, version: str) -> None:
     """Workers with another version of the executor have come up, and the scheduler knows."""
     stage.publish("web.fetch", version=version)
-    scheduler._contracts_at = 0.0
+    scheduler._learning.look_again()
     eventually(lambda: scheduler._dispatch.admission._versions == {"web.fetch": version})
 
 
