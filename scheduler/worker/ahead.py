@@ -123,6 +123,8 @@ class Ahead:
         """
         with self._settling:
             self._hear()
+            if self._is_unsure and not waits:
+                return
             with self._lock:
                 begun, self._begun = self._begun, []
             if not begun:

@@ -207,13 +207,7 @@ class _Notes:
                 stop while it refuses.
         """
         with self._lock:
-            while self._put_off:
-                tag, note = self._put_off.popitem()
-                try:
-                    note()
-                except BaseException:
-                    self._put_off[tag] = note
-                    raise
+            self._make()
             sent, self._sent = self._sent, None
             if sent is None:
                 return
@@ -224,6 +218,17 @@ class _Notes:
                     raise
                 self._again()
             self._taken_at = time.monotonic()
+
+    def _make(self) -> None:
+        """The notes that were put off. Each of them comes back here, and finds none."""
+        left, self._put_off = self._put_off, {}
+        try:
+            while left:
+                tag = next(iter(left))
+                left[tag]()
+                del left[tag]
+        finally:
+            self._put_off = left | self._put_off
 
 
 def _loop_here() -> Any:
