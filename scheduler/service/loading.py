@@ -33,6 +33,8 @@ log = logging.getLogger("celeriac.scheduler")
 
 OPENED_AT_ONCE = 5000
 """Nodes of one run that are asked for their rule, or cancelled, before others have their turn."""
+FEWEST_OPENED = 1000
+"""So many of them although somebody may be waiting for a single node."""
 FEWEST_FOLLOWED = 100
 """Of those that wait for one node, this many are asked in a turn although somebody may be waiting for another."""
 _READY = int(NodeState.READY)
@@ -99,7 +101,7 @@ class Loading:
                 return
 
     def _open_part(self, held: Held, batch: Batch, run: Run, first: int) -> None:
-        end = first + OPENED_AT_ONCE
+        end = first + max(FEWEST_OPENED, round(OPENED_AT_ONCE * self._dispatch.pace))
         apply(self._dispatch, held, batch, run, Opened(first, end))
         if end < run.n and run.run_state not in ENDED_RUNS:
             held.to_open.append((run.id, end))
