@@ -98,7 +98,8 @@ class _Processes(_Pool):
         """Called for each loop of the consumer; Celery's pool makes its ways of writing anew then."""
         base: Any = super()
         base.register_with_event_loop(loop)
-        _write_at_once(self._pool, loop)
+        if hasattr(self._pool, "on_poll_start"):  # not the pool of a worker without a loop
+            _write_at_once(self._pool, loop)
 
 
 _OURS: dict[str, type[_Pool]] = {
