@@ -101,7 +101,7 @@ class Loading:
                 return
 
     def _open_part(self, held: Held, batch: Batch, run: Run, first: int) -> None:
-        end = first + max(FEWEST_OPENED, round(OPENED_AT_ONCE * self._dispatch.pace))
+        end = first + min(OPENED_AT_ONCE, max(FEWEST_OPENED, round(OPENED_AT_ONCE * self._dispatch.pace)))
         apply(self._dispatch, held, batch, run, Opened(first, end))
         if end < run.n and run.run_state not in ENDED_RUNS:
             held.to_open.append((run.id, end))

@@ -9,12 +9,16 @@ whatever the main thread was at. Was that `ThreadPoolExecutor.submit`, the handl
 holds. Was it the reading of a process's result, the handler waits for that very result, which is out of the pipe and
 not yet known. The worker stood still for ever, and its heartbeat went on renewing what it had. (Stacks of both were
 taken in runs of the fault plan and of the tests.) Here the handler leaves the pool alone, and the consumer's loop,
-which it ends, stops it: there results are still read, and threads can still acknowledge.
+which it ends, stops it: there results are still read, and threads can still acknowledge. A process that has begun
+without the main thread's knowing is heard first: Celery forgets its job, and waits for its process until that is done.
 """
 
 from __future__ import annotations
 
 import select
+import time
+from contextlib import suppress
+from inspect import isgenerator
 from typing import Any
 
 from celery.concurrency import get_implementation
@@ -22,6 +26,8 @@ from celery.utils.imports import symbol_by_name
 
 from .early import asking
 
+HEARD_SECONDS = 1.0
+"""So long at most a worker that stops waits for word of what has begun."""
 WHOLE_BYTES = getattr(select, "PIPE_BUF", 512)
 """A pipe takes so much whole or not at all."""
 
@@ -47,9 +53,20 @@ def cannot_stop(pool: Any) -> bool:
     return isinstance(pool, _Threads)
 
 
-def let_finish(pool: Any) -> None:
-    """Called where the consumer's loop was ended: wait for what runs and cannot be stopped, and read what has ended."""
+def hear_begun(pool: Any) -> None:
+    """Called where the consumer's loop was ended: what has begun is known to have, so that Celery waits for its end."""
+    if isinstance(pool, _Processes):
+        pool.hear_begun()
+
+
+def let_finish(consumer: Any) -> None:
+    """Called where the consumer's loop was ended in a hurry: end what has begun and was not known to have, wait for
+    what runs and cannot be stopped, and read what has ended.
+    """
+    pool = consumer.pool
     if isinstance(pool, _Pool):
+        hear_begun(pool)
+        consumer.cancel_active_requests()
         pool.finish()
 
 
@@ -93,11 +110,35 @@ class _Processes(_Pool):
     """Processes: those that were told to end have ended, and what they have said is known."""
 
     _pool: Any
+    _hub: Any = None
+
+    def hear_begun(self) -> None:
+        """Read what processes say until each job that one of them was given is known to have begun; for a moment, for a
+        process may have died. Celery forgets all others, and would wait for those that run without an end.
+        """
+        until = time.monotonic() + HEARD_SECONDS
+        while self._hub is not None and self._pool is not None and time.monotonic() < until:
+            jobs = list(self._pool._cache.values())
+            if all(job._accepted or job._write_to is None for job in jobs):
+                return
+            for fd in list(self._pool._fileno_to_outq):
+                self._read(fd)
+            time.sleep(0.002)
+
+    def _read(self, fd: int) -> None:
+        """What the loop does when a process has said something."""
+        callback, args = self._hub.readers.get(fd, (None, ()))
+        if isgenerator(callback):  # in the middle of a message
+            with suppress(StopIteration, OSError, EOFError):
+                next(callback)
+        elif callback is not None:
+            callback(*args)
 
     def register_with_event_loop(self, loop: Any) -> None:
         """Called for each loop of the consumer; Celery's pool makes its ways of writing anew then."""
         base: Any = super()
         base.register_with_event_loop(loop)
+        self._hub = loop
         if hasattr(self._pool, "on_poll_start"):  # not the pool of a worker without a loop
             _write_at_once(self._pool, loop)
 

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 from celery.bootsteps import StartStopStep
-from celery.exceptions import WorkerTerminate
+from celery.exceptions import WorkerShutdown, WorkerTerminate
 
 from ..errors import SettingsError
-from .pools import let_finish
+from .pools import hear_begun, let_finish
 
 ARGUMENTS = "CELERIAC_QUEUE_ARGUMENTS"
 """Environment variable: JSON object, queue -> arguments. Made by `celeriac worker` (worker/options.py)."""
@@ -71,8 +71,11 @@ class _Loop:
 
         try:
             return self.own(*args)
+        except WorkerShutdown:
+            hear_begun(args[0].pool)
+            raise
         except WorkerTerminate:
-            let_finish(args[0].pool)
+            let_finish(args[0])
             raise
         except PreconditionFailed as closed:
             if _TIMED_OUT not in str(closed):

@@ -106,6 +106,25 @@ def add(a: int, b: int = 0) -> int:
     return a + b
 
 
+def _slow_writing(seconds: float) -> None:
+    """Stretch the moment in which a process may have begun a job and the main thread does not know of it."""
+    from billiard.pool import Pool
+
+    own: Any = Pool.apply_async
+
+    def apply_async(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = own(self, *args, **kwargs)
+        note("written")
+        time.sleep(seconds)
+        return result
+
+    Pool.apply_async = apply_async
+
+
+if "SAMPLE_WRITTEN_SECONDS" in os.environ:
+    _slow_writing(float(os.environ["SAMPLE_WRITTEN_SECONDS"]))
+
+
 @app.task
 def echo(value: Any = None) -> Any:
     return value

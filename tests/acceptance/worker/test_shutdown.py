@@ -81,6 +81,24 @@ def test_a_worker_told_to_stop_while_it_hands_work_to_a_thread_stops(store: str,
     assert len(post.told(id_)) == 1
 
 
+@pytest.mark.parametrize("acks_late", ["1", "0"])
+@pytest.mark.parametrize("how", [signal.SIGQUIT, signal.SIGTERM])
+def test_what_has_begun_unheard_is_ended_too(store: str, start: Start, acks_late: str, how: int) -> None:
+    """The signal comes when a process has begun an attempt and the main thread does not know that yet: in a cold
+    shutdown the attempt is ended and told as lost, in a warm one it ends well, and the worker does not wait for more.
+    """
+    worker = start("unheard", SAMPLE_ACKS_LATE=acks_late, SAMPLE_WRITTEN_SECONDS="1")
+    post = Post(store, "unheard")
+    id_ = post.send("sample.sleeps", 60 if how == signal.SIGQUIT else 2)
+    started(worker, id_)
+    worker.signal(how)
+    told = post.wait(id_, 15)
+    assert told.short == (("lost", "lost", "WorkerShutdown") if how == signal.SIGQUIT else ("succeeded", None, None))
+    worker.ended()
+    assert len(post.told(id_)) == 1
+    assert not post.unacknowledged(id_)
+
+
 def test_a_worker_told_to_stop_while_it_reads_from_a_process_stops(store: str, start: Start) -> None:
     """Celery's signal handler would wait there for the very result that the interrupted code has in its hands."""
     worker = start("reading", SAMPLE_READING_SECONDS="3")
