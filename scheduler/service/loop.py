@@ -225,6 +225,7 @@ class Scheduler:
             self._settle(small, now, self._dispatch.interactive)
         if sends:
             self._dispatch.outbox.publish(self._owned.runs)
+            self._owes |= bool(small)  # of which only interactive classes have gone out
         elif self._owes:
             self._owes = False
             self._settle({}, now, publishes=False)

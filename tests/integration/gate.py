@@ -14,16 +14,22 @@ GENEROUS_SECONDS = 20.0
 
 
 class Gate:
-    """Holds the scheduler before it reads its inboxes."""
+    """Holds the scheduler before it reads its inboxes.
+
+    Attributes:
+        block_ms: for how long the read before which it is held may block.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.open = threading.Event()
         self.open.set()
         self.waits = threading.Event()
+        self.block_ms = 0
         self._passes = threading.Semaphore(0)
         read = Inboxes.read
 
         def gated(inboxes: Inboxes, after: Mapping[str, bytes], block_ms: int) -> tuple[dict[str, list[Entry]], int]:
+            self.block_ms = block_ms
             until = time.monotonic() + GENEROUS_SECONDS
             while not self.open.is_set() and not self._passes.acquire(timeout=0.005) and time.monotonic() < until:
                 self.waits.set()

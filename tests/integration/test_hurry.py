@@ -83,9 +83,9 @@ def test_a_single_node_goes_out_between_the_parts_of_a_flood(
     for n in range(MANY):
         twice.add("echo", key=f"second{n}", after=[twice.add("echo", key=f"first{n}")])
 
-    def single() -> None:
+    def single(key: str = "it", queue_class: str | None = "interactive-low") -> None:
         graph = Graph("single")
-        graph.add("echo", key="it", queue_class="interactive-low")
+        graph.add("echo", key=key, queue_class=queue_class)
         singles.append(stage.submit(graph, shard=1))
 
     def sent() -> list[str]:
@@ -105,11 +105,16 @@ def test_a_single_node_goes_out_between_the_parts_of_a_flood(
         assert sent() == ["it"]
         assert list(stage.states(run).values()).count("dispatched") == MANY, "they are recorded, and not sent yet"
         single()
+        single("batch", None)
         gate.once()
         assert sent() == ["it", "it", *["secon"] * MANY]
+        assert gate.block_ms == 0, "a node of another class came with it, and nothing else would bring its turn"
+        gate.once()
+        gate.once()
+        assert sent()[-1] == "batch"
         gate.open.set()
         worker.take(tasks(transport)[MANY:])
-        assert stage.ended(run, *singles) == ["succeeded"] * 3
+        assert stage.ended(run, *singles) == ["succeeded"] * 4
 
 
 def test_while_a_single_node_is_out_turns_are_short(stage: Stage, worker: Echo) -> None:
