@@ -35,6 +35,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
+from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
 from .guards import Facts, Guards
@@ -471,12 +472,11 @@ class Run:
         """Downstream lists and the number of readers of each output, from the upstream lists; in steps."""
         n = len(self.keys)
         width = [0] * (n + 1)
-        for parent in self.up:
-            width[parent + 1] += 1
-        yield None
-        for node in range(n):
-            width[node + 1] += width[node]
-        yield None
+        for first in range(0, len(self.up), STEP):
+            for parent in self.up[first : first + STEP]:
+                width[parent + 1] += 1
+            yield None
+        width = list(accumulate(width))
         self.down_at = array("I", width)
         down = array("I", bytes(4 * len(self.up)))
         up, up_at = self.up, self.up_at
@@ -485,13 +485,19 @@ class Run:
                 parent = up[at]
                 down[width[parent]] = node
                 width[parent] += 1
+                if not at % STEP:
+                    yield None
             if not node % STEP:
                 yield None
         self.down = down
         self.readers = array("I", bytes(4 * n))
-        for template in (*self.inputs, *self.step_inputs.values()) if self.step_inputs else self.inputs:
-            for node in references(template):
-                self.readers[node] += 1
+        yield None
+        for number, template in enumerate(chain(self.inputs, self.step_inputs.values()), 1):
+            if type(template) is list:
+                for node in references(template):
+                    self.readers[node] += 1
+            if not number % STEP:
+                yield None
 
     def _take_record(self, node: int, raw: bytes) -> None:
         letter, epoch, attempt, failures, losses, timeline, last = raw.decode().split("|", 6)
