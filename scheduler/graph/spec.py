@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from json.encoder import encode_basestring as _string
 from typing import Any
 
 from ..errors import InvalidValue, quoted
@@ -57,14 +58,14 @@ class Spec:
     def text(self) -> str:
         """Its canonical JSON."""
         args, kwargs = self.inputs.document_texts()
-        after = f'"after":{_json(self.after)},' if self.after else ""
+        after = f'"after":[{",".join(map(_string, self.after))}],' if self.after else ""
         args = f'"args":{args},' if args != "[]" else ""
         kwargs = f',"inputs":{kwargs}' if kwargs != "{}" else ""
         labels = f',"labels":{_json(self.labels)}' if self.labels else ""
         policy = self.policy
         if self.branching is not None:
             return self._guarded(self.branching, args, kwargs, labels)
-        return f'{{{after}{args}{policy.executor_json}{kwargs},"key":{_json(self.key)}{labels}{policy.tail_json}}}'
+        return f'{{{after}{args}{policy.executor_json}{kwargs},"key":{_string(self.key)}{labels}{policy.tail_json}}}'
 
     def _guarded(self, it: Branching, args: str, kwargs: str, labels: str) -> str:
         """The same for a node with expressions."""
