@@ -193,6 +193,15 @@ class AttemptId(NamedTuple):
         return _parsed(text) if len(text) <= MOST_ID else None
 
 
+def names_attempt(text: str) -> bool:
+    """Whether a text is an attempt's id, for those that are not read here.
+
+    >>> names_attempt("7.01jd0c0000000000000000000a.3.1.2"), names_attempt("7.01jd0c0000000000000000000a.3.1.2x40")
+    (True, False)
+    """
+    return len(text) <= MOST_ID and _ATTEMPT_ID.fullmatch(text) is not None
+
+
 def bundle_id(first: str, count: int) -> str:
     """The Celery task id of a message that carries several attempts: the id of the first, and how many there are.
 

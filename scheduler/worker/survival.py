@@ -19,7 +19,7 @@ from celery.utils.imports import symbol_by_name
 from celery.worker import state
 
 from ..errors import WireError
-from ..wire import BUNDLE, allowed, carried, check_reader, error_record
+from ..wire import BUNDLE, allowed, carried, check_reader, error_record, names_attempt
 from .attempt_events import gone
 from .claim import AttemptRefused
 from .context import is_attempt
@@ -36,8 +36,8 @@ ABANDONED = "the worker stopped before the task had ended"
 refused: dict[str, int] = {}
 """Claims refused in this worker since its start, by verdict, messages of tasks that its class does not take, and
 rejected messages that became no dead letter ("passed over"); the heartbeat announces them."""
-_SIMPLEST = {"id", "task", "celeriac", "inputs"}
-"""What most attempts of a bundle bring; the rest is looked at where there is any."""
+_OURS = {"id", "task", "celeriac", "inputs", "then", "claim", "holes"}
+"""What an attempt of a bundle brings that Celery never sees; the rest is looked at where there is any."""
 _PLACE = re.compile(r"[^|]*\|[0-9]{1,15}\|[0-9]{1,15}")
 """What a next step of a chain brings for its claim."""
 _counting = threading.Lock()
@@ -194,14 +194,15 @@ def _check_bundle(args: Any, ids: list[str]) -> None:
 
 def _check_entry(it: dict[str, Any]) -> None:
     """An attempt of a bundle, whose id has been looked at already."""
-    if not it.keys() <= _SIMPLEST:
+    if not it.keys() <= _OURS:
         _check_fields(it)
     header, inputs = it.get("celeriac"), it.get("inputs")
     if not isinstance(it.get("task"), str) or not isinstance(header, dict):
         raise InvalidTaskError(f"attempt {it['id']}: expected a task and a header")
     if not isinstance(inputs, list) or list(map(type, inputs)) != [list, dict]:
         raise InvalidTaskError(f"attempt {it['id']}: expected a list of args and a mapping of kwargs as inputs")
-    _check_header(header)
+    if "min_reader" in header:
+        _check_header(header)
 
 
 def _steps(entry: dict[str, Any]) -> list[dict[str, Any]]:
@@ -210,13 +211,21 @@ def _steps(entry: dict[str, Any]) -> list[dict[str, Any]]:
     if not isinstance(steps, list) or not all(isinstance(it, dict) for it in steps):
         raise InvalidTaskError(f"attempt {entry['id']}: expected a list of attempts to follow it")
     for it in steps:
-        holes = it.get("holes", [])
-        pairs = isinstance(holes, list) and all(isinstance(hole, list) and len(hole) == 2 for hole in holes)
-        if not is_attempt(it.get("id")) or not _PLACE.fullmatch(str(it.get("claim"))) or not pairs:
-            raise InvalidTaskError(f"attempt {entry['id']}: expected id, claim and holes of each that follows it")
-        if not all(isinstance(place, list) and place and isinstance(path, list) for place, path in holes):
+        id_, holes = it.get("id"), it.get("holes")
+        if not (isinstance(id_, str) and names_attempt(id_)) or not isinstance(it.get("claim"), str):
+            raise InvalidTaskError(f"attempt {entry['id']}: expected id and claim of each that follows it")
+        if holes is not None and not _are_holes(holes):
             raise InvalidTaskError(f"attempt {entry['id']}: expected places and paths as holes of what follows it")
+    if not all(_PLACE.fullmatch(place) for place in {it["claim"] for it in steps}):
+        raise InvalidTaskError(f"attempt {entry['id']}: expected class, lease and timeout as claims of what follows it")
     return steps
+
+
+def _are_holes(told: Any) -> bool:
+    """Whether these are places in the inputs, each with a path into the output that goes there."""
+    if not isinstance(told, list) or not all(isinstance(hole, list) and len(hole) == 2 for hole in told):
+        return False
+    return all(isinstance(place, list) and place and isinstance(path, list) for place, path in told)
 
 
 def _check_header(header: Any) -> None:
