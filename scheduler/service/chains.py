@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..core.run import Run, Template
+from ..core.run import Run
 from ..core.states import FIRST_ENDED, NodeState
-from .bundling import MOST_TOGETHER
+from .bundling import MOST_TOGETHER, has_been_tried
 
 _PENDING = int(NodeState.PENDING)
 
@@ -47,17 +47,20 @@ def steps_after(run: Run, node: int, work_us: int, most_us: int, work_of: WorkOf
     """
     steps: list[int] = []
     at = node
+    works: dict[int, int | None] = {}  # by profile
     while len(steps) < MOST_TOGETHER - 1:
         first = run.down_at[at]
         if run.down_at[at + 1] - first != 1:
             break
         child = run.down[first]
-        if run.up_at[child + 1] - run.up_at[child] != 1 or run.state[child] != _PENDING:
+        if run.up_at[child + 1] - run.up_at[child] != 1 or run.state[child] != _PENDING or has_been_tried(run, child):
             break
-        if run.profiles[run.profile[child]].rule.name != "all_success" or not can_be_bound(run, child, at):
-            break
-        more = work_of(run, child)
-        if more is None or work_us + more > most_us:
+        profile = run.profile[child]
+        if profile not in works:
+            fits = run.profiles[profile].rule.name == "all_success"
+            works[profile] = work_of(run, child) if fits else None
+        more = works[profile]
+        if more is None or work_us + more > most_us or not can_be_bound(run, child, at):
             break
         work_us += more
         steps.append(child)
@@ -70,12 +73,10 @@ def can_be_bound(run: Run, node: int, before: int) -> bool:
     is still to come, and no mapper is to see that.
     """
     template = run.inputs[node]
+    if type(template) is str:
+        return True
+    asked: Iterable[Any] = template[1::2]
     return all(
         (what == "output" and not mapper) if source == before else run.state[source] >= FIRST_ENDED
-        for source, _path, what, *mapper in _references(template)
+        for source, _path, what, *mapper in asked
     )
-
-
-def _references(template: Template) -> Iterable[Any]:
-    """[node, path, what, and perhaps a mapper] of each."""
-    return template[1::2] if type(template) is list else ()

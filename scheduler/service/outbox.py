@@ -235,11 +235,28 @@ class Outbox:
         run = held.runs.get(run_id)
         if run is None or run.state[node] not in _IN_FLIGHT or int(id_.rpartition(".")[2]) != run.attempt[node]:
             return None
-        message = self._letter(held, run, node, id_, mappings)
-        if message is not None and steps and len(message[1].inputs) <= MOST_SHARED_CHARACTERS // 8:
-            template, letter = message
-            return template, letter._replace(then=self._steps(held, run, node, steps, mappings, len(letter.inputs)))
-        return message
+        name, executor = held.place(id_)
+        made = self._made_for(run.way(node), executor, name)
+        try:
+            letter = self._letter(run, node, id_, made, mappings)
+        except MappingError as failed:
+            gone = failed.kind == "gone"
+            kind, origin = ("permanent", "infrastructure") if gone else ("contract", None)
+            problem = f"the inputs of this node cannot be made: {failed}"
+            self._refuse(id_, error_record(kind, "MappingError", problem, origin=origin, phase="dispatch"))
+            return None
+        length = len(letter.inputs)
+        if length > MOST_INPUT_CHARACTERS:
+            problem = (
+                f"the inputs of this node have {length:,} characters with all outputs in their places, at most "
+                f"{MOST_INPUT_CHARACTERS:,} go into a message. Let upstream nodes store their outputs elsewhere and "
+                "return addresses, or join them in stages."
+            )
+            self._refuse(id_, error_record("invalid_input", "InputTooLarge", problem, phase="dispatch"))
+            return None
+        if steps and length <= MOST_SHARED_CHARACTERS // 8:
+            letter = letter._replace(then=self._steps(held, run, node, steps, mappings, length))
+        return made[0], letter
 
     def _steps(
         self, held: Held, run: Run, node: int, steps: Sequence[int], mappings: Mappings, characters: int
@@ -248,51 +265,44 @@ class Outbox:
         found: list[tuple[Template, Letter]] = []
         before, shard = node, held.keys.shard
         queue_class = self._classes.get(held.place(run.attempt_id(shard, node))[0], self._default)
+        known: dict[int, tuple[Made, str]] = {}  # by way, as in _made: what its steps have in common
         for step in steps:
             if run.state[step] != NodeState.PENDING or not can_be_bound(run, step, before):
                 break
+            way = run.way(step)
+            alike = known.get(id(way))
+            if alike is None:
+                limit = self._admission.limit_ms(way, queue_class)
+                claim = f"{queue_class.name}|{queue_class.lease_ms}|{limit}"
+                alike = known[id(way)] = self._made_for(way, "", queue_class.name), claim
+            made, claim = alike
             id_ = f"{shard}.{run.id}.{step}.{run.epoch[step]}.{run.attempt[step] + 1}"
-            limit = self._admission.limit_ms(run.way(step), queue_class)
-            claim = f"{queue_class.name}|{queue_class.lease_ms}|{limit}"
-            message = self._letter(held, run, step, id_, mappings, claim, before)
-            if message is None:
+            try:
+                letter = self._letter(run, step, id_, made, mappings, claim, before)
+            except MappingError:
                 break
-            characters += len(message[1].inputs)
+            characters += len(letter.inputs)
             if characters > MOST_SHARED_CHARACTERS // 8:
                 break
-            found.append(message)
+            found.append((made[0], letter))
             before = step
         return found
 
     def _letter(
-        self, held: Held, run: Run, node: int, id_: str, mappings: Mappings, claim: str = "", before: int = -1
-    ) -> tuple[Template, Letter] | None:
-        """What a worker has to know of an attempt; None when its inputs cannot be had.
+        self, run: Run, node: int, id_: str, made: Made, mappings: Mappings, claim: str = "", before: int = -1
+    ) -> Letter:
+        """What a worker has to know of an attempt.
 
         Args:
+            made: for its profile.
             claim, before: of a step that follows another in its message: for its claim, and that node.
+
+        Raises:
+            MappingError: its inputs cannot be had.
         """
-        name, executor = held.place(id_)
-        template, silence = self._made_for(run.way(node), executor, claim.partition("|")[0] or name)
-        try:
-            text, deferred = resolve(run, run.template(node), run.outputs, mappings)
-        except MappingError as failed:
-            if claim:
-                return None
-            gone = failed.kind == "gone"
-            kind, origin = ("permanent", "infrastructure") if gone else ("contract", None)
-            problem = f"the inputs of this node cannot be made: {failed}"
-            self._refuse(id_, error_record(kind, "MappingError", problem, origin=origin, phase="dispatch"))
-            return None
-        if len(text) > MOST_INPUT_CHARACTERS and not claim:
-            problem = (
-                f"the inputs of this node have {len(text):,} characters with all outputs in their places, at most "
-                f"{MOST_INPUT_CHARACTERS:,} go into a message. Let upstream nodes store their outputs elsewhere and "
-                "return addresses, or join them in stages."
-            )
-            self._refuse(id_, error_record("invalid_input", "InputTooLarge", problem, phase="dispatch"))
-            return None
-        return template, Letter(
+        template = run.template(node)
+        text, deferred = resolve(run, template, run.outputs, mappings)
+        return Letter(
             id_,
             run.id,
             run.keys[node],
@@ -303,9 +313,10 @@ class Outbox:
             run.correlation_id,
             deferred,
             run.secret_places(node),
-            silence,
-            claim=claim,
-            holes=holes(run.template(node), before) if claim else (),
+            made[1],
+            (),
+            claim,
+            holes(template, before) if claim else (),
         )
 
     def _refuse(self, id_: str, error: dict[str, Any]) -> None:
