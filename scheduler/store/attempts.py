@@ -19,12 +19,14 @@ from redis import Redis
 
 from ..errors import WireError
 from ..wire import AttemptId, DeadMessage, Report, chain_of
-from .direct import Sent
+from .direct import Sent, exchange
 from .keys import Keys
 from .scripts import BEAT, CLAIM, PROCEED, RENEW
 
 BLOB_SECONDS = 7 * 24 * 3600
 """How long a blob lives that no commit has accepted; the commit makes it last as long as its run."""
+ENTRY_FIELDS = 128
+"""An entry of an inbox with so many takes no further report: it is taken up whole, and somebody may wait behind it."""
 
 
 class Verdict(enum.StrEnum):
@@ -206,28 +208,26 @@ class Attempts:
         return found
 
     def report(self, reports: Iterable[tuple[Report, bytes | None]]) -> None:
-        """Tell how attempts ended: one entry in the inbox of each shard, one round trip.
+        """Tell how attempts ended, in one round trip: an entry in the inbox of each shard, more of them for many.
 
         Args:
             reports: each with its output as raw JSON bytes, or None.
         """
-        entries: dict[int, list[str | bytes]] = defaultdict(list)
+        entries: list[tuple[str, list[str | bytes]]] = []
+        open_: dict[int, list[str | bytes]] = {}
         for report, output in reports:
             attempt = AttemptId.parse(report.id)
             if attempt is None:
                 raise WireError("report", "id is not shard.run.node.epoch.attempt", report.id)
-            entry = entries[attempt.shard]
+            entry = open_.get(attempt.shard)
+            if entry is None or len(entry) >= ENTRY_FIELDS:
+                entry = open_[attempt.shard] = []
+                entries.append((self.keys.shard(attempt.shard).inbox, entry))
             entry += ("report", report.to_json())
             if output is not None:
                 entry += ("output", output)
-        if len(entries) == 1:
-            [(shard, entry)] = entries.items()
-            self.client.execute_command("XADD", self.keys.shard(shard).inbox, "*", *entry)
-        elif entries:
-            with self.client.pipeline(transaction=False) as pipe:
-                for shard, entry in entries.items():
-                    pipe.execute_command("XADD", self.keys.shard(shard).inbox, "*", *entry)
-                pipe.execute()
+        if entries:
+            exchange(self.client, [("XADD", inbox, "*", *entry) for inbox, entry in entries])
 
     def report_dead(self, messages: Iterable[DeadMessage]) -> None:
         """Tell of rejected messages: into the shard of the attempt that one carried, else into its queue's."""

@@ -9,7 +9,7 @@ import pytest
 
 from scheduler.errors import WireError
 from scheduler.service.held import chain_token
-from scheduler.store.attempts import BLOB_SECONDS, Attempts, Claim, Onward, Verdict
+from scheduler.store.attempts import BLOB_SECONDS, ENTRY_FIELDS, Attempts, Claim, Onward, Verdict
 from scheduler.store.connection import connect
 from scheduler.store.scripts import Script
 from scheduler.wire import CHAINED, Report, new_run_id
@@ -272,6 +272,18 @@ def test_reports_of_a_shard_travel_as_one_entry(attempts: Attempts) -> None:
     assert client(attempts).xlen(attempts.keys.shard(2).inbox) == 1
     for shard in (7, 2):
         client(attempts).delete(attempts.keys.shard(shard).inbox)  # there is no scheduler to take them
+
+
+def test_an_entry_of_an_inbox_holds_so_many_reports_at_most(attempts: Attempts) -> None:
+    """It is taken up whole, and whoever comes after it waits. They stay in their order, and none is lost."""
+    told = [Report(attempt(n), "succeeded", "w", 5) for n in range(ENTRY_FIELDS)]
+    attempts.report((it, None) for it in told)
+    eval_ = "return redis.call('XRANGE', KEYS[1], '-', '+')"
+    inbox = attempts.keys.shard(7).inbox
+    entries = [flat for _, flat in client(attempts).eval(eval_, 1, inbox)]
+    assert [len(flat) for flat in entries] == [ENTRY_FIELDS, ENTRY_FIELDS]
+    assert [Report.from_json(it) for flat in entries for it in flat[1::2]] == told
+    client(attempts).delete(inbox)  # there is no scheduler to take them
 
 
 # -- from one step of a chain to the next --------------------------------------------------------------
