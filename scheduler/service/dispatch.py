@@ -73,7 +73,7 @@ class Dispatch:
 
     @property
     def pace(self) -> float:
-        """Part of its usual length that a turn takes now."""
+        """Part of the nodes that a turn usually opens and admits, for now."""
         return part_of_turn(self.admission.flying, self.interactive) if self.is_hurried else 1.0
 
     @property

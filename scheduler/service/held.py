@@ -5,11 +5,12 @@ commit that may have been applied in part; loaded again from Redis, where all of
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ..core.run import Run
 from ..core.states import IN_FLIGHT, NodeState
+from ..store.inboxes import Entry
 from ..store.keys import ShardKeys
 from ..wire import AttemptId, RunId, chain_of
 from .bundling import Parcel
@@ -59,6 +60,7 @@ class Held:
         batches_out: how many batches the store's outbox holds.
         published: how many of them, the oldest, have been sent and go with the next commit.
         read_after: the newest inbox entry that was read.
+        arrived: entries that were read and are still to be taken up, oldest first.
         to_load: runs that were submitted and are not in memory yet.  loading: some of them, on their way there.
         to_open: runs that are being opened part by part, each with the node to go on with: wide ones, and those that
             a committed retry has set going, from the next turn on.
@@ -82,6 +84,7 @@ class Held:
         self.batches_out = 0
         self.published = 0
         self.read_after: bytes = b"0"
+        self.arrived: deque[Entry] = deque()
         self.to_load: dict[RunId, None] = {}
         self.loading: Iterator[Run | None] | None = None
         self.to_open: deque[tuple[str, int]] = deque()
@@ -93,6 +96,11 @@ class Held:
     def unfinished(self) -> bool:
         """Whether the last turn left something behind that it had no time for."""
         return bool(self.to_load or self.loading or self.to_open or self.to_follow or self.to_adopt)
+
+    def hear(self, entries: Sequence[Entry]) -> None:
+        """These were read of the inbox, behind those that were read before."""
+        self.arrived += entries
+        self.read_after = entries[-1].id
 
     def place(self, id_: str) -> tuple[str, str]:
         """(queue class, executor that was found for a capability or tool) of an attempt in flight; "" for neither."""

@@ -12,7 +12,7 @@ import math
 import random
 import re
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -32,6 +32,7 @@ from .dispatch import Dispatch
 from .facts import facts_of
 from .held import Flight, Held
 from .loading import Loading
+from .pacing import WAY_EVERY, give_way
 from .replies import Told, told
 from .requests import MOST_NAME, Requests
 
@@ -42,6 +43,10 @@ MOST_REPORT_BYTES = 128 * 1024
 """A report beside its output; workers cut errors well below this."""
 MOST_OUTPUT_BYTES = 2 * INLINE_LIMIT_BYTES
 """An output in an entry; workers put aside as a blob what is larger than INLINE_LIMIT_BYTES."""
+_LEAPT = frozenset((b"report", b"output", b"submit"))
+"""Kinds of records that others need not come after."""
+_HEAD_BYTES = 128
+"""Of a report, among which workers name its attempt."""
 
 
 class Intake:
@@ -76,48 +81,81 @@ class Intake:
         self._learn = learn
         self.look_wanted = False
         """Another scheduler has given shards back."""
-        self.unhurried = False
-        """The last report came from a worker that has gone on with the next step of a chain."""
+        self.steps = self.steps_left = 0
+        """Reports of this turn whose worker has gone on with the next step of a chain; and if the last is among them,
+        how many may follow."""
         self.reading = ""
         """The entry that is being taken at this moment, for whoever catches what it brings about."""
         self._stumbled = Counter() if stumbled is None else stumbled
 
-    def take_entries(self, held: Held, batch: Batch, entries: list[Entry], until: float = math.inf) -> bool:
-        """The records of new inbox entries, in order; those that there is no time for are read again.
+    def take(self, held: Held, batch: Batch, until: float = math.inf) -> None:
+        """The records of entries that have arrived, in order, for as long as there is time.
 
         Args:
             until: of this process's clock, seconds. One entry is taken in any case.
-
-        Returns:
-            Whether all of them were taken.
         """
-        for entry in entries:
-            held.read_after, at_ms = entry.id, entry.at_ms
-            self.reading = f"{held.keys.shard}-{entry.id.decode()}"
-            if self._stumbled and self._stumbled[self.reading] >= STUMBLES:
-                why = f"the scheduler stumbled {STUMBLES} times over this entry"
-                batch.dead.append(Dead.made("record", why, {}, list(entry.records())))
-                batch.consumed.append(entry.id)
-                continue
-            for number, (kind, record, output) in enumerate(_paired(entry)):
-                try:
-                    if kind == b"report":
-                        self._take_report(held, batch, record, output, at_ms)
-                    elif kind == b"submit":
-                        self._take_submit(held, record)
-                    else:
-                        self._take_other(held, batch, kind, f"{entry.id.decode()}.{number}", record)
-                except WireError as broken:
-                    self._counts["refused"] += 1
-                    log.warning("%s", broken)
-                    parts = [(kind, record), *([] if output is None else [(b"output", output)])]
-                    batch.dead.append(Dead.made("record", str(broken), _belongs(kind, record), parts))
-            batch.consumed.append(entry.id)
+        while held.arrived:
+            self._take_entry(held, batch, held.arrived.popleft())
+            if self.steps_left and self.steps % WAY_EVERY == 0:
+                give_way()
             if time.monotonic() >= until:
                 break
-        self.reading = ""
         self._loading.load_some(held, batch, until)
-        return held.read_after == entries[-1].id
+
+    def take_awaited(self, held: Held, batch: Batch, until: float) -> None:
+        """What somebody may be waiting for, ahead of reports that have come before it: runs, and reports of attempts of
+        interactive classes. No further than up to a record of another kind, for what comes after that may rely on it.
+
+        Args:
+            until: when runs are no more loaded, as for `take`.
+        """
+        awaited, rest = list[Entry](), deque[Entry]()
+        left = iter(held.arrived)
+        for entry in left:
+            if not _LEAPT.issuperset(entry.fields[::2]):
+                rest.append(entry)
+                break
+            (awaited if self._is_awaited(held, entry) else rest).append(entry)
+        if not awaited:
+            return
+        held.arrived = rest
+        rest.extend(left)
+        for entry in awaited:
+            self._take_entry(held, batch, entry)
+        self._loading.load_some(held, batch, until)
+
+    def _is_awaited(self, held: Held, entry: Entry) -> bool:
+        """Whether an entry begins with a run, or with a report of an attempt of an interactive class."""
+        kind, record = entry.fields[:2]
+        if kind == b"submit":
+            return True
+        found = _ATTEMPT.search(record[:_HEAD_BYTES])
+        flight = held.flying.get(found[0].decode()) if found else None
+        return flight is not None and flight.queue_class in self._dispatch.interactive
+
+    def _take_entry(self, held: Held, batch: Batch, entry: Entry) -> None:
+        """The records of one entry. It is consumed with this batch, whatever it holds."""
+        self.reading = f"{held.keys.shard}-{entry.id.decode()}"
+        batch.consumed.append(entry.id)
+        if self._stumbled and self._stumbled[self.reading] >= STUMBLES:
+            why = f"the scheduler stumbled {STUMBLES} times over this entry"
+            batch.dead.append(Dead.made("record", why, {}, list(entry.records())))
+            self.reading = ""
+            return
+        for number, (kind, record, output) in enumerate(_paired(entry)):
+            try:
+                if kind == b"report":
+                    self._take_report(held, batch, record, output, entry.at_ms)
+                elif kind == b"submit":
+                    self._take_submit(held, record)
+                else:
+                    self._take_other(held, batch, kind, f"{entry.id.decode()}.{number}", record)
+            except WireError as broken:
+                self._counts["refused"] += 1
+                log.warning("%s", broken)
+                parts = [(kind, record), *([] if output is None else [(b"output", output)])]
+                batch.dead.append(Dead.made("record", str(broken), _belongs(kind, record), parts))
+        self.reading = ""
 
     def _take_other(self, held: Held, batch: Batch, kind: bytes, id_: str, record: bytes) -> None:
         """A record that comes seldom.
@@ -187,8 +225,9 @@ class Intake:
             batch.take(run, decision, id_, output)
         else:
             batch.take(run, decision, id_)
-        self.unhurried = bool(report.goes_on)
+        self.steps_left = 0
         if report.goes_on:
+            self.steps, self.steps_left = self.steps + 1, run.by_state[NodeState.PENDING]
             self._dispatch.goes_on(held, batch, run, report, now)
         self._dispatch.landed(held, id_)
         for node in lost:  # a race was decided

@@ -14,7 +14,7 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 
 from ..core.states import NodeState
 from ..errors import StoreRefused, StoreTooNew, StoreUnreachable
@@ -32,7 +32,7 @@ from .learning import Learning
 from .loading import Loading
 from .overdue import Overdue
 from .owned import Owned
-from .pacing import Pacing
+from .pacing import Pacing, chained_pause, give_way
 from .retention import Retention
 from .safety import Safety
 from .transport import Transport
@@ -41,12 +41,11 @@ from .waits import Waits
 
 log = logging.getLogger("celeriac.scheduler")
 
-CHAINED_SECONDS = 0.005
-"""How long reports gather, since the last were read, when each worker has gone on by itself with the next step."""
 MOST_SMALL = 10
 """Records that a shard has for a turn, to be among those that are soon done."""
-TURN_SECONDS = 0.05
-"""How long a turn takes up what has arrived, before it commits and publishes; the rest is for the next turn."""
+TURN_SECONDS, HURRIED_SECONDS = 0.05, 0.002
+"""How long a turn takes up what has arrived, before it commits and publishes; the rest is for the next turn. And while
+somebody may be waiting for a single node, which has its turn between two such parts."""
 
 
 class Interrupted(BaseException):
@@ -76,13 +75,15 @@ class Scheduler:
         self._waits = Waits(self._dispatch.admission, settings.classes)
         self._retention = Retention(settings, self.counts)
         self._stopping = self._blocked = False
-        self._read_at = 0.0
+        self._read_at = self._read_every = 0.0
         self._pacing = Pacing()
         self._trouble = Trouble(settings, self.counts)
         self._safety = Safety(settings)
         self._stumbled: Counter[str] = Counter()
         self._clock = Clock()
         self._turns = 0
+        self._unread: Collection[str] = ()
+        """Inboxes that may hold more than was read of them."""
         self._owes = False
         """What is ready has not been admitted since much was last taken up."""
         self._client = connect(self._url)  # nothing is sent yet
@@ -196,11 +197,14 @@ class Scheduler:
         self._gather()
         entries, now = self._read()
         self._loading.read_ahead(entries.values())
-        self._intake.unhurried = False
-        small, large = self._apart(entries)
-        batches = self._take(small, entries, now)
+        self._intake.steps = self._intake.steps_left = 0
+        small, large = self._apart()
+        batches = self._take(small, now)
+        for held in large:
+            if held.keys.inbox in entries:
+                self._intake.take_awaited(held, _batch_of(batches, held, now), self._turn_ends())
         if large or self._owes or self._sends:
-            self._take_a_part(batches, large, entries, now)
+            self._take_a_part(batches, large, now)
         else:
             self._settle(batches, now)
         if self._intake.look_wanted:
@@ -214,9 +218,7 @@ class Scheduler:
         """Whether what has been admitted is sent by itself, for somebody may be waiting for a single node."""
         return self._dispatch.is_hurried and self._dispatch.outbox.sends_in() == 0
 
-    def _take_a_part(
-        self, small: dict[int, Batch], large: list[Held], entries: Mapping[str, list[Entry]], now: int
-    ) -> None:
+    def _take_a_part(self, small: dict[int, Batch], large: list[Held], now: int) -> None:
         """While somebody may be waiting for a single node: what is soon done, and one part of all the rest. What has
         been admitted is sent, or what is ready is admitted, or more is taken up, each with a commit of its own.
         """
@@ -230,28 +232,30 @@ class Scheduler:
             self._owes = False
             self._settle({}, now, publishes=False)
         else:
-            self._settle(self._take(large, entries, now), now, self._dispatch.interactive)
+            self._settle(self._take(large, now), now, self._dispatch.interactive)
             self._owes = True
 
-    def _take(self, shards: list[Held], entries: Mapping[str, list[Entry]], now: int) -> dict[int, Batch]:
+    def _take(self, shards: list[Held], now: int) -> dict[int, Batch]:
         """Take up what has arrived for some shards, for as long as a turn lasts; returns their batches."""
         batches: dict[int, Batch] = {}
-        until = time.monotonic() + TURN_SECONDS * self._dispatch.pace
+        until = self._turn_ends()
         for held in shards:
             if self._owned.held.get(held.keys.shard) is not held:  # lost while others were settled
                 continue
-            arrived = entries.get(held.keys.inbox)
             if held.unfinished:
                 self._loading.go_on(held, _batch_of(batches, held, now), until)
-            heard = not arrived or (
-                self._intake.take_entries(held, _batch_of(batches, held, now), arrived, until)
-                and len(arrived) < self._inboxes.asked
-            )  # a lease that has ended may have its report among the entries that are still to be read
-            if heard and held.due_at_ms is not None and held.due_at_ms <= now:
+            if held.arrived:
+                self._intake.take(held, _batch_of(batches, held, now), until)
+            heard = not held.arrived and held.keys.inbox not in self._unread
+            if heard and held.due_at_ms is not None and held.due_at_ms <= now:  # else its report may be among the rest
                 self._overdue.take(held, _batch_of(batches, held, now))
         return batches
 
-    def _apart(self, entries: Mapping[str, list[Entry]]) -> tuple[list[Held], list[Held]]:
+    def _turn_ends(self) -> float:
+        """When what is taken up now is to be settled, by time.monotonic()."""
+        return time.monotonic() + (HURRIED_SECONDS if self._dispatch.is_hurried else TURN_SECONDS)
+
+    def _apart(self) -> tuple[list[Held], list[Held]]:
         """Our shards; while somebody may be waiting for a single node, those for which there is much to do apart: what
         is soon done goes out before they have their turn.
         """
@@ -261,7 +265,7 @@ class Scheduler:
         small: list[Held] = []
         large: list[Held] = []
         for held in found:
-            records = sum(len(it.fields) // 2 for it in entries.get(held.keys.inbox, ()))
+            records = sum(len(it.fields) // 2 for it in held.arrived)
             (large if held.unfinished or records > MOST_SMALL else small).append(held)
         return small, large
 
@@ -276,10 +280,12 @@ class Scheduler:
         """Let reports gather for a moment, while workers have more than enough to do and nothing is due here."""
         dispatch, now = self._dispatch, time.monotonic()
         pause = self._pacing.pause_seconds(dispatch.admission.flying, dispatch.landings, now)
-        if not pause and self._intake.unhurried:
-            pause = max(0.0, self._read_at + CHAINED_SECONDS - now)
+        intake = self._intake
+        if not pause and intake.steps_left:
+            pause = chained_pause(intake.steps, self._read_every, intake.steps_left, now - self._read_at)
         until = min(self._owned.look_at, self._learning.look_at)
-        if pause and not (dispatch.more or dispatch.unsent or self._owes) and now + pause < until:
+        busy = dispatch.more or dispatch.unsent or self._owes or any(it.arrived for it in self._owned.held.values())
+        if pause and not busy and now + pause < until:
             time.sleep(pause)
 
     def _read(self) -> tuple[dict[str, list[Entry]], int]:
@@ -298,7 +304,7 @@ class Scheduler:
             or self._owes
             or self._sends
             or self._owned.to_load
-            or any(held.unfinished for held in self._owned.held.values())
+            or any(held.unfinished or held.arrived for held in self._owned.held.values())
         ):
             wait_ms = 0
         else:
@@ -307,7 +313,9 @@ class Scheduler:
                 if soon is not None:
                     wait_ms = min(wait_ms, max(1, math.ceil(soon * 1000)))
         wait_ms = self._retention.block_ms(wait_ms)
-        after = {held.keys.inbox: held.read_after for held in self._owned.held.values()}
+        inboxes = {held.keys.inbox: held for held in self._owned.held.values()}
+        full = {inbox for inbox, held in inboxes.items() if len(held.arrived) >= self._inboxes.asked}
+        after = {inbox: held.read_after for inbox, held in inboxes.items() if inbox not in full}
         self._blocked = True
         if self._stopping:
             raise Interrupted
@@ -315,8 +323,14 @@ class Scheduler:
             entries, now = self._inboxes.read(after, wait_ms)
         finally:
             self._blocked = False
+        if self._intake.steps:
+            give_way()
+        for inbox, found in entries.items():
+            inboxes[inbox].hear(found)
+        self._unread = full | self._inboxes.cut
         self._clock.hear(now)
-        self._read_at = time.monotonic()
+        before, self._read_at = self._read_at, time.monotonic()
+        self._read_every = self._read_at - before
         return entries, now
 
     def _settle(
@@ -354,7 +368,10 @@ class Scheduler:
         self._waits.look(lambda: (runs.workers(), runs.now_ms()), lambda run: batch_of(held_of(run.id)))
         outbox = self._dispatch.outbox
         laid = outbox.lay(going, batches, runs)
-        if self._owned.commit(batches, laid) and laid is not None:
+        have_gone = self._owned.commit(batches, laid)
+        if self._intake.steps:
+            give_way()
+        if have_gone and laid is not None:
             outbox.gone(laid)
         else:
             outbox.keep([it for it in going if it.held.keys.shard in held], first=classes is not None)

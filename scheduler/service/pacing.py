@@ -1,17 +1,19 @@
-"""How long may reports gather before a turn, without any worker waiting for it? And how long may a turn take?
+"""How long may reports gather before a turn, without any worker waiting for it? And how much may a turn take up?
 
 A turn costs the same for one report as for fifty: three round trips. While workers have more than enough to do,
-reports are let gather for a small part of the time that the attempts in flight will keep them busy. A
-chain, or a class whose pace is not known, is never made to wait.
+reports are let gather for a small part of the time that the attempts in flight will keep them busy; so are those of
+chains with which workers go on by themselves. Others of chains, and a class whose pace is not known, never wait.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Collection, Mapping
 
 HURRIED = 0.2
-"""Part of a turn's length while interactive workers live: a person's node that has just missed one waits for it."""
+"""Of the nodes that a turn opens and admits, while interactive workers live: a person's node that has just missed it
+waits for all of them."""
 PRESSED = 0.1
 """While an interactive node is out, and more of others: its report may come at any moment."""
 PART = 0.015
@@ -21,22 +23,49 @@ they share two cores with it, a tenth and 10 ms made wide graphs 6 % slower, and
 LONGEST_SECONDS = 0.004
 SHORTEST_SECONDS = 0.001
 """Less is not worth the wake-up."""
+CHAINED_SECONDS = 0.005
+"""How long reports gather, since the last were read, when each worker has gone on by itself with the next step."""
+WAY_EVERY = 4
+"""Reports between steps of chains after which others have their turn on this core."""
 _REMEMBERED_SECONDS = 0.1
 _SAMPLE_SECONDS = 0.02
 
 
 def part_of_turn(flying: Mapping[str, int], interactive: Collection[str]) -> float:
-    """Part of its usual length that a turn takes while interactive workers live.
+    """Part of the nodes that a turn usually opens and admits, while interactive workers live.
 
     Args:
         flying: queue class -> messages in flight.
         interactive: classes whose nodes somebody waits for.
 
     >>> part_of_turn({"people": 1, "batch": 3}, ["people"]), part_of_turn({"people": 0, "batch": 3}, ["people"])
-    (0.05, 0.2)
+    (0.1, 0.2)
     """
     awaited = sum(flying[name] for name in interactive)
     return PRESSED if 0 < 2 * awaited < sum(flying.values()) else HURRIED
+
+
+def chained_pause(steps: int, in_seconds: float, left: int, passed: float) -> float:
+    """How long to wait before reports of chains are read, seconds: never longer than until their last step has ended.
+
+    Args:
+        steps: that were reported last, in so many seconds.
+        left: that may follow.
+        passed: seconds since these were read.
+
+    >>> chained_pause(50, 0.005, 400, 0.001), chained_pause(50, 0.005, 10, 0.0), chained_pause(50, 0.005, 1, 0.1)
+    (0.004, 0.001, 0.0)
+    """
+    return max(0.0, min(CHAINED_SECONDS, left * in_seconds / max(steps, 1)) - passed)
+
+
+def give_way() -> None:
+    """Let whoever waits for this core have it for a moment. Costs nothing where nobody does.
+
+    That may be Redis, which was woken here and which a worker between two steps of a chain waits for; Linux lets it
+    wait until we have had our slice, of up to 3 ms.
+    """
+    os.sched_yield()
 
 
 class Pacing:

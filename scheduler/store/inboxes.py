@@ -80,25 +80,29 @@ class Inboxes:
         client: of the loop alone: a read blocks it.
 
     Attributes:
-        asked: how many entries of one inbox the last read asked for; one that gave as many may hold more.
+        asked: how many entries of one inbox the last read asked for.
+        cut: inboxes that have given as many, and so may hold more.
     """
 
     def __init__(self, client: Redis) -> None:
         self.client = client
         self._count = self.asked = READ_COUNT // 8
+        self.cut: frozenset[str] = frozenset()
 
     def read(self, after: Mapping[str, bytes], block_ms: int) -> tuple[dict[str, list[Entry]], int]:
         """New entries of the inboxes and Redis's time, one round trip; waits up to `block_ms` for the first entry.
 
         Args:
-            after: inbox -> id of the last entry that was read of it.
+            after: inbox -> id of the last entry that was read of it; without those that are not to be read.
             block_ms: 0 for not at all. An idle Redis looks at the time ten times a second, so even 1 may take 100.
         """
         self.asked = self._count
         how: Command = ("COUNT", self._count, "BLOCK", block_ms) if block_ms > 0 else ("COUNT", self._count)
         command: Command = ("XREAD", *how, "STREAMS", *after.keys(), *after.values())
-        answer, (seconds, micros) = exchange(self.client, [command, ("TIME",)])
+        *told, (seconds, micros) = exchange(self.client, [*([command] if after else ()), ("TIME",)])
+        answer = told[0] if told else None
         found = {stream.decode(): [Entry(*entry) for entry in entries] for stream, entries in answer or ()}
+        self.cut = frozenset(inbox for inbox, entries in found.items() if len(entries) >= self.asked)
         self._adapt(found)
         return found, int(seconds) * 1000 + int(micros) // 1000
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from scheduler.core.states import NodeState
+from scheduler.core.states import NodeState, RunState
 from scheduler.graph import Graph
+from scheduler.service import loop
 from scheduler.service.pacing import HURRIED, PRESSED
 from scheduler.service.transport import MemoryTransport, Outgoing
 from scheduler.wire import BUNDLES, RunId
@@ -45,11 +46,13 @@ def wide() -> Graph:
     return graph
 
 
-@pytest.mark.parametrize("hurried", [True, False])
+@pytest.mark.parametrize(("hurried", "shard"), [(True, 1), (True, 0), (False, 1), (False, 0)])
 def test_a_single_node_goes_out_before_a_flood_of_reports_is_recorded(
-    stage: Stage, worker: Echo, monkeypatch: pytest.MonkeyPatch, hurried: bool
+    stage: Stage, worker: Echo, monkeypatch: pytest.MonkeyPatch, hurried: bool, shard: int
 ) -> None:
-    """They were read together. Where no interactive worker lives, everything goes in one."""
+    """They were read together, and the flood came first, perhaps in the very same inbox. Where no interactive worker
+    lives, everything goes in one.
+    """
     gate, transport = Gate(monkeypatch), Looking(stage)
     if hurried:
         announced(stage, "interactive-low")
@@ -62,13 +65,58 @@ def test_a_single_node_goes_out_before_a_flood_of_reports_is_recorded(
         single = Graph("single")
         single.add("echo", key="it", queue_class="interactive-low")
         transport.run = run
-        last = stage.submit(single, shard=1)
+        last = stage.submit(single, shard=shard)
         gate.open.set()
         eventually(lambda: len(tasks(transport)) > MANY, "the single node is sent")
         recorded = transport.states.count(NodeState.SUCCEEDED.word)
         assert recorded == (0 if hurried else MANY)
         worker.take(tasks(transport)[MANY:])
         assert stage.ended(run, last) == ["succeeded", "succeeded"]
+
+
+def test_the_end_of_a_single_node_is_recorded_before_a_flood_of_reports(
+    stage: Stage, worker: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although these came first, into the same inbox. All of them are recorded once."""
+    monkeypatch.setattr(loop, "HURRIED_SECONDS", 0.0)  # one entry a turn
+    announced(stage, "interactive-low")
+    gate, transport = Gate(monkeypatch), MemoryTransport()
+    single = Graph("single")
+    single.add("echo", key="it", queue_class="interactive-low")
+    with stage.scheduler(transport) as scheduler:
+        run, last = stage.submit(wide(), shard=0), stage.submit(single, shard=0)
+        eventually(lambda: len(tasks(transport)) == MANY + 1, "all are out")
+        gate.shut()
+        worker.take(it for it in tasks(transport) if it.node != "it")
+        worker.take(it for it in tasks(transport) if it.node == "it")
+        gate.once()
+        assert stage.runs.summary(last).state is RunState.SUCCEEDED
+        gate.open.set()
+        assert stage.ended(run, last) == ["succeeded"] * 2
+        assert scheduler.counts["late"] == 0
+
+
+def test_a_single_node_does_not_go_before_what_may_concern_it(
+    stage: Stage, worker: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was submitted after a request was made finds that done, and so the reports before that recorded."""
+    announced(stage, "interactive-low")
+    gate, transport = Gate(monkeypatch), Looking(stage)
+    single = Graph("single")
+    single.add("echo", key="it", queue_class="interactive-low")
+    with stage.scheduler(transport):
+        run, other = stage.submit(wide(), shard=0), stage.submit(single, shard=0)
+        eventually(lambda: len(tasks(transport)) == MANY + 1, "all are out")
+        gate.shut()
+        worker.take(it for it in tasks(transport) if it.id.split(".")[1] == run)
+        stage.runs.cancel(other, "no more")
+        transport.run = run
+        last = stage.submit(single, shard=0)
+        gate.open.set()
+        eventually(lambda: len(tasks(transport)) > MANY + 1, "the single node is sent")
+        assert transport.states.count(NodeState.SUCCEEDED.word) == MANY
+        worker.take(tasks(transport)[MANY + 1 :])
+        assert stage.ended(run, last, other) == ["succeeded", "succeeded", "cancelled"]
 
 
 def test_a_single_node_goes_out_between_the_parts_of_a_flood(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from scheduler.service.held import Held
 from scheduler.service.loading import OPENED_AT_ONCE
 from scheduler.service.transport import MemoryTransport
 from scheduler.store import inboxes
-from scheduler.store.inboxes import READ_BYTES, Inboxes
+from scheduler.store.inboxes import READ_BYTES, Entry, Inboxes
 from scheduler.wire import RunId
 from tests.integration.echo import STANDARD, AtOnce, Echo, EchoWorker, Ending, Task, tasks, value
 from tests.integration.stage import Stage, diamond, eventually, idle, layers, owned
@@ -134,7 +135,7 @@ def test_a_wide_run_is_opened_part_by_part_with_turns_for_others(
     idle(stage)
 
 
-@pytest.mark.parametrize("short", ["time", "reads"])
+@pytest.mark.parametrize("short", ["time", "reads", "time, then reads"])
 def test_a_lease_is_judged_after_the_reports_that_wait(
     stage: Stage, worker: Echo, memory: MemoryTransport, monkeypatch: pytest.MonkeyPatch, short: str
 ) -> None:
@@ -151,6 +152,9 @@ def test_a_lease_is_judged_after_the_reports_that_wait(
         monkeypatch.setattr(loop, "TURN_SECONDS", 0.0)
     else:
         monkeypatch.setattr(inboxes, "READ_COUNT", 16)  # two at first
+    if short == "time, then reads":  # of the next four one is left when no more is asked for, and then all are taken
+        turns = iter([0.0, 0.0])
+        monkeypatch.setattr(loop.Scheduler, "_turn_ends", lambda _: next(turns, time.monotonic() + 60))
     with stage.scheduler(memory) as scheduler:
         assert stage.ended(run) == ["succeeded"]
         assert scheduler.counts["leases ended"] == 0
@@ -292,6 +296,38 @@ def test_whoever_takes_over_between_the_parts_asks_the_others(
     with stage.scheduler(at_once):
         assert stage.ended(wide) == ["succeeded"]
     assert len(worker.done) == FOLLOWED_AT_ONCE + 102
+    idle(stage)
+
+
+def test_what_a_turn_has_no_time_for_is_kept_and_bounded(
+    stage: Stage, worker: Echo, at_once: AtOnce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each entry is read once, and of an inbox that has brought enough no more is read, also where that are all."""
+    monkeypatch.setattr(loop, "TURN_SECONDS", 0.0)  # one entry a turn of each
+    monkeypatch.setattr(inboxes, "READ_COUNT", most := 16)
+    hear, read = Held.hear, Inboxes.read
+    kept, ids, asked = list[int](), list[bytes](), list[int]()
+
+    def heard(self: Held, entries: Sequence[Entry]) -> None:
+        hear(self, entries)
+        kept.append(len(self.arrived))
+        ids.extend(b"%d %s" % (self.keys.shard, it.id) for it in entries)
+
+    def looked(self: Inboxes, after: Mapping[str, bytes], block_ms: int) -> tuple[dict[str, list[Entry]], int]:
+        asked.append(len(after))
+        return read(self, after, block_ms)
+
+    monkeypatch.setattr(Held, "hear", heard)
+    monkeypatch.setattr(Inboxes, "read", looked)
+    compiled = layers(1).compile()
+    runs = [stage.new_id(at % stage.shards) for at in range(60 * stage.shards)]
+    for run in runs:
+        stage.runs.submit(run, compiled, {})
+    with stage.scheduler(at_once):
+        assert stage.ended(*runs) == ["succeeded"] * len(runs)
+    assert most <= max(kept) < 2 * most
+    assert len(ids) == len(set(ids)) >= len(runs)
+    assert 0 in asked
     idle(stage)
 
 
