@@ -1,15 +1,18 @@
 """Does a person notice that a batch is on? Single interactive nodes while bundles keep another class's workers busy.
 
-Both classes have workers of their own; scheduler, Redis and the two cores are shared. What is measured is the time from
-a submit to its end, as its client sees it, without the batch and beside it.
+Both classes have workers of their own; scheduler, Redis and the two cores are shared. Measured without the batch and
+beside it: the time from a submit to its end, as its client sees it; and how much of that its node has waited, from when
+Redis has taken the submit until a worker has begun it, by their records, which are in ms.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import NamedTuple
 
-from scheduler import Client, Graph
+from scheduler import Client, Graph, RunHandle
 from scheduler.core.states import RunState
 
 from . import celeriac, shapes
@@ -41,26 +44,49 @@ def mixed(place: Place, *, quick: bool) -> Section:
         alone = [_one(client, small) for _ in range(SMALL)]
         begun = time.perf_counter()
         batch = client.submit(flood)
-        beside: list[float] = []
+        beside: list[_One] = []
         while batch.state is RunState.RUNNING:
             beside.append(_one(client, small))
         rate = len(flood) / (time.perf_counter() - begun)
+        waits = [[_wait_ms(it.run) for it in found] for found in (alone, beside)]
     rows = []
     values: dict[str, float] = {"mixed_batch_nodes_per_second": rate}
-    for name, found in (("alone", alone), ("beside the batch", beside)):
-        ordered = sorted(found)
-        p50, p95 = (ordered[int(part * (len(ordered) - 1))] * 1e3 for part in (0.5, 0.95))
-        rows.append([name, str(len(found)), f"{p50:.1f}", f"{p95:.1f}"])
+    for name, found, waited in zip(("alone", "beside the batch"), (alone, beside), waits, strict=True):
+        p50, p95 = _parts([it.seconds * 1e3 for it in found])
+        wait50, wait95 = _parts(waited)
+        rows.append([name, str(len(found)), f"{p50:.1f}", f"{p95:.1f}", f"{wait50:.0f}", f"{wait95:.0f}"])
         values[f"interactive_p95_ms_{name.split()[0]}"] = p95
-    text = table(["a single interactive node", "times", "p50 ms", "p95 ms"], rows)
+        values[f"interactive_wait_p95_ms_{name.split()[0]}"] = wait95
+    head = ["a single interactive node", "times", "p50 ms", "p95 ms", "its wait, p50 ms", "p95 ms"]
+    text = table(head, rows)
     text += f"\n\nthe batch meanwhile: {Spread.of([rate])} nodes a second"
     return Section("Interactive nodes beside a batch", text, values)
 
 
-def _one(client: Client, graph: Graph) -> float:
+class _One(NamedTuple):
+    """A single node that has ended: its run, and seconds from its submit until its client knew."""
+
+    run: RunHandle
+    seconds: float
+
+
+def _one(client: Client, graph: Graph) -> _One:
     start = time.perf_counter()
-    if client.submit(graph).wait(60) is not RunState.SUCCEEDED:
+    run = client.submit(graph)
+    if run.wait(60) is not RunState.SUCCEEDED:
         raise RuntimeError("a single node did not succeed")
     took = time.perf_counter() - start
     time.sleep(PAUSE_SECONDS)  # as people do
-    return took
+    return _One(run, took)
+
+
+def _wait_ms(run: RunHandle) -> int:
+    """From submitted to begun."""
+    [attempt] = run.nodes()[0].tries
+    return attempt.claimed_at_ms - run.summary().created_at_ms
+
+
+def _parts(found: Sequence[float]) -> tuple[float, float]:
+    """p50 and p95."""
+    ordered = sorted(found)
+    return ordered[int(0.5 * (len(ordered) - 1))], ordered[int(0.95 * (len(ordered) - 1))]
