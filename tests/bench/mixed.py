@@ -2,11 +2,13 @@
 
 Both classes have workers of their own; scheduler, Redis and the two cores are shared. Measured without the batch and
 beside it: the time from a submit to its end, as its client sees it; and how much of that its node has waited, from when
-Redis has taken the submit until a worker has begun it, by their records, which are in ms.
+Redis has taken the submit until a worker has begun it, by their records, which are in ms. And the same beside graphs
+that come at a steady pace, which is less than the machine can do.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,13 +18,16 @@ from scheduler import Client, Graph, RunHandle
 from scheduler.core.states import RunState
 
 from . import celeriac, shapes
-from .figures import Spread, table
+from .figures import table
 from .place import Place
 from .sections import Section
 
 INTERACTIVE = "interactive-low"
 SMALL = 100
 PAUSE_SECONDS = 0.05
+BURST, PER_SECOND, BURST_SECONDS = 500, 20, 12.0
+"""Graphs of so many nodes, so many of them a second, for so long."""
+_SHOWN = {"alone": "alone", "beside": "beside the batch", "bursts": "beside bursts"}
 
 
 def mixed(place: Place, *, quick: bool) -> Section:
@@ -48,19 +53,45 @@ def mixed(place: Place, *, quick: bool) -> Section:
         while batch.state is RunState.RUNNING:
             beside.append(_one(client, small))
         rate = len(flood) / (time.perf_counter() - begun)
-        waits = [[_wait_ms(it.run) for it in found] for found in (alone, beside)]
+        bursts = _beside_bursts(place, client, small, 3.0 if quick else BURST_SECONDS)
+        measured = {"alone": alone, "beside": beside, "bursts": bursts}
+        waits = {name: [_wait_ms(it.run) for it in found] for name, found in measured.items()}
     rows = []
     values: dict[str, float] = {"mixed_batch_nodes_per_second": rate}
-    for name, found, waited in zip(("alone", "beside the batch"), (alone, beside), waits, strict=True):
+    for name, found in measured.items():
         p50, p95 = _parts([it.seconds * 1e3 for it in found])
-        wait50, wait95 = _parts(waited)
-        rows.append([name, str(len(found)), f"{p50:.1f}", f"{p95:.1f}", f"{wait50:.0f}", f"{wait95:.0f}"])
-        values[f"interactive_p95_ms_{name.split()[0]}"] = p95
-        values[f"interactive_wait_p95_ms_{name.split()[0]}"] = wait95
+        wait50, wait95 = _parts(waits[name])
+        rows.append([_SHOWN[name], str(len(found)), f"{p50:.1f}", f"{p95:.1f}", f"{wait50:.0f}", f"{wait95:.0f}"])
+        values[f"interactive_p95_ms_{name}"] = p95
+        values[f"interactive_wait_p95_ms_{name}"] = wait95
     head = ["a single interactive node", "times", "p50 ms", "p95 ms", "its wait, p50 ms", "p95 ms"]
     text = table(head, rows)
-    text += f"\n\nthe batch meanwhile: {Spread.of([rate])} nodes a second"
+    text += f"\n\nthe batch meanwhile: {rate:,.0f} nodes a second; bursts: {BURST} nodes, {PER_SECOND} times a second"
     return Section("Interactive nodes beside a batch", text, values)
+
+
+def _beside_bursts(place: Place, client: Client, small: Graph, seconds: float) -> list[_One]:
+    """Single nodes, while somebody else submits graphs at a steady pace."""
+    burst, over = celeriac.graph_of(shapes.fan(BURST - 2)), threading.Event()
+    runs: list[RunHandle] = []
+
+    def submits() -> None:
+        with Client(place.redis.url) as other:
+            due = time.perf_counter()
+            while not over.wait(max(0.0, due - time.perf_counter())):
+                runs.append(other.submit(burst))
+                due += 1 / PER_SECOND
+
+    thread = threading.Thread(target=submits, name="bursts", daemon=True)
+    thread.start()
+    until, found = time.perf_counter() + seconds, list[_One]()
+    while time.perf_counter() < until:
+        found.append(_one(client, small))
+    over.set()
+    thread.join()
+    if set(client.wait_many(runs, 60)) != {RunState.SUCCEEDED}:
+        raise RuntimeError("a burst did not succeed")
+    return found
 
 
 class _One(NamedTuple):
