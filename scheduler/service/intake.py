@@ -13,7 +13,7 @@ import random
 import re
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..core.decide import decide
@@ -102,12 +102,10 @@ class Intake:
                 break
         self._loading.load_some(held, batch, until)
 
-    def take_awaited(self, held: Held, batch: Batch, until: float) -> None:
-        """What somebody may be waiting for, ahead of reports that have come before it: runs, and reports of attempts of
-        interactive classes. No further than up to a record of another kind, for what comes after that may rely on it.
-
-        Args:
-            until: when runs are no more loaded, as for `take`.
+    def awaited(self, held: Held) -> list[Entry]:
+        """What somebody may be waiting for, out of what has arrived, to be taken ahead of reports that came before it:
+        runs, and reports of attempts of interactive classes. Nothing from behind a record of another kind, for what
+        comes after that may rely on it. O(entries that have arrived).
         """
         awaited, rest = list[Entry](), deque[Entry]()
         left = iter(held.arrived)
@@ -116,11 +114,18 @@ class Intake:
                 rest.append(entry)
                 break
             (awaited if self._is_awaited(held, entry) else rest).append(entry)
-        if not awaited:
-            return
-        held.arrived = rest
-        rest.extend(left)
-        for entry in awaited:
+        if awaited:
+            held.arrived = rest
+            rest.extend(left)
+        return awaited
+
+    def take_all(self, held: Held, batch: Batch, entries: Sequence[Entry], until: float) -> None:
+        """The records of these entries.
+
+        Args:
+            until: when runs are no more loaded, as for `take`.
+        """
+        for entry in entries:
             self._take_entry(held, batch, entry)
         self._loading.load_some(held, batch, until)
 

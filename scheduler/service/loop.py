@@ -201,8 +201,8 @@ class Scheduler:
         small, large = self._apart()
         batches = self._take(small, now)
         for held in large:
-            if held.keys.inbox in entries:
-                self._intake.take_awaited(held, _batch_of(batches, held, now), self._turn_ends())
+            if held.keys.inbox in entries and (awaited := self._intake.awaited(held)):
+                self._intake.take_all(held, _batch_of(batches, held, now), awaited, self._turn_ends())
         if large or self._owes or self._sends:
             self._take_a_part(batches, large, now)
         else:
