@@ -283,9 +283,9 @@ class Scheduler:
         intake = self._intake
         if not pause and intake.steps_left:
             pause = chained_pause(intake.steps, self._read_every, intake.steps_left, now - self._read_at)
-        until = min(self._owned.look_at, self._learning.look_at)
-        busy = dispatch.more or dispatch.unsent or self._owes or any(it.arrived for it in self._owned.held.values())
-        if pause and not busy and now + pause < until:
+        if not pause or now + pause >= min(self._owned.look_at, self._learning.look_at):
+            return
+        if not (dispatch.more or dispatch.unsent or self._owes or any(it.arrived for it in self._owned.held.values())):
             time.sleep(pause)
 
     def _read(self) -> tuple[dict[str, list[Entry]], int]:

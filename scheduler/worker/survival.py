@@ -211,10 +211,10 @@ def _steps(entry: dict[str, Any]) -> list[dict[str, Any]]:
     if not isinstance(steps, list) or not all(isinstance(it, dict) for it in steps):
         raise InvalidTaskError(f"attempt {entry['id']}: expected a list of attempts to follow it")
     for it in steps:
-        id_, holes = it.get("id"), it.get("holes")
+        id_ = it.get("id")
         if not (isinstance(id_, str) and names_attempt(id_)) or not isinstance(it.get("claim"), str):
             raise InvalidTaskError(f"attempt {entry['id']}: expected id and claim of each that follows it")
-        if holes is not None and not _are_holes(holes):
+        if "holes" in it and not _are_holes(it["holes"]):
             raise InvalidTaskError(f"attempt {entry['id']}: expected places and paths as holes of what follows it")
     if not all(_PLACE.fullmatch(place) for place in {it["claim"] for it in steps}):
         raise InvalidTaskError(f"attempt {entry['id']}: expected class, lease and timeout as claims of what follows it")

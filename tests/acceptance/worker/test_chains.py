@@ -316,6 +316,7 @@ SPOILT: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a claim of more parts": lambda entry: entry["then"][0].update(claim="some|1|2|3"),
     "a claim that is a list": lambda entry: entry["then"][0].update(claim=["some|1|2"]),
     "inputs that are none": lambda entry: entry["then"][0].update(inputs=[1]),
+    "holes that are null": lambda entry: entry["then"][0].update(holes=None),
     "holes that are a text": lambda entry: entry["then"][0].update(holes="all"),
     "a hole without a path": lambda entry: entry["then"][0].update(holes=[[[0, 0]]]),
     "a hole without a place": lambda entry: entry["then"][0].update(holes=[[[], []]]),
