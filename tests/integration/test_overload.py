@@ -152,7 +152,7 @@ def test_a_lease_is_judged_after_the_reports_that_wait(
         monkeypatch.setattr(loop, "TURN_SECONDS", 0.0)
     else:
         monkeypatch.setattr(inboxes, "READ_COUNT", 16)  # two at first
-    if short == "time, then reads":  # of the next four one is left when no more is asked for, and then all are taken
+    if short == "time, then reads":  # four are there by the third turn, so none is asked for, and all four are taken
         turns = iter([0.0, 0.0])
         monkeypatch.setattr(loop.Scheduler, "_turn_ends", lambda _: next(turns, time.monotonic() + 60))
     with stage.scheduler(memory) as scheduler:
