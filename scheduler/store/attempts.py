@@ -88,6 +88,23 @@ class Onward(NamedTuple):
     place: str
     tokens: tuple[str, str]
 
+    def shard(self) -> int:
+        """Of both.
+
+        Raises:
+            WireError: these are not two attempts of one run.
+        """
+        attempt, following = AttemptId.parse(self.report.id), AttemptId.parse(self.id)
+        if attempt is None or following is None or following[:2] != attempt[:2]:
+            of = [self.report.id, self.id]
+            raise WireError("report", "not two attempts shard.run.node.epoch.attempt of one run", of)
+        return attempt.shard
+
+    def arguments(self) -> tuple[str | bytes, ...]:
+        """What the script is told, after who asks."""
+        report = self.report.to_json(self.id, self.tokens[1])
+        return (*self.tokens, self.report.id, self.id, self.place, "report", report, "output", self.output)
+
 
 class Attempts:
     """The worker's side of the store.
@@ -118,7 +135,7 @@ class Attempts:
         for shard, mine in _by_shard(ids).items():
             keys = self.keys.shard(shard)
             replies = CLAIM(self.client, [keys.attempts, keys.leases], [worker, token, *mine])
-            answers.update(zip(mine, (_claim(*reply) for reply in replies), strict=True))
+            answers.update(zip(mine, (claim_of(*reply) for reply in replies), strict=True))
         return [answers[id_] for id_ in ids]
 
     def send_claim(self, id_: str, worker: str, token: str) -> Asked:
@@ -130,7 +147,7 @@ class Attempts:
         [(shard, ids)] = _by_shard([id_]).items()
         keys = self.keys.shard(shard)
         sent = CLAIM.send(self.client, [([keys.attempts, keys.leases], [worker, token, *ids])])
-        return Asked(sent, lambda answer: _claim(*answer[0]))
+        return Asked(sent, lambda answer: claim_of(*answer[0]))
 
     def proceed(self, steps: Sequence[Onward], worker: str) -> list[Claim]:
         """Report attempts that have ended well, and claim of each the next step of its chain, both or neither. One
@@ -146,7 +163,7 @@ class Attempts:
         """
         calls = self._onward(steps, worker)
         answers = [PROCEED(self.client, *calls[0])] if len(calls) == 1 else PROCEED.many(self.client, calls)
-        return [_claim(*answer) for answer in answers]
+        return [claim_of(*answer) for answer in answers]
 
     def send_proceed(self, steps: Sequence[Onward], worker: str) -> Asked:
         """The same, without waiting for the answers.
@@ -154,20 +171,14 @@ class Attempts:
         Raises:
             WireError, redis.exceptions.RedisError: as above, and so does what is returned.
         """
-        return Asked(PROCEED.send(self.client, self._onward(steps, worker)), lambda answer: _claim(*answer))
+        return Asked(PROCEED.send(self.client, self._onward(steps, worker)), lambda answer: claim_of(*answer))
 
     def _onward(self, steps: Sequence[Onward], worker: str) -> list[tuple[list[str], tuple[Any, ...]]]:
         """Calls of the script, one for each step."""
         calls = []
         for it in steps:
-            attempt, following = AttemptId.parse(it.report.id), AttemptId.parse(it.id)
-            if attempt is None or following is None or following[:2] != attempt[:2]:
-                of = [it.report.id, it.id]
-                raise WireError("report", "not two attempts shard.run.node.epoch.attempt of one run", of)
-            keys = self.keys.shard(attempt.shard)
-            fields = ("report", it.report.to_json(it.id, it.tokens[1]), "output", it.output)
-            arguments = (worker, *it.tokens, it.report.id, it.id, it.place, *fields)
-            calls.append(([keys.attempts, keys.leases, keys.inbox], arguments))
+            keys = self.keys.shard(it.shard())
+            calls.append(([keys.attempts, keys.leases, keys.inbox], (worker, *it.arguments())))
         return calls
 
     def renew(self, ids: Sequence[str], worker: str) -> dict[str, bool]:
@@ -286,8 +297,8 @@ class Attempts:
 
 
 @lru_cache(16)
-def _claim(verdict: bytes, *instants: int) -> Claim:
-    """Remembered, for attempts that are claimed together mostly get the same answer."""
+def claim_of(verdict: bytes, *instants: int) -> Claim:
+    """What Redis answers to a claim. Remembered, for attempts that are claimed together mostly get the same answer."""
     return Claim(Verdict(verdict.decode()), *instants)
 
 

@@ -49,20 +49,40 @@ def _has_news(connection: Any) -> bool:
     return bool(look.poll(0))
 
 
+class Line:
+    """A connection of a pool, for one user at a time; `keep` or `drop` it in the end.
+
+    Attributes:
+        connection: redis-py's.
+    """
+
+    __slots__ = ("_pool", "_until", "connection")
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        self.connection, self._until = _taken(pool)
+
+    def keep(self) -> None:
+        """For whoever asks next: no answer is still to come."""
+        _kept[self._pool].append((self.connection, self._until, os.getpid()))
+
+    def drop(self) -> None:
+        """An answer may still come, and would be taken for that of the next command."""
+        self.connection.disconnect()
+        self._pool.release(self.connection)
+
+
 class Sent:
     """Commands that were sent, and whose answers are still to be read. Each is read once.
 
     Args:
-        pool: of the connection.
         count: of commands.
     """
 
-    __slots__ = ("_connection", "_count", "_pool", "_until")
+    __slots__ = ("_count", "_line")
 
-    def __init__(self, pool: Any, connection: Any, until: float, count: int) -> None:
-        self._pool = pool
-        self._connection = connection
-        self._until = until
+    def __init__(self, line: Line, count: int) -> None:
+        self._line = line
         self._count = count
 
     def answers(self, *, raising: bool = True) -> list[Any]:
@@ -77,7 +97,7 @@ class Sent:
         """
         found: list[Any] = []
         broken: ResponseError | None = None
-        read = self._connection.read_response
+        read = self._line.connection.read_response
         try:
             for _ in range(self._count):
                 try:
@@ -85,11 +105,10 @@ class Sent:
                 except ResponseError as error:
                     broken = broken or error
                     found.append(error)
-        except BaseException:  # an answer may still come, and would be taken for that of the next command
-            self._connection.disconnect()
-            self._pool.release(self._connection)
+        except BaseException:
+            self._line.drop()
             raise
-        _kept[self._pool].append((self._connection, self._until, os.getpid()))
+        self._line.keep()
         if broken is not None and raising:
             raise broken
         return found
@@ -101,16 +120,14 @@ def send(client: Redis, commands: Sequence[Command]) -> Sent:
     Raises:
         redis.exceptions.RedisError: nothing is known of what was done.
     """
-    pool = client.connection_pool
-    connection, until = _taken(pool)
+    line = Line(client.connection_pool)
     try:
         packed = [hiredis.pack_command(it) for it in commands]  # type: ignore[arg-type]  # the stub means any length
-        connection.send_packed_command([b"".join(packed)])
+        line.connection.send_packed_command([b"".join(packed)])
     except BaseException:
-        connection.disconnect()
-        pool.release(connection)
+        line.drop()
         raise
-    return Sent(pool, connection, until, len(commands))
+    return Sent(line, len(commands))
 
 
 def exchange(client: Redis, commands: Sequence[Command], *, raising: bool = True) -> list[Any]:

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from ..store.attempts import Asked, Claim, Onward, Verdict
+from ..store.attempts import Claim, Onward, Verdict
+from ..store.passage import Passage
 from ..wire import CHAINED, Report
 from . import chain
 from .ahead import Ahead, assumed
@@ -54,7 +55,7 @@ class _Coming(NamedTuple):
 
     step: dict[str, Any]
     onward: Onward
-    asked: Asked
+    passage: Passage
 
 
 class Steps:
@@ -78,6 +79,9 @@ class Steps:
         self._kept: tuple[Report, bytes] | None = None
         """What is reported together with the claim of the next step."""
         self._coming: _Coming | None = None
+        self._passage: Passage | None = None
+        self._pure: dict[str, bool] = {}
+        """Task -> whether it is pure."""
 
     # -- one after another --------------------------------------------------------------------------
 
@@ -110,6 +114,8 @@ class Steps:
             self._arrived(self._coming)
         self._tell_kept()
         self._ahead.settle()
+        if self._passage is not None:
+            self._passage.close()
 
     # -- reports ------------------------------------------------------------------------------------
 
@@ -188,16 +194,17 @@ class Steps:
         onward = chain.onward_of(report, output, step, here.token)
         here.note(onward.id)
         try:
-            asked = here.installation.attempts().send_proceed([onward], claimant(here.hostname))
+            passage = self._passage = self._passage or Passage(here.installation.attempts(), claimant(here.hostname))
+            passage.send(onward)
         except Exception:  # noqa: BLE001  no connection, or a time limit that came too late: it is asked for patiently
             return
-        self._coming = _Coming(step, onward, asked)
+        self._coming = _Coming(step, onward, passage)
 
     def _arrived(self, coming: _Coming) -> Claim:
         """The claim that was on its way. Refused, the chain ends, and the report goes its ordinary way."""
         self._coming = None
         try:
-            [claim] = coming.asked.answers()
+            claim = coming.passage.answer()
         except SoftTimeLimitExceeded:
             raise
         except Exception:  # noqa: BLE001  no answer: the same tokens again do no harm
@@ -233,8 +240,11 @@ class Steps:
 
     def _is_pure(self, name: str) -> bool:
         """Whether a task has no effect but its output, as it says."""
-        task = self._here.installation.app._tasks.get(name)
-        return task is not None and purity_of(task) == "pure"
+        pure = self._pure.get(name)
+        if pure is None:
+            task = self._here.installation.app._tasks.get(name)
+            pure = self._pure[name] = task is not None and purity_of(task) == "pure"
+        return pure
 
     def tick(self, now: float) -> None:
         """From the ticker's thread."""
