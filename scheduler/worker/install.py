@@ -18,25 +18,22 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
 from celery import signals
-from celery.exceptions import Ignore
 from celery.utils.imports import symbol_by_name
 
 from ..collector import spare
 from ..errors import InvalidValue, SettingsError
 from .adopt import adopt_all
+from .afterwards import after_run, on_internal_error
 from .attempt_events import AttemptEvents
 from .broker import survive
 from .bundle import register_bundles
-from .claim import hand_over
-from .context import HELD, Held, is_attempt
 from .contracts import contracts_of
 from .early import serves
-from .endings import GIVEN_BACK, Ending, ErrorTable, check_errors, endings_of, error_of, lost
+from .endings import ErrorTable, check_errors
 from .executor import register_all
 from .installation import Installation, installation_of, installed_on, new_start, spell_broker
 from .pools import pool_of
@@ -44,9 +41,9 @@ from .progress import Progress
 from .queues import Patience, declare_as_told
 from .reconnect import come_back_soon, guard_channels, guard_pool
 from .rejects import not_a_message, surviving_consumer
-from .report import Courier, end, tell
+from .report import Courier
 from .stacks import quicken
-from .tee import failure_of, tee_app
+from .tee import tee_app
 
 log = logging.getLogger(__name__)
 
@@ -135,16 +132,14 @@ def _connect_signals() -> None:
         (signals.worker_process_init, _on_pool_process),
         (signals.worker_shutting_down, _on_shutting_down),
         (signals.worker_shutdown, _on_shutdown),
-        (signals.task_postrun, _after_run),
-        (signals.task_internal_error, _on_internal_error),
+        (signals.task_postrun, after_run),
+        (signals.task_internal_error, on_internal_error),
     ):
         celery_signal.connect(receiver, weak=False, dispatch_uid=_UID)
 
 
 _installed: list[Installation] = []
 _working: list[Installation] = []
-_last: ContextVar[Held | None] = ContextVar("celeriac_last", default=None)
-"""The attempt that this thread ran last, for what Celery has to say after it."""
 
 
 def _on_worker_init(sender: Any, **_: Any) -> None:
@@ -236,55 +231,6 @@ def _goodbye(installation: Installation, pid: int) -> None:
     beat.tell_abandoned()
     _flush(installation)
     beat.stop()
-
-
-def _after_run(task_id: Any = None, retval: Any = None, state: Any = None, **_: Any) -> None:
-    """Celery signal task_postrun: the attempt leaves this thread; endings that no backend hears of are told here."""
-    it = HELD.get()
-    if it is None or it.id != task_id:
-        return
-    HELD.set(None)
-    _last.set(it)
-    it.secrets.take_back()
-    if it.settled or it.replaced:
-        return
-    if state == "IGNORED":
-        end(it, Ending("failed", error_of(retval, "permanent", mask=it.secrets.masked)))
-    elif state == "REJECTED":
-        if not retval.requeue:
-            end(it, Ending("failed", error_of(retval, "permanent", mask=it.secrets.masked)))
-        elif it.bundle is not None:
-            end(it, lost(GIVEN_BACK, "the task asked for another delivery"))
-        elif it.task.acks_late:
-            hand_over(it, "requeued")
-        else:
-            end(it, lost("Reject", "the task asked for another delivery, but its message was acknowledged early"))
-    elif isinstance(retval, Ignore):
-        end(it, failure_of(it, retval, None))
-    elif state is None and not it.installation.in_pool_process:  # SystemExit and its like; else the parent tells
-        end(it, lost("SystemExit", "the task ended its own process or thread"))
-
-
-def _on_internal_error(
-    sender: Any = None, task_id: Any = None, request: Any = None, exception: BaseException | None = None, **_: Any
-) -> None:
-    """Celery signal task_internal_error: something failed around the task and not in it."""
-    installation = installation_of(getattr(sender, "app", None))
-    if installation is None:
-        return
-    if not is_attempt(task_id):
-        header = request.get("celeriac") if isinstance(request, dict) else None
-        for id_, what in endings_of(task_id, header, "", lost(type(exception).__name__, f"outside: {exception}")):
-            tell(installation, id_, what)
-        return
-    last = _last.get()
-    if last is not None and last.id == task_id and last.settled:
-        if installation.courier is not None:
-            installation.courier.suppress(task_id)
-        return
-    text = f"outside the task itself: {exception}"
-    told = last.secrets.masked(text) if last is not None and last.id == task_id else text
-    tell(installation, task_id, lost(type(exception).__name__, told))
 
 
 __all__ = ["install"]

@@ -7,8 +7,13 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
+from celery import signals
 from celery.app.trace import build_tracer
 from celery.app.trace import logger as trace_log
+
+from .afterwards import after_run
+
+log = logging.getLogger(__name__)
 
 _tracers: dict[tuple[str, bool], tuple[Any, Callable[..., Any]]] = {}
 """Name of a task, and whether its results are told -> it, and what runs it in bundles."""
@@ -32,14 +37,14 @@ def tracer(task: Any, hostname: str, *, told: bool) -> Callable[..., Any]:
         finally:
             trace_log.setLevel(level)
         if quiet and not told and type(made) is FunctionType:
-            made = _without_words(made)
+            made = _in_short(made)
         found = _tracers[task.name, told] = (task, made)
     return found[1]
 
 
-def _without_words(made: FunctionType) -> FunctionType:
-    """The same tracer, which puts no result into words that nobody reads."""
-    known = {**made.__globals__, "saferepr": _nothing}
+def _in_short(made: FunctionType) -> FunctionType:
+    """The same tracer, which puts no result into words that nobody reads, and tells us straight of what is over."""
+    known = {**made.__globals__, "saferepr": _nothing, "send_postrun": _send_postrun}
     quiet = FunctionType(made.__code__, known, made.__name__, made.__defaults__, made.__closure__)
     quiet.__kwdefaults__ = made.__kwdefaults__
     return quiet
@@ -47,3 +52,15 @@ def _without_words(made: FunctionType) -> FunctionType:
 
 def _nothing(*_: object, **__: object) -> str:
     return ""
+
+
+def _send_postrun(**told: Any) -> None:
+    """Celery's signal task_postrun, for which it looks up each time who listens; that is mostly nobody but us."""
+    receivers = signals.task_postrun.receivers
+    if len(receivers) != 1 or receivers[0][1] is not after_run:
+        signals.task_postrun.send(**told)
+        return
+    try:
+        after_run(**told)
+    except Exception as problem:  # as the signal does
+        log.exception("Signal handler %r raised: %r", after_run, problem)
