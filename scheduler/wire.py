@@ -44,9 +44,9 @@ TOOL_VERSION = r"(?:0|[1-9][0-9]{0,8})(?:\.(?:0|[1-9][0-9]{0,8}))?"
 
 BUNDLE = "celeriac.bundle"
 """Name of the Celery task that carries several attempts of one queue class in one message."""
-BUNDLES = 2
-"""The form of its messages, which workers announce that they read: in the first, attempts were lists, and are text now.
-Workers read both; schedulers write this one, and send nothing of the kind to a class that has workers of before.
+BUNDLES = 3
+"""The form of its messages (worker/entries.py). Workers announce which forms they read, as a list (before 3, a number):
+schedulers send nothing of the kind to a class that has a worker which does not read theirs.
 """
 
 _BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -54,6 +54,8 @@ _RUN_ID = re.compile(r"[0-9a-z]{26}")
 _TOOL = re.compile(rf"({CAPABILITY_NAME})(?:@({TOOL_VERSION}))?")
 MOST_ID = 64
 _ATTEMPT_ID = re.compile(r"([0-9]{1,4})\.([0-9a-z]{26})\.([0-9]{1,9})\.([0-9]{1,6})\.([0-9]{1,9})")
+_PLACE = r"[0-9]{1,9}\.[0-9]{1,6}\.[0-9]{1,9}"
+_PLACES = re.compile(f"{_PLACE}(?: {_PLACE})*")
 CHAINED = "n"
 """Behind the token of a claim that was made with the report of the step before, and not for a message."""
 ENDED = "x"
@@ -202,6 +204,19 @@ def names_attempt(text: str) -> bool:
     return len(text) <= MOST_ID and _ATTEMPT_ID.fullmatch(text) is not None
 
 
+def are_places(told: list[Any]) -> bool:
+    """Whether these are "node.epoch.attempt" each, the end of an attempt's id.
+
+    >>> are_places(["3.1.2", "4.1.1"]), are_places(["3.1"]), are_places(["3.1.2 4.1.1"]), are_places([3])
+    (True, False, False, False)
+    """
+    try:
+        text = " ".join(told)
+    except TypeError:
+        return False
+    return _PLACES.fullmatch(text) is not None and text.count(" ") == len(told) - 1
+
+
 def bundle_id(first: str, count: int) -> str:
     """The Celery task id of a message that carries several attempts: the id of the first, and how many there are.
 
@@ -249,8 +264,8 @@ def carried(task_id: object, header: object) -> list[str]:
     >>> carried(one, None), carried("8b0b3a4e", {"attempts": [{"id": one}]})
     (['7.01jd0c0000000000000000000a.3.1.2'], [])
     >>> several = bundle_id(one, 1)
-    >>> carried(several, {"attempts": f"{one} else"}), carried(several, {"attempts": [{"id": one}, {"id": "else"}, 7]})
-    (['7.01jd0c0000000000000000000a.3.1.2'], ['7.01jd0c0000000000000000000a.3.1.2'])
+    >>> carried(several, {"attempts": f"{one} else"}), carried(several, {"attempts": [7]})
+    (['7.01jd0c0000000000000000000a.3.1.2'], [])
     """
     if not isinstance(task_id, str):
         return []
@@ -259,10 +274,7 @@ def carried(task_id: object, header: object) -> list[str]:
     if _BUNDLE_ID.fullmatch(task_id) is None or not isinstance(header, dict):
         return []
     told = header.get("attempts")
-    if isinstance(told, str):
-        return [it for it in told.split(" ") if _ATTEMPT_ID.fullmatch(it)]
-    found = [it.get("id") for it in told if isinstance(it, dict)] if isinstance(told, list) else []  # of BUNDLES 1
-    return [it for it in found if isinstance(it, str) and _ATTEMPT_ID.fullmatch(it)]
+    return [it for it in told.split(" ") if _ATTEMPT_ID.fullmatch(it)] if isinstance(told, str) else []
 
 
 @lru_cache(256)

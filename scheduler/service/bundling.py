@@ -112,8 +112,8 @@ class Bundling:
                 slots = self._slots.setdefault(name, _Slots())
                 concurrency = it.get("concurrency")
                 slots.count += concurrency if type(concurrency) is int and concurrency > 0 else 1
-                form = it.get("bundles")
-                slots.able &= type(form) is int and form >= BUNDLES
+                forms = it.get("bundles")
+                slots.able &= isinstance(forms, list) and BUNDLES in forms
         declared = (self.classes[name] for name in self._slots if name in self.classes)
         self.hurried = any(it.latency == "interactive" for it in declared)
 

@@ -97,12 +97,11 @@ class Template:
         self.headers: dict[str, Any] = {**message.headers, "celeriac": celeriac, "traceparent": trace}
         self.properties: dict[str, Any] = dict(message.properties)
         made = as_kombu_lays_it(self.queue, self.headers, self.properties)
-        entry: dict[str, Any] = {"id": id_, "task": executor}
+        self.alike: dict[str, Any] = {"task": executor}
         if limits != (None, None):
-            entry["timelimit"] = limits
+            self.alike["timelimit"] = limits
         if queue_class.store_results:
-            entry["ignore_result"] = False
-        self._entry = _as_format(json.dumps(entry | {"celeriac": celeriac, "inputs": [args]}))
+            self.alike["ignore_result"] = False
         made["body"] = f"{_MARK}-body"
         made["properties"]["delivery_tag"] = f"{_MARK}-tag"
         self._wire = _as_format(json.dumps(made))
@@ -127,25 +126,6 @@ class Template:
         if letter.silence is not None:
             header = f'{header[:-1]},"silence":{json.dumps(letter.silence)}}}'
         return readable, searchable, header, traceparent(letter.run, letter.number, letter.attempt)
-
-    def entry(self, letter: Letter) -> str:
-        """The attempt as JSON, as it stands among others in one message: what its worker can't find out by itself."""
-        header = f'{{"v":{VERSION},"node":{quoted(letter.node)}'
-        if letter.deadline_at_ms is not None:
-            header += f',"deadline_at_ms":{letter.deadline_at_ms}'
-        if letter.correlation_id is not None:
-            header += f',"correlation_id":{quoted(letter.correlation_id)}'
-        if letter.deferred:
-            header += f',"deferred":{json.dumps(letter.deferred)}'
-        if letter.secrets:
-            header += f',"secrets":{json.dumps(letter.secrets)}'
-        entry = self._entry % {"id": letter.id, "celeriac": f"{header}}}", "args": letter.inputs}
-        if letter.claim:
-            holes = f',"holes":{json.dumps(letter.holes)}' if letter.holes else ""
-            entry = f'{entry[:-1]},"claim":{quoted(letter.claim)}{holes}}}'
-        if letter.then:
-            entry = f'{entry[:-1]},"then":[{",".join(template.entry(it) for template, it in letter.then)}]}}'
-        return entry
 
     def on_redis(self, letter: Letter) -> bytes:
         """The message as bytes for LPUSH."""
@@ -200,7 +180,6 @@ def as_kombu_lays_it(routing_key: str, headers: dict[str, Any], properties: dict
 def _as_format(sample: str) -> str:
     """The sample with its open places as %-format fields. The header of ours is JSON, so its quotes go."""
     text = sample.replace("%", "%%").replace(f'"{_MARK}-celeriac"', "%(celeriac)s")
-    text = text.replace(f'["{_MARK}-args"]', "[%(args)s]")
     for place in ("id", "run", "args", "kwargs", "trace", "tag", "body"):
         text = text.replace(f"{_MARK}-{place}", f"%({place})s")
     return text
@@ -225,9 +204,56 @@ class Bundled(NamedTuple):
     def of(cls, letters: Sequence[tuple[Template, Letter]]) -> Bundled:
         """Put letters into one."""
         first = letters[0][1]
-        entries = ",".join(template.entry(letter) for template, letter in letters)
-        inputs = f"[{quoted(f'[{entries}]')}],{{}}"
-        return cls(bundle_id(first.id, sum(1 for _ in every(letters))), first.run, letters, inputs)
+        columns = _Columns()
+        for template, letter in every(letters):
+            columns.add(template, letter)
+        return cls(bundle_id(first.id, len(columns.of)), first.run, letters, f"[{quoted(columns.text())}],{{}}")
+
+
+class _Columns:
+    """Attempts as they stand in one message: what its worker can't find out by itself; see worker/entries.py."""
+
+    def __init__(self) -> None:
+        self.of: list[int] = []
+        self._known: dict[tuple[Template, str, str, int | None, str | None], int] = {}
+        self._kinds: list[dict[str, Any]] = []
+        self._places: list[str] = []
+        self._nodes: list[str] = []
+        self._inputs: list[str] = []
+        self._more: dict[int, dict[str, Any]] = {}
+
+    def add(self, template: Template, letter: Letter) -> None:
+        """One more."""
+        kind = template, letter.run, letter.claim, letter.deadline_at_ms, letter.correlation_id
+        number = self._known.get(kind)
+        if number is None:
+            number = self._known[kind] = len(self._kinds)
+            self._kinds.append(_alike(template, letter))
+        if letter.deferred or letter.secrets or letter.holes:
+            more = {"deferred": letter.deferred, "secrets": letter.secrets, "holes": letter.holes}
+            self._more[len(self.of)] = {name: it for name, it in more.items() if it}
+        self.of.append(number)
+        self._places.append(letter.id.split(".", 2)[2])
+        self._nodes.append(quoted(letter.node))
+        self._inputs.append(letter.inputs)
+
+    def text(self) -> str:
+        """All of them, as JSON."""
+        kinds, places = json.dumps(self._kinds), json.dumps(self._places)
+        nodes, inputs = ",".join(self._nodes), ",".join(self._inputs)
+        more = f',"more":{json.dumps(self._more)}' if self._more else ""
+        return f'{{"kinds":{kinds},"of":{self.of},"places":{places},"nodes":[{nodes}],"inputs":[{inputs}]{more}}}'
+
+
+def _alike(template: Template, letter: Letter) -> dict[str, Any]:
+    """What an attempt has in common with others of one message."""
+    header: dict[str, Any] = {"v": VERSION}
+    if letter.deadline_at_ms is not None:
+        header["deadline_at_ms"] = letter.deadline_at_ms
+    if letter.correlation_id is not None:
+        header["correlation_id"] = letter.correlation_id
+    found = {"run": letter.id.rsplit(".", 3)[0], **template.alike, "celeriac": header}
+    return found | {"claim": letter.claim} if letter.claim else found
 
 
 def every(letters: Sequence[tuple[Template, Letter]]) -> Iterator[tuple[Template, Letter]]:

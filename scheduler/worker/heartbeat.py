@@ -165,7 +165,7 @@ class Heartbeat:
             "started_at_ms": self.started_at_ms,
             "heartbeat_seconds": self.interval,
             "refused": dict(self._refused()),
-            "bundles": BUNDLES,
+            "bundles": [BUNDLES],
         }
 
     def _refused(self) -> Counter[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -19,12 +18,12 @@ from celery.utils.imports import symbol_by_name
 from celery.worker import state
 
 from ..errors import WireError
-from ..wire import BUNDLE, allowed, carried, check_reader, error_record, names_attempt
+from ..wire import BUNDLE, allowed, carried, check_reader, error_record
 from .attempt_events import gone
 from .claim import AttemptRefused
 from .context import is_attempt
 from .endings import Ending, ending, endings_of, lost, outside
-from .entries import entries_in
+from .entries import columns_of
 from .installation import installation_of
 from .options import EXECUTORS
 from .pools import cannot_stop
@@ -36,10 +35,6 @@ ABANDONED = "the worker stopped before the task had ended"
 refused: dict[str, int] = {}
 """Claims refused in this worker since its start, by verdict, messages of tasks that its class does not take, and
 rejected messages that became no dead letter ("passed over"); the heartbeat announces them."""
-_OURS = {"id", "task", "celeriac", "inputs", "then", "claim", "holes"}
-"""What an attempt of a bundle brings that Celery never sees; the rest is looked at where there is any."""
-_PLACE = re.compile(r"[^|]*\|[0-9]{1,15}\|[0-9]{1,15}")
-"""What a next step of a chain brings for its claim."""
 _counting = threading.Lock()
 """In a pool of threads, several may be refused at one time."""
 
@@ -177,55 +172,14 @@ def _check_call(args: Any, kwargs: Any) -> None:
 
 def _check_bundle(args: Any, ids: list[str]) -> None:
     """The attempts of a bundle are those of its header, and each can be called."""
-    try:
-        entries = entries_in(args[0]) if isinstance(args, list | tuple) and len(args) == 1 else None
-    except Exception as broken:  # whatever decoders make of it
-        raise InvalidTaskError(f"body: its attempts are no JSON: {broken}") from broken
-    if not isinstance(entries, list) or not all(isinstance(it, dict) for it in entries):
-        raise InvalidTaskError("body: expected one list of attempts")
-    if not ids or [it.get("id") for it in entries] != ids:
+    if not isinstance(args, list | tuple) or len(args) != 1:
+        raise InvalidTaskError("body: expected the attempts as one argument")
+    columns = columns_of(args[0])
+    if not ids or columns.heads() != ids:
         raise InvalidTaskError("body: its attempts are not those of the header")
-    for entry in entries:
-        _check_entry(entry)
-        if "then" in entry:
-            for step in _steps(entry):
-                _check_entry(step)
-
-
-def _check_entry(it: dict[str, Any]) -> None:
-    """An attempt of a bundle, whose id has been looked at already."""
-    if not it.keys() <= _OURS:
-        _check_fields(it)
-    header, inputs = it.get("celeriac"), it.get("inputs")
-    if not isinstance(it.get("task"), str) or not isinstance(header, dict):
-        raise InvalidTaskError(f"attempt {it['id']}: expected a task and a header")
-    if not isinstance(inputs, list) or list(map(type, inputs)) != [list, dict]:
-        raise InvalidTaskError(f"attempt {it['id']}: expected a list of args and a mapping of kwargs as inputs")
-    if "min_reader" in header:
-        _check_header(header)
-
-
-def _steps(entry: dict[str, Any]) -> list[dict[str, Any]]:
-    """The steps of a chain that follow an attempt."""
-    steps = entry["then"]
-    if not isinstance(steps, list) or not all(isinstance(it, dict) for it in steps):
-        raise InvalidTaskError(f"attempt {entry['id']}: expected a list of attempts to follow it")
-    for it in steps:
-        id_ = it.get("id")
-        if not (isinstance(id_, str) and names_attempt(id_)) or not isinstance(it.get("claim"), str):
-            raise InvalidTaskError(f"attempt {entry['id']}: expected id and claim of each that follows it")
-        if "holes" in it and not _are_holes(it["holes"]):
-            raise InvalidTaskError(f"attempt {entry['id']}: expected places and paths as holes of what follows it")
-    if not all(_PLACE.fullmatch(place) for place in {it["claim"] for it in steps}):
-        raise InvalidTaskError(f"attempt {entry['id']}: expected class, lease and timeout as claims of what follows it")
-    return steps
-
-
-def _are_holes(told: Any) -> bool:
-    """Whether these are places in the inputs, each with a path into the output that goes there."""
-    if not isinstance(told, list) or not all(isinstance(hole, list) and len(hole) == 2 for hole in told):
-        return False
-    return all(isinstance(place, list) and place and isinstance(path, list) for place, path in told)
+    for kind in columns.kinds:
+        _check_fields({"id": None, **kind})
+        _check_header(kind["celeriac"])
 
 
 def _check_header(header: Any) -> None:

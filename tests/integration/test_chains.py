@@ -17,6 +17,7 @@ from scheduler.service.transport import MemoryTransport
 from scheduler.store.attempts import Attempts, Claim, Onward, Verdict
 from scheduler.wire import BUNDLE, BUNDLES, CHAINED, Report, RunId, error_record
 from scheduler.worker import chain
+from scheduler.worker.entries import entries_in
 from tests.integration.echo import Echo, Task, tasks
 from tests.integration.invariants import check
 from tests.integration.lives import Fate, Life
@@ -39,7 +40,13 @@ def line(length: int) -> Graph:
 def takes_bundles(stage: Stage) -> None:
     """As if a worker were there that reads messages of several, and whose executor is known to be short."""
     stage.publish("echo", expected_seconds=0.001)
-    said = {"queue_class": "standard-low", "concurrency": 1, "heartbeat_seconds": 600, "queues": [], "bundles": BUNDLES}
+    said = {
+        "queue_class": "standard-low",
+        "concurrency": 1,
+        "heartbeat_seconds": 600,
+        "queues": [],
+        "bundles": [BUNDLES],
+    }
     stage.attempts.announce_worker("w@here", said)
 
 
@@ -107,7 +114,7 @@ def test_the_scheduler_follows_a_chain(stage: Stage, memory: MemoryTransport) ->
     with stage.scheduler(memory) as scheduler:
         run = stage.submit(line(4))
         eventually(lambda: memory.sent, "the message")
-        [entries] = [json.loads(json.loads(body)[0][0]) for _, body, _ in memory.sent]
+        [entries] = [entries_in(json.loads(body)[0][0]) for _, body, _ in memory.sent]
         hand = Hand(stage, run)
         assert [it["id"] for it in (entries[0], *entries[0]["then"])] == hand.ids[:4]
         hand.begins()
@@ -222,7 +229,7 @@ class Chains(Echo):
     def take(self, tasks: Iterable[Task]) -> None:
         """Messages of one attempt and of several."""
         for task in tasks:
-            for entry in json.loads(task.args[0]) if task.executor == BUNDLE else ():
+            for entry in entries_in(task.args[0]) if task.executor == BUNDLE else ():
                 self._run(entry)
             if task.executor != BUNDLE:
                 super().take([task])

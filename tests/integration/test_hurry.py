@@ -34,7 +34,7 @@ class Looking(MemoryTransport):
 
 def announced(stage: Stage, queue_class: str) -> None:
     """As if a worker of that class were there."""
-    said = {"queue_class": queue_class, "concurrency": 1, "heartbeat_seconds": 600, "queues": [], "bundles": BUNDLES}
+    said = {"queue_class": queue_class, "concurrency": 1, "heartbeat_seconds": 600, "queues": [], "bundles": [BUNDLES]}
     stage.attempts.announce_worker(f"{queue_class}@here", said)
 
 

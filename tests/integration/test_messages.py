@@ -25,6 +25,7 @@ from scheduler.service.rabbit import RabbitTransport
 from scheduler.service.transport import MemoryTransport, RedisTransport, Transport, open_transport
 from scheduler.settings import QueueClass, Settings, broker_url_of
 from scheduler.wire import AttemptId, carried
+from scheduler.worker.entries import entries_in
 from tests.integration.echo import STANDARD, AtOnce, Echo, Task, value
 from tests.integration.stage import Stage, diamond, eventually, layers, settings_for
 
@@ -223,7 +224,7 @@ def test_a_bundle_is_a_message_of_celery_s_too(settings: Settings) -> None:
     assert base64.b64decode(ours["body"]).decode() == body
     assert ours["headers"] == json.loads(json.dumps(headers))
     [told], kwargs, _ = json.loads(body)
-    entries = json.loads(told)
+    entries = entries_in(told)
     assert kwargs == {}
     assert [it["id"] for it in entries] == [it.id for it in letters]
     assert [it["task"] for it in entries] == [f"echo.{text}" for text in ODD]
@@ -238,7 +239,7 @@ def test_a_bundle_s_entry_says_what_its_worker_cannot_know(settings: Settings) -
     full = letter("b", number=4, deadline_at_ms=5, correlation_id="ü", deferred=[[0, 1]], secrets=[[1, "key"]])
     made, given = bundled(settings, plain, full)
     [told], _, _ = json.loads(made.for_kombu(given)[0])
-    [first, second] = json.loads(told)
+    [first, second] = entries_in(told)
     assert first["celeriac"] == {"v": 1, "node": "a"}
     assert second["celeriac"] == {
         "v": 1,
@@ -261,7 +262,7 @@ def test_the_steps_of_a_chain_stand_in_the_entry_of_the_first(settings: Settings
     made, given = bundled(settings, plain, head)
     body, headers, _ = made.for_kombu(given)
     [told], _, _ = json.loads(body)
-    [first, second] = json.loads(told)
+    [first, second] = entries_in(told)
     assert first.keys() == {"id", "task", "timelimit", "celeriac", "inputs"}
     [third, fourth] = second.pop("then")
     assert second.keys() == first.keys()

@@ -102,7 +102,7 @@ def test_a_class_can_do_without() -> None:
 
 def worker(**said: Any) -> dict[str, Any]:
     """What a worker announces."""
-    return {"queue_class": "short", "concurrency": 2, "seen_at_ms": 1_000, "bundles": BUNDLES, **said}
+    return {"queue_class": "short", "concurrency": 2, "seen_at_ms": 1_000, "bundles": [BUNDLES], **said}
 
 
 def test_turns_are_short_while_interactive_workers_live() -> None:
@@ -119,13 +119,16 @@ def test_turns_are_short_while_interactive_workers_live() -> None:
 
 
 def test_slots_are_those_of_living_workers_that_can() -> None:
-    """A worker of an older version in the class, or none at all: every attempt has a message of its own."""
+    """A worker of another version in the class, or none at all: every attempt has a message of its own."""
     it = bundling()
     assert it.slots("short", 1.0) == 0
     it.hear({"a": worker(), "b": worker(concurrency=6), "other": worker(queue_class="long")}, 1_000)
     assert (it.slots("short", 1.0), it.slots("short", 0.5), it.slots("short", 0.01)) == (8, 4, 1)
-    it.hear({"a": worker(), "old": {**worker(), "bundles": BUNDLES - 1}}, 1_000)
-    assert it.slots("short", 1.0) == 0
+    for forms in (BUNDLES, BUNDLES - 1, [BUNDLES - 1, BUNDLES + 1], None):
+        it.hear({"a": worker(), "other": worker(bundles=forms)}, 1_000)
+        assert it.slots("short", 1.0) == 0
+    it.hear({"a": worker(), "later": worker(bundles=[BUNDLES, BUNDLES + 1])}, 1_000)
+    assert it.slots("short", 1.0) == 4
     it.hear({"a": worker(), "old": {**worker(), "bundles": None, "seen_at_ms": -(10**9)}}, 1_000)
     assert it.slots("short", 1.0) == 2, "one that has gone does not count"
 

@@ -186,7 +186,7 @@ def admission(**contract: Any) -> Admission:
     it.learn({"quick": {"v": 1, "name": "quick", **contract}, "other": {"v": 1, "name": "other"}})
     for _ in range(SEEN):
         it.bundling.took("quick", STEP_US)
-    worker = {"queue_class": "short", "concurrency": 2, "seen_at_ms": 0, "bundles": BUNDLES}
+    worker = {"queue_class": "short", "concurrency": 2, "seen_at_ms": 0, "bundles": [BUNDLES]}
     it.bundling.hear({"w": worker}, 0)
     return it
 
@@ -360,9 +360,9 @@ def test_a_step_in_no_header_is_lost_with_its_process() -> None:
     """It ran, so it takes the loss; those that came by the message go back at no cost."""
     head, behind, running = (f"7.{RUN_ID}.{n}.1.1" for n in range(3))
     what = lost("WorkerLostError", "killed")
-    header = {"attempts": [{"id": head}, {"id": behind}]}
+    header = {"attempts": f"{head} {behind}"}
     found = {id_: ending.error["type"] for id_, ending in endings_of(f"{head}x3", header, running, what)}
     assert found == {head: GIVEN_BACK, behind: GIVEN_BACK, running: "WorkerLostError"}
-    alone = endings_of(f"{head}x2", {"attempts": [{"id": head}]}, running, what)
+    alone = endings_of(f"{head}x2", {"attempts": head}, running, what)
     assert {id_: ending.error["type"] for id_, ending in alone} == {head: GIVEN_BACK, running: "WorkerLostError"}
     assert endings_of(head, None, "nonsense", what) == [(head, what)]

@@ -24,7 +24,7 @@ from kombu.entity import Queue
 from kombu.messaging import Producer
 
 from scheduler.store.keys import Keys
-from scheduler.wire import BUNDLE, BUNDLES, bundle_id, new_run_id
+from scheduler.wire import BUNDLE, bundle_id, new_run_id
 from tests import waiting
 
 HERE = Path(__file__).parent
@@ -200,20 +200,33 @@ class BundledPost(Post):
         found = self.entry(task, *args, id_=id_, **options)
         return {**found, "claim": f"some|{lease_ms}|60000", "holes": [[list(place), []] for place in into]}
 
-    def send_bundle(self, entries: list[dict[str, Any]], form: int = BUNDLES) -> str:
-        """Send attempts in one message; returns its Celery id.
+    def send_bundle(self, entries: list[dict[str, Any]]) -> str:
+        """Send attempts in one message; returns its Celery id."""
+        return self.send_columns([it["id"] for it in entries], json.dumps(columns(entries)))
 
-        Args:
-            form: of the message, see wire.BUNDLES.
-        """
-        id_ = bundle_id(entries[0]["id"], len(entries))
-        ids = [it["id"] for it in entries]
-        header = {"v": 1, "attempts": " ".join(ids) if form > 1 else [{"id": it} for it in ids]}
-        told = json.dumps(entries) if form > 1 else entries
+    def send_columns(self, ids: list[str], told: Any) -> str:
+        """The same of what stands in the message, whatever it is."""
+        id_, header = bundle_id(ids[0], len(ids)), {"v": 1, "attempts": " ".join(ids)}
         self.app.send_task(
             BUNDLE, [told], task_id=id_, queue=self.queue, headers={"celeriac": header}, ignore_result=True
         )
         return id_
+
+
+def columns(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Attempts, each perhaps with steps in its `then`, as they stand in a message (worker/entries.py): a kind each."""
+    found: dict[str, Any] = {"kinds": [], "of": [], "places": [], "nodes": [], "inputs": [], "more": {}}
+    for number, it in enumerate(step for entry in entries for step in (entry, *entry.get("then", ()))):
+        shard, run, place = it["id"].split(".", 2)
+        kind = {name: it[name] for name in ("task", "celeriac", "timelimit", "ignore_result", "claim") if name in it}
+        found["kinds"].append({"run": f"{shard}.{run}", **kind})
+        found["of"].append(number)
+        found["places"].append(place)
+        found["nodes"].append(it["celeriac"].get("node", place.split(".")[0]))
+        found["inputs"] += it["inputs"]
+        if "holes" in it:
+            found["more"][str(number)] = {"holes": it["holes"]}
+    return found
 
 
 def broker_url(url: str) -> str:

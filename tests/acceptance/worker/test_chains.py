@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -300,40 +299,6 @@ def test_a_cold_shutdown_tells_of_the_step_that_runs(store: str, start: Start) -
     assert told.report["chained"] is True
     worker.ended()
     assert [it.short[0] for it in post.told(head)][:1] == ["succeeded"]
-
-
-SPOILT: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "no list": lambda entry: entry.update(then={"id": 1}),
-    "null": lambda entry: entry.update(then=None),
-    "no attempt": lambda entry: entry["then"].append(7),
-    "no id": lambda entry: entry["then"][0].pop("id"),
-    "an id of something else": lambda entry: entry["then"][0].update(id="8b0b3a4e"),
-    "no task": lambda entry: entry["then"][0].pop("task"),
-    "no header": lambda entry: entry["then"][0].pop("celeriac"),
-    "a header for newer workers": lambda entry: entry["then"][0].update(celeriac={"min_reader": 99}),
-    "no claim": lambda entry: entry["then"][0].pop("claim"),
-    "a claim without times": lambda entry: entry["then"][0].update(claim="some"),
-    "a claim of more parts": lambda entry: entry["then"][0].update(claim="some|1|2|3"),
-    "a claim that is a list": lambda entry: entry["then"][0].update(claim=["some|1|2"]),
-    "inputs that are none": lambda entry: entry["then"][0].update(inputs=[1]),
-    "holes that are null": lambda entry: entry["then"][0].update(holes=None),
-    "holes that are a text": lambda entry: entry["then"][0].update(holes="all"),
-    "a hole without a path": lambda entry: entry["then"][0].update(holes=[[[0, 0]]]),
-    "a hole without a place": lambda entry: entry["then"][0].update(holes=[[[], []]]),
-    "an odd limit": lambda entry: entry["then"][0].update(timelimit="soon"),
-}
-
-
-@pytest.mark.parametrize("spoil", SPOILT)
-def test_a_malformed_chain_is_a_loss_of_all_its_message_is_for(bundles: BundledPost, pool: Worker, spoil: str) -> None:
-    """It runs nothing, its heads are lost at once, the message is kept, and the worker goes on."""
-    head, beside = ({**bundles.entry("sample.echo", n), "then": [bundles.step("sample.echo")]} for n in range(2))
-    SPOILT[spoil](head)
-    name = bundles.send_bundle([head, beside])
-    ids = [head["id"], beside["id"]]
-    assert [bundles.wait(it).short for it in ids] == [("lost", "lost", "MessageRejected")] * 2
-    until(lambda: [it for it in bundles.dead() if it["id"] == name], "the dead letter")
-    assert pool.alive()
 
 
 @pytest.mark.parametrize("place", [[0], [1], [0, 9], [1, "x", 3], [7, 0], [[1]], [None]])
