@@ -3,11 +3,13 @@
 Both classes have workers of their own; scheduler, Redis and the two cores are shared. Measured without the batch and
 beside it: the time from a submit to its end, as its client sees it; and how much of that its node has waited, from when
 Redis has taken the submit until a worker has begun it, by their records, which are in ms. And the same beside graphs
-that come at a steady pace, which is less than the machine can do.
+that come at a steady pace, which is less than the machine can do. For comparison: beside a batch whose nodes have a
+message each, and beside processes that have nothing to do with any of this and keep all cores busy.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -27,7 +29,13 @@ SMALL = 100
 PAUSE_SECONDS = 0.05
 BURST, PER_SECOND, BURST_SECONDS = 500, 20, 12.0
 """Graphs of so many nodes, so many of them a second, for so long."""
-_SHOWN = {"alone": "alone", "beside": "beside the batch", "bursts": "beside bursts"}
+_SHOWN = {
+    "alone": "alone",
+    "busy": "beside busy processes",
+    "beside": "beside the batch",
+    "singly": "beside one without bundles",
+    "bursts": "beside bursts",
+}
 
 
 def mixed(place: Place, *, quick: bool) -> Section:
@@ -47,14 +55,15 @@ def mixed(place: Place, *, quick: bool) -> Section:
         client = stack.enter_context(Client(place.redis.url))
         celeriac.run_all(client, [celeriac.graph_of(shapes.fan(500)), small])
         alone = [_one(client, small) for _ in range(SMALL)]
-        begun = time.perf_counter()
-        batch = client.submit(flood)
-        beside: list[_One] = []
-        while batch.state is RunState.RUNNING:
-            beside.append(_one(client, small))
-        rate = len(flood) / (time.perf_counter() - begun)
+        others = [place.start("busy", "-c", "while True: pass") for _ in range((os.cpu_count() or 1) + 1)]
+        busy = [_one(client, small) for _ in range(SMALL)]
+        place.stop(*others)
+        beside, rate = _beside(client, flood, small)
+        singly, single_rate = _beside(
+            client, celeriac.graph_of(shapes.fan(2_000 if quick else 12_000), alone=True), small
+        )
         bursts = _beside_bursts(place, client, small, 3.0 if quick else BURST_SECONDS)
-        measured = {"alone": alone, "beside": beside, "bursts": bursts}
+        measured = {"alone": alone, "busy": busy, "beside": beside, "singly": singly, "bursts": bursts}
         waits = {name: [_wait_ms(it.run) for it in found] for name, found in measured.items()}
     rows = []
     values: dict[str, float] = {"mixed_batch_nodes_per_second": rate}
@@ -66,8 +75,19 @@ def mixed(place: Place, *, quick: bool) -> Section:
         values[f"interactive_wait_p95_ms_{name}"] = wait95
     head = ["a single interactive node", "times", "p50 ms", "p95 ms", "its wait, p50 ms", "p95 ms"]
     text = table(head, rows)
-    text += f"\n\nthe batch meanwhile: {rate:,.0f} nodes a second; bursts: {BURST} nodes, {PER_SECOND} times a second"
+    text += (
+        f"\n\nthe batch meanwhile: {rate:,.0f} nodes a second; a message for each of its nodes: {single_rate:,.0f}; "
+        f"bursts: {BURST} nodes, {PER_SECOND} times a second"
+    )
     return Section("Interactive nodes beside a batch", text, values)
+
+
+def _beside(client: Client, batch: Graph, small: Graph) -> tuple[list[_One], float]:
+    """Single nodes until a batch has ended, and the nodes of the batch a second."""
+    begun, run, found = time.perf_counter(), client.submit(batch), list[_One]()
+    while run.state is RunState.RUNNING:
+        found.append(_one(client, small))
+    return found, len(batch) / (time.perf_counter() - begun)
 
 
 def _beside_bursts(place: Place, client: Client, small: Graph, seconds: float) -> list[_One]:
