@@ -32,7 +32,7 @@ from .dispatch import Dispatch
 from .facts import facts_of
 from .held import Flight, Held
 from .loading import Loading
-from .pacing import WAY_EVERY, give_way
+from .pacing import give_way
 from .replies import Told, told
 from .requests import MOST_NAME, Requests
 
@@ -96,7 +96,7 @@ class Intake:
         """
         while held.arrived:
             self._take_entry(held, batch, held.arrived.popleft())
-            if self.steps_left and self.steps % WAY_EVERY == 0:
+            if self.steps_left:
                 give_way()
             if time.monotonic() >= until:
                 break

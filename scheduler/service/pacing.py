@@ -25,8 +25,6 @@ SHORTEST_SECONDS = 0.001
 """Less is not worth the wake-up."""
 CHAINED_SECONDS = 0.005
 """How long reports gather, since the last were read, when each worker has gone on by itself with the next step."""
-WAY_EVERY = 4
-"""Reports between steps of chains after which others have their turn on this core."""
 _REMEMBERED_SECONDS = 0.1
 _SAMPLE_SECONDS = 0.02
 

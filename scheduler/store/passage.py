@@ -6,6 +6,8 @@ once for a bundle, for its chains pass here at every step.
 
 from __future__ import annotations
 
+import select
+import time
 from typing import Any
 
 import hiredis
@@ -14,6 +16,15 @@ from redis.exceptions import ResponseError
 from .attempts import Attempts, Claim, Onward, claim_of
 from .direct import Line
 from .scripts import PROCEED
+
+LOOK_SECONDS = 50e-6
+"""So long an answer is looked for before its process goes to sleep. Where Redis runs on another core, to be woken takes
+half as long as that, and a step up to a quarter more time for it.
+"""
+FEWEST_ASLEEP, MOST_ASLEEP = 8, 64
+"""Answers that are waited for asleep after one that was looked for in vain: twice as many each time. Redis is far away,
+or waits for this very core.
+"""
 
 
 class Passage:
@@ -24,7 +35,7 @@ class Passage:
         worker: who asks; the name under which it renews.
     """
 
-    __slots__ = ("_attempts", "_commands", "_is_awaited", "_line", "_worker")
+    __slots__ = ("_asleep", "_attempts", "_commands", "_in_vain", "_is_awaited", "_line", "_worker")
 
     def __init__(self, attempts: Attempts, worker: str) -> None:
         self._attempts = attempts
@@ -34,6 +45,10 @@ class Passage:
         self._line: Line | None = None
         self._is_awaited = False
         """An answer may be on its way."""
+        self._asleep = 0
+        """Answers that are not looked for."""
+        self._in_vain = FEWEST_ASLEEP
+        """So many, the next time that one was looked for in vain."""
 
     def send(self, onward: Onward) -> None:
         """Report an attempt that has ended well, and claim the next step of its chain, without waiting for the answer.
@@ -66,6 +81,7 @@ class Passage:
         """
         line: Any = self._line
         try:
+            self._look(line.connection._sock)
             answer = line.connection.read_response()
         except ResponseError:
             self._is_awaited = False
@@ -75,6 +91,22 @@ class Passage:
             raise
         self._is_awaited = False
         return claim_of(*answer)
+
+    def _look(self, sock: Any) -> None:
+        """Look for an answer for a moment, if that has been of use."""
+        if self._asleep:
+            self._asleep -= 1
+            return
+        look = select.poll()
+        look.register(sock, select.POLLIN)
+        if look.poll(0):
+            return
+        until = time.monotonic() + LOOK_SECONDS
+        while not look.poll(0):
+            if time.monotonic() >= until:
+                self._asleep, self._in_vain = self._in_vain, min(2 * self._in_vain, MOST_ASLEEP)
+                return
+        self._in_vain = FEWEST_ASLEEP
 
     def close(self) -> None:
         """Nothing more is sent."""

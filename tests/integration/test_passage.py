@@ -12,7 +12,7 @@ from scheduler.errors import WireError
 from scheduler.store.attempts import Attempts, Onward, Verdict
 from scheduler.store.connection import connect
 from scheduler.store.direct import exchange
-from scheduler.store.passage import Passage
+from scheduler.store.passage import FEWEST_ASLEEP, Passage
 from scheduler.store.scripts import PROCEED
 from scheduler.wire import CHAINED, Report
 from tests.integration.test_attempts import attempt, seed, state
@@ -121,6 +121,18 @@ def test_without_an_answer_the_same_may_be_asked_again(attempts: Attempts, passa
     passage.send(onward(attempt(2), attempt(3), own=f"t1{CHAINED}"))
     assert passage.answer().verdict is Verdict.GRANTED
     assert len(told(attempts)) == 3
+
+
+def test_an_answer_that_takes_its_time_is_waited_for(attempts: Attempts, passage: Passage) -> None:
+    """Looked for in vain first, then asleep, and looked for again: each is that of its step."""
+    client: Any = attempts.client
+    begun(attempts, attempt(0))
+    for at in range(3 * FEWEST_ASLEEP):
+        if at % 3 == 0:
+            client.client_pause(5)
+        passage.send(onward(attempt(at), attempt(at + 1), own="t1" if at == 0 else f"t1{CHAINED}"))
+        assert passage.answer().verdict is Verdict.GRANTED
+    assert len(told(attempts)) == 3 * FEWEST_ASLEEP
 
 
 def test_steps_of_different_runs_are_refused(attempts: Attempts, passage: Passage) -> None:
