@@ -33,6 +33,8 @@ class Sizes:
     diamonds: int = 300
 
 
+REST_SECONDS = 0.5
+"""Between two turns."""
 FULL = Sizes()
 QUICK = Sizes(raw=1000, chain=200, fan=1000, rows=15, diamonds=100)
 
@@ -119,14 +121,21 @@ def turns(place: Place, sizes: Sizes, wanted: Sequence[str], repeats: int, *, sh
             hops.append(celery_runs.raw_hops(place, sizes.chain) / sizes.chain * 1e3)
             for it in found:
                 if it.canvas is not None:
+                    _rest(place)
                     it.theirs.append(it.canvas())
-                celery_runs.forget_results(place)
-                gc.collect()  # handles of results unsubscribe when they go: not in somebody else's turn
+                _rest(place)
                 _turn(place, client, it, {"scheduler": scheduler, "worker, main": ours})
     title = "In turns with celeriac's own worker settings" if shipped else "In turns, real workers, prefork -c 2"
     prefix = "shipped_" if shipped else ""
     values = {f"{prefix}raw_celery_hop_ms": Spread.of(hops).middle, **_values(found, raw, prefix)}
     return Section(title, _text(found, raw, hops), values)
+
+
+def _rest(place: Place) -> None:
+    """What is left of the turn before goes now: results, their handles, which unsubscribe, what Redis still frees."""
+    celery_runs.forget_results(place)
+    gc.collect()
+    time.sleep(REST_SECONDS)
 
 
 def _turn(place: Place, client: Client, it: Workload, children: dict[str, Child]) -> None:
