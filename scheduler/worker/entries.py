@@ -1,6 +1,6 @@
 """The attempts of a message that carries several, as they stand in it.
 
-One JSON text, in columns, for most of what attempts bring they have in common: a message of 500 is a fifth as long as
+One JSON text, in columns, for most of what attempts bring they have in common: a message of 500 is a fourth as long as
 one that says everything of each, and is read in a third of the time, by the worker's main process and by its pool.
 
     kinds    what attempts share: run ("shard.run"), task, celeriac (their header), and where it is not the usual,

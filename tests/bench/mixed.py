@@ -42,6 +42,7 @@ def mixed(place: Place, *, quick: bool) -> Section:
     """p50 and p95 of single nodes, alone and beside a batch of short tasks."""
     place.clear()
     flood = celeriac.graph_of(shapes.fan(10_000 if quick else 60_000))
+    unbundled = celeriac.graph_of(shapes.fan(2_000 if quick else 12_000), alone=True)
     small = Graph("small")
     small.add(celeriac.NODE, queue_class=INTERACTIVE)
     threads = ("-P", "threads", "-c", "2", "--prefetch-multiplier", "4")
@@ -59,9 +60,7 @@ def mixed(place: Place, *, quick: bool) -> Section:
         busy = [_one(client, small) for _ in range(SMALL)]
         place.stop(*others)
         beside, rate = _beside(client, flood, small)
-        singly, single_rate = _beside(
-            client, celeriac.graph_of(shapes.fan(2_000 if quick else 12_000), alone=True), small
-        )
+        singly, single_rate = _beside(client, unbundled, small)
         bursts = _beside_bursts(place, client, small, 3.0 if quick else BURST_SECONDS)
         measured = {"alone": alone, "busy": busy, "beside": beside, "singly": singly, "bursts": bursts}
         waits = {name: [_wait_ms(it.run) for it in found] for name, found in measured.items()}

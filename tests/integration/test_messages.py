@@ -25,7 +25,7 @@ from scheduler.service.rabbit import RabbitTransport
 from scheduler.service.transport import MemoryTransport, RedisTransport, Transport, open_transport
 from scheduler.settings import QueueClass, Settings, broker_url_of
 from scheduler.wire import AttemptId, carried
-from scheduler.worker.entries import entries_in
+from scheduler.worker.entries import columns_of, entries_in
 from tests.integration.echo import STANDARD, AtOnce, Echo, Task, value
 from tests.integration.stage import Stage, diamond, eventually, layers, settings_for
 
@@ -249,6 +249,18 @@ def test_a_bundle_s_entry_says_what_its_worker_cannot_know(settings: Settings) -
         "deferred": [[0, 1]],
         "secrets": [[1, "key"]],
     }
+
+
+def test_what_attempts_have_in_common_stands_in_a_bundle_once(settings: Settings) -> None:
+    """A hundred of one executor and run: one kind, and some thirty letters more for each attempt."""
+    made = template(settings)
+    letters = [(made, letter("n", number=at, inputs="[],{}")) for at in range(101)]
+    [one], [all_of_them] = ([json.loads(f"[{Bundled.of(letters[:count]).inputs}]")[0][0]] for count in (1, 101))
+    assert len(columns_of(all_of_them).kinds) == 1
+    assert len(all_of_them) - len(one) < 100 * 35
+    other = letters[0][1]._replace(correlation_id="another")
+    [[told], _] = json.loads(f"[{Bundled.of([*letters, (made, other)]).inputs}]")
+    assert len(columns_of(told).kinds) == 2
 
 
 def test_the_steps_of_a_chain_stand_in_the_entry_of_the_first(settings: Settings) -> None:

@@ -128,10 +128,11 @@ def test_an_answer_that_takes_its_time_is_waited_for(attempts: Attempts, passage
     client: Any = attempts.client
     begun(attempts, attempt(0))
     for at in range(3 * FEWEST_ASLEEP):
-        if at % 3 == 0:
-            client.client_pause(5)
+        if at % 6 == 0:
+            client.client_pause(5 if at else 300)
         passage.send(onward(attempt(at), attempt(at + 1), own="t1" if at == 0 else f"t1{CHAINED}"))
         assert passage.answer().verdict is Verdict.GRANTED
+        assert at or passage._asleep == FEWEST_ASLEEP, "it was not looked for"
     assert len(told(attempts)) == 3 * FEWEST_ASLEEP
 
 
